@@ -1,0 +1,3 @@
+module blkd
+
+go 1.26
