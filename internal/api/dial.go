@@ -1,0 +1,25 @@
+package api
+
+import (
+	"context"
+	"net"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// MaxSocketPath is the longest path, in bytes, of a Unix socket that Linux takes.
+const MaxSocketPath = 107
+
+// Dial prepares a connection to the node that listens on a Unix socket. It does
+// not wait: the first call reports a node that does not answer (Unavailable).
+// The socket's file mode says who may connect, so the stream itself is plain.
+func Dial(socket string) (*grpc.ClientConn, error) {
+	dial := func(ctx context.Context, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}
+	return grpc.NewClient("passthrough:///blkd",
+		grpc.WithContextDialer(dial),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
