@@ -1,0 +1,279 @@
+package blockdev
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+)
+
+// The byte formats of a store, all of them here; docs/formats/store.md tells why
+// they look so. Integers are little-endian; every structure has a magic and a
+// CRC-32C and is checked before it is believed.
+
+const (
+	chunkBlocks = 16 // blocks in a chunk
+	chunkBytes  = chunkBlocks * BlockSize
+
+	formatVersion = 1
+
+	superBytes = 4096 // one of the two slots of the superblock
+	pageBytes  = 4096 // one of the two slots of a metadata page
+	pageHeader = 64
+	pageBody   = pageBytes - pageHeader
+
+	recHeader    = 80  // log record header without the CRC table
+	recMaxBlocks = 256 // blocks with a CRC in one record: 1 MiB
+	// refMaxChunks bounds a zeroed reference, which has no CRC table.
+	refMaxChunks = 4095
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+
+var le = binary.LittleEndian
+
+// superblock is the root of a store: what is where, and from where the log is
+// replayed. It is written in turn to two slots; the valid one with the higher
+// serial counts.
+type superblock struct {
+	serial   uint64
+	uuid     [16]byte
+	size     int64 // volume, bytes
+	logBytes int64 // log ring, bytes
+	clean    bool  // closed in order: nothing to replay
+
+	// Records of this incarnation lie at incStart and after, records of older
+	// ones before it. That makes a cut tail stay cut (see log.go).
+	incarnation uint32
+	incStart    uint64
+
+	ckpt       uint64 // number of the checkpoint that the metadata pages are read at
+	replayFrom uint64 // log position; everything before is in the image
+	lastGen    Generation
+	lastSeq    Seq    // last entry before replayFrom
+	commit     Seq    // highest entry known committed
+	durable    uint64 // log position up to which log and payloads were synced
+}
+
+var superMagic = [8]byte{'b', 'l', 'k', 'd', 's', 'u', 'p', 1}
+
+var errFormat = errors.New("not a valid structure")
+
+func (s *superblock) encode(b []byte) {
+	clear(b[:superBytes])
+	copy(b, superMagic[:])
+	le.PutUint32(b[12:], formatVersion)
+	le.PutUint64(b[16:], s.serial)
+	copy(b[24:40], s.uuid[:])
+	le.PutUint64(b[40:], uint64(s.size))
+	le.PutUint64(b[48:], uint64(s.logBytes))
+	le.PutUint32(b[56:], s.incarnation)
+	if s.clean {
+		b[60] = 1
+	}
+	le.PutUint64(b[64:], s.incStart)
+	le.PutUint64(b[72:], s.ckpt)
+	le.PutUint64(b[80:], s.replayFrom)
+	le.PutUint64(b[88:], uint64(s.lastGen))
+	le.PutUint64(b[96:], uint64(s.lastSeq))
+	le.PutUint64(b[104:], uint64(s.commit))
+	le.PutUint64(b[112:], s.durable)
+	le.PutUint32(b[8:], checksum(b[12:superBytes]))
+}
+
+func (s *superblock) decode(b []byte) error {
+	if len(b) < superBytes || [8]byte(b[:8]) != superMagic {
+		return fmt.Errorf("superblock: %w", errFormat)
+	}
+	if le.Uint32(b[8:]) != checksum(b[12:superBytes]) {
+		return fmt.Errorf("superblock: checksum: %w", errFormat)
+	}
+	if v := le.Uint32(b[12:]); v != formatVersion {
+		return fmt.Errorf("superblock: format version %d, this program reads %d: %w", v, formatVersion, errFormat)
+	}
+	*s = superblock{
+		serial: le.Uint64(b[16:]), uuid: [16]byte(b[24:40]),
+		size: int64(le.Uint64(b[40:])), logBytes: int64(le.Uint64(b[48:])),
+		incarnation: le.Uint32(b[56:]), clean: b[60] == 1, incStart: le.Uint64(b[64:]),
+		ckpt: le.Uint64(b[72:]), replayFrom: le.Uint64(b[80:]),
+		lastGen: Generation(le.Uint64(b[88:])), lastSeq: Seq(le.Uint64(b[96:])), commit: Seq(le.Uint64(b[104:])),
+		durable: le.Uint64(b[112:]),
+	}
+	if s.size <= 0 || s.size%512 != 0 || s.size > MaxVolume || s.logBytes < MinLog || s.logBytes > MaxLog || s.logBytes%BlockSize != 0 {
+		return fmt.Errorf("superblock: size %d, log %d: %w", s.size, s.logBytes, errFormat)
+	}
+	return nil
+}
+
+// recKind is what a log record does.
+type recKind uint8
+
+const (
+	recData recKind = 1 // payload follows
+	recRef  recKind = 2 // payload was written to fresh chunks of the image before
+	recZero recKind = 3 // the range reads as zeros
+	recSkip recKind = 4 // the rest of the ring is unused, go on at its start
+)
+
+// flagZeroed, in a reference: the chunks are allocated and read as zeros.
+const flagZeroed = 1
+
+// record is the header of a log record. Then follow the CRC-32C of each block
+// (data, and references that are not zeroed) and, for data, the blocks.
+type record struct {
+	kind        recKind
+	flags       uint8
+	blocks      int    // 4 KiB blocks of payload; chunkBlocks times the chunks of a reference
+	pos         uint64 // where the record itself lies: tells it from an older lap of the ring
+	gen         Generation
+	seq         Seq
+	off, len    int64 // range in the volume, bytes, multiples of BlockSize
+	commit      Seq
+	durable     uint64 // see superblock.durable, as known when this was appended
+	incarnation uint32
+	phys        uint32 // first chunk of a reference
+}
+
+const recMagic = 0x474f4c42 // "BLOG"
+
+// crcs is how many block checksums follow the header.
+func (r *record) crcs() int {
+	if r.kind == recData || r.kind == recRef && r.flags&flagZeroed == 0 {
+		return r.blocks
+	}
+	return 0
+}
+
+// headerBytes is the length of header and CRC table.
+func (r *record) headerBytes() int { return recHeader + 4*r.crcs() }
+
+// bytes is the record's length in the log. The filler of a skip is not counted.
+func (r *record) bytes() int64 {
+	n := int64(r.headerBytes())
+	if r.kind == recData {
+		n += int64(r.blocks) * BlockSize
+	}
+	return n
+}
+
+// encode writes the header to b, behind which the caller has already put the
+// CRC table, and seals both.
+func (r *record) encode(b []byte) {
+	le.PutUint32(b[0:], recMagic)
+	le.PutUint64(b[8:], r.pos)
+	le.PutUint64(b[16:], uint64(r.gen))
+	le.PutUint64(b[24:], uint64(r.seq))
+	le.PutUint64(b[32:], uint64(r.off))
+	le.PutUint64(b[40:], uint64(r.len))
+	le.PutUint64(b[48:], uint64(r.commit))
+	le.PutUint64(b[56:], r.durable)
+	le.PutUint32(b[64:], r.incarnation)
+	le.PutUint32(b[68:], r.phys)
+	b[72], b[73] = byte(r.kind), r.flags
+	le.PutUint16(b[74:], uint16(r.blocks))
+	le.PutUint32(b[76:], 0)
+	le.PutUint32(b[4:], checksum(b[8:r.headerBytes()]))
+}
+
+// decode reads and checks the fixed part. The caller then brings headerBytes and
+// calls checkTable.
+func (r *record) decode(b []byte) error {
+	if len(b) < recHeader || le.Uint32(b) != recMagic {
+		return fmt.Errorf("log record: %w", errFormat)
+	}
+	*r = record{
+		pos: le.Uint64(b[8:]), gen: Generation(le.Uint64(b[16:])), seq: Seq(le.Uint64(b[24:])),
+		off: int64(le.Uint64(b[32:])), len: int64(le.Uint64(b[40:])),
+		commit: Seq(le.Uint64(b[48:])), durable: le.Uint64(b[56:]),
+		incarnation: le.Uint32(b[64:]), phys: le.Uint32(b[68:]),
+		kind: recKind(b[72]), flags: b[73], blocks: int(le.Uint16(b[74:])),
+	}
+	ok := r.off >= 0 && r.len >= 0 && r.off <= MaxVolume && r.len <= MaxVolume && r.off%BlockSize == 0 && r.len%BlockSize == 0
+	switch r.kind {
+	case recData:
+		ok = ok && r.blocks >= 1 && r.blocks <= recMaxBlocks && r.len == int64(r.blocks)*BlockSize
+	case recRef:
+		ok = ok && r.blocks >= chunkBlocks && r.blocks%chunkBlocks == 0 && r.off%chunkBytes == 0 && r.len == int64(r.blocks)*BlockSize &&
+			(r.flags&flagZeroed != 0 || r.blocks <= recMaxBlocks)
+	case recZero:
+		ok = ok && r.blocks == 0
+	case recSkip:
+		ok = ok && r.blocks == 0 && r.len == 0
+	default:
+		ok = false
+	}
+	if !ok {
+		return fmt.Errorf("log record: fields: %w", errFormat)
+	}
+	return nil
+}
+
+// checkTable verifies header and CRC table against the header's checksum.
+func (r *record) checkTable(b []byte) error {
+	if len(b) < r.headerBytes() || le.Uint32(b[4:]) != checksum(b[8:r.headerBytes()]) {
+		return fmt.Errorf("log record: checksum: %w", errFormat)
+	}
+	return nil
+}
+
+// page is a metadata page: header and body. A page on disk has two slots,
+// written in turn, so that a torn write leaves the older one.
+//
+//	0  magic        8  index     16 checkpoint that wrote it
+//	4  CRC-32C     24  applied: log position of the last reference or zero in it
+type page [pageBytes]byte
+
+// pageKind is the magic of a page.
+type pageKind uint32
+
+const (
+	mapPages   pageKind = 0x50414d42 // "BMAP": chunk entries
+	allocPages pageKind = 0x4c4c4142 // "BALL": one bit per chunk of the image
+)
+
+func (p *page) index() uint64        { return le.Uint64(p[8:]) }
+func (p *page) ckpt() uint64         { return le.Uint64(p[16:]) }
+func (p *page) applied() uint64      { return le.Uint64(p[24:]) }
+func (p *page) setApplied(at uint64) { le.PutUint64(p[24:], at) }
+
+// seal fills in the header before the page is written.
+func (p *page) seal(kind pageKind, index, ckpt uint64) {
+	le.PutUint32(p[0:], uint32(kind))
+	le.PutUint64(p[8:], index)
+	le.PutUint64(p[16:], ckpt)
+	le.PutUint32(p[4:], checksum(p[8:]))
+}
+
+func (p *page) valid(kind pageKind, index uint64) bool {
+	return le.Uint32(p[0:]) == uint32(kind) && le.Uint32(p[4:]) == checksum(p[8:]) && p.index() == index
+}
+
+// Chunk entries: where each 64 KiB of the volume lies in the image, which of its
+// blocks hold data, and their checksums.
+const (
+	entryBytes   = 8 + 4*chunkBlocks
+	pageChunks   = pageBody / entryBytes // 56: one map page describes 3.5 MiB
+	pageBlocks   = pageChunks * chunkBlocks
+	allocPerPage = pageBody * 8 // chunks in one allocation page
+)
+
+// entry is the view of one chunk's entry in a page.
+type entry []byte
+
+func (p *page) entry(i int) entry {
+	at := pageHeader + i*entryBytes
+	return p[at : at+entryBytes : at+entryBytes]
+}
+
+// phys is the chunk's place in the image plus one; 0: none.
+func (e entry) phys() uint32        { return le.Uint32(e) }
+func (e entry) setPhys(c uint32)    { le.PutUint32(e, c) }
+func (e entry) present() uint16     { return le.Uint16(e[4:]) } // bit i: block i holds data
+func (e entry) setPresent(m uint16) { le.PutUint16(e[4:], m) }
+func (e entry) has(b int) bool      { return e.present()&(1<<b) != 0 }
+func (e entry) crc(b int) uint32    { return le.Uint32(e[8+4*b:]) }
+func (e entry) setCRC(b int, v uint32) {
+	le.PutUint32(e[8+4*b:], v)
+}

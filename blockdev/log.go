@@ -1,0 +1,202 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"blkd/internal/env"
+)
+
+// ringLog is the store's write-ahead log: one preallocated, zero-filled file that
+// is reused lap after lap, so that an append never changes file metadata and a
+// sync costs one write to the disk.
+//
+// A position (pos) counts bytes ever appended; pos mod size is the place in the
+// file. A record never wraps: if the rest of a lap is too short, a skip record
+// (or nothing, when not even that fits) ends the lap.
+//
+// A record is part of the log if its checksum holds and its pos, seq and
+// incarnation continue the one before. The incarnation is raised, durably,
+// whenever the log is opened or cut: without it a record that was left behind a
+// lost one would come back to life once new records fill the gap before it.
+type ringLog struct {
+	f           env.File
+	name        string
+	size        int64
+	incarnation uint32
+
+	// Owned by the appender (Store.appendMu).
+	head   uint64 // next record
+	padded uint64 // the page at head is initialised up to here
+	tail   atomic.Uint64
+	// written is head as seen by others: all before it is in the file.
+	written atomic.Uint64
+}
+
+// logSlack stays free between head and tail: the padding of the last page may
+// reach past head.
+const logSlack = 2 * BlockSize
+
+func (l *ringLog) offset(pos uint64) int64 { return int64(pos % uint64(l.size)) }
+
+// lapLeft is how many bytes a record at pos may take.
+func (l *ringLog) lapLeft(pos uint64) int64 { return l.size - l.offset(pos) }
+
+// used is how many bytes of the ring are taken.
+func (l *ringLog) used() int64 { return int64(l.written.Load() - l.tail.Load()) }
+
+// room tells whether n more bytes from pos fit, skip included.
+func (l *ringLog) room(pos uint64, n int64) bool {
+	if left := l.lapLeft(pos); n > left {
+		n += left
+	}
+	return int64(pos-l.tail.Load())+n+logSlack <= l.size
+}
+
+var zeroPadding [BlockSize]byte
+
+// write puts the buffers, together n bytes, at pos. It completes the last page
+// with zeros, because a partial write to a page that is not in the page cache
+// would have to read it first.
+func (l *ringLog) write(bufs [][]byte, pos uint64, n int64) error {
+	end := pos + uint64(n)
+	if rest := end % BlockSize; rest != 0 && end > l.padded {
+		bufs = append(bufs, zeroPadding[rest:])
+		l.padded = end - rest + BlockSize
+	}
+	return l.f.WritevAt(bufs, l.offset(pos))
+}
+
+// read fills p from pos, which lies within one record.
+func (l *ringLog) read(p []byte, pos uint64) error {
+	_, err := l.f.ReadAt(p, l.offset(pos))
+	return err
+}
+
+// createLog makes the file and fills it with zeros.
+func createLog(fs env.FS, name string, size int64) error {
+	f, err := fs.Open(name, openCreate)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Allocate(0, size); err != nil {
+		return err
+	}
+	zeros := make([]byte, min(size, 4<<20))
+	for off := int64(0); off < size; off += int64(len(zeros)) {
+		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// scanned is one record found by scan.
+type scanned struct {
+	record
+	crc []uint32 // per block
+	bad []int    // data blocks that fail their checksum
+}
+
+func (r *scanned) payloadPos() uint64 { return r.pos + uint64(r.headerBytes()) }
+
+// scanner walks the log from a position to its end.
+type scanner struct {
+	log     *ringLog
+	super   *superblock
+	verify  bool // check payloads
+	pos     uint64
+	seq     Seq
+	gen     Generation
+	inc     uint32
+	durable uint64 // highest durable position that the records tell
+	buf     []byte
+}
+
+// next returns the next record, or io.EOF at the end of the log. Payload blocks
+// that fail are reported in bad: the caller decides whether that is a crash that
+// cut the log or damage.
+func (s *scanner) next() (*scanned, error) {
+	limit := s.super.replayFrom + uint64(s.log.size)
+	for {
+		if s.log.lapLeft(s.pos) < recHeader {
+			s.pos += uint64(s.log.lapLeft(s.pos))
+		}
+		if s.pos+recHeader > limit {
+			return nil, io.EOF
+		}
+		r, err := s.header()
+		if err != nil {
+			return nil, err
+		}
+		if r.kind == recSkip {
+			s.inc = r.incarnation
+			s.pos += uint64(s.log.lapLeft(s.pos))
+			continue
+		}
+		if r.kind == recData {
+			if err := s.payload(r); err != nil {
+				return nil, err
+			}
+		}
+		s.pos += uint64(r.bytes())
+		s.seq, s.gen, s.inc = r.seq, r.gen, r.incarnation
+		s.durable = max(s.durable, r.durable)
+		return r, nil
+	}
+}
+
+func (s *scanner) header() (*scanned, error) {
+	if s.buf == nil {
+		s.buf = make([]byte, recHeader+4*recMaxBlocks+recMaxBlocks*BlockSize)
+	}
+	head := s.buf[:recHeader]
+	if err := s.log.read(head, s.pos); err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.log.name, err)
+	}
+	r := &scanned{}
+	if r.decode(head) != nil || !s.continues(&r.record) || int64(r.bytes()) > s.log.lapLeft(s.pos) {
+		return nil, io.EOF
+	}
+	whole := s.buf[:r.headerBytes()]
+	if err := s.log.read(whole, s.pos); err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.log.name, err)
+	}
+	if r.checkTable(whole) != nil {
+		return nil, io.EOF
+	}
+	r.crc = make([]uint32, r.crcs())
+	for i := range r.crc {
+		r.crc[i] = le.Uint32(whole[recHeader+4*i:])
+	}
+	return r, nil
+}
+
+// continues tells whether r can be the record at s.pos.
+func (s *scanner) continues(r *record) bool {
+	if r.pos != s.pos || r.incarnation < s.inc || r.incarnation > s.super.incarnation || r.gen < s.gen {
+		return false
+	}
+	if (r.incarnation == s.super.incarnation) != (r.pos >= s.super.incStart) {
+		return false
+	}
+	return r.kind == recSkip || r.seq == s.seq+1
+}
+
+func (s *scanner) payload(r *scanned) error {
+	p := s.buf[:r.blocks*BlockSize]
+	if err := s.log.read(p, r.payloadPos()); err != nil {
+		return fmt.Errorf("read %s: %w", s.log.name, err)
+	}
+	for i := 0; s.verify && i < r.blocks; i++ {
+		if checksum(p[i*BlockSize:(i+1)*BlockSize]) != r.crc[i] {
+			r.bad = append(r.bad, i)
+		}
+	}
+	return nil
+}
+
+var errLogDamaged = errors.New("the log is damaged before the point up to which it was flushed; acknowledged writes would be lost")

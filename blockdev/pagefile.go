@@ -1,0 +1,222 @@
+package blockdev
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"blkd/internal/env"
+)
+
+// pageFile keeps metadata pages: a bounded cache over a file in which every page
+// has two slots (shadow paging; Gray and Reuter, "Transaction Processing", 13.3).
+// A checkpoint writes each dirty page to the slot that does not count; the
+// superblock then makes all of them count at once, by the checkpoint's number.
+//
+// Everything but read is guarded by Store.mu.
+type pageFile struct {
+	kind    pageKind
+	f       env.File
+	name    string
+	entries []pageEntry
+	limit   int // pages to keep cached; 0: all
+	ckpt    atomic.Uint64
+
+	// tornOK: the store was not closed in order and has not completed a
+	// checkpoint since, so a slot that fails its checksum may be a torn write
+	// of the checkpoint that the crash ended. Later it is damage.
+	tornOK atomic.Bool
+
+	cached []int64 // indexes with a buffer, in no order: the clock's dial
+	hand   int
+	dirty  int
+}
+
+type pageEntry struct {
+	buf   *page
+	slot  uint8 // slot that counts
+	flags pageFlags
+}
+
+type pageFlags uint8
+
+const (
+	pageKnown    pageFlags = 1 << iota // looked up; without buf: does not exist
+	pageDirty                          // differs from the slot that counts
+	pageInflight                       // being written by a checkpoint
+	pageUsed                           // since the clock's hand passed
+)
+
+func newPageFile(kind pageKind, f env.File, name string, pages int64, limit int) *pageFile {
+	return &pageFile{kind: kind, f: f, name: name, entries: make([]pageEntry, pages), limit: limit}
+}
+
+// known tells whether page i is in memory, or known not to exist.
+func (pf *pageFile) known(i int64) bool { return pf.entries[i].flags&pageKnown != 0 }
+
+// get returns page i, which is known, or nil if it does not exist.
+func (pf *pageFile) get(i int64) *page {
+	e := &pf.entries[i]
+	e.flags |= pageUsed
+	return e.buf
+}
+
+// modify returns page i, which is known, for writing; it makes it if need be.
+func (pf *pageFile) modify(i int64) *page {
+	e := &pf.entries[i]
+	if e.buf == nil {
+		pf.put(i, new(page), 1)
+	}
+	if e.flags&pageDirty == 0 {
+		e.flags |= pageDirty
+		pf.dirty++
+	}
+	e.flags |= pageUsed
+	return e.buf
+}
+
+// insert records what read returned, unless the page became known meanwhile.
+func (pf *pageFile) insert(i int64, r pageRead) {
+	if pf.known(i) {
+		return
+	}
+	if r.page == nil {
+		pf.entries[i].flags |= pageKnown
+	} else {
+		pf.put(i, r.page, r.slot)
+	}
+	if r.stale && pf.entries[i].flags&pageDirty == 0 {
+		pf.modify(i)
+	}
+}
+
+func (pf *pageFile) put(i int64, p *page, slot uint8) {
+	pf.evict()
+	pf.entries[i].buf, pf.entries[i].slot = p, slot
+	pf.entries[i].flags |= pageKnown | pageUsed
+	pf.cached = append(pf.cached, i)
+}
+
+// evict makes room for one page by the clock algorithm. Pages that are dirty or
+// being written stay, so the cache may pass its limit until a checkpoint.
+func (pf *pageFile) evict() {
+	if pf.limit == 0 || len(pf.cached) < pf.limit {
+		return
+	}
+	for range 2*len(pf.cached) + 1 {
+		pf.hand = (pf.hand + 1) % len(pf.cached)
+		e := &pf.entries[pf.cached[pf.hand]]
+		switch {
+		case e.flags&(pageDirty|pageInflight) != 0:
+		case e.flags&pageUsed != 0:
+			e.flags &^= pageUsed
+		default:
+			*e = pageEntry{}
+			last := len(pf.cached) - 1
+			pf.cached[pf.hand] = pf.cached[last]
+			pf.cached = pf.cached[:last]
+			return
+		}
+	}
+}
+
+// pageRead is a page as found on disk; page is nil if it was never written.
+type pageRead struct {
+	page  *page
+	slot  uint8
+	stale bool // the other slot holds a remnant that must be overwritten
+}
+
+// read brings page i from disk. It needs no lock.
+func (pf *pageFile) read(i int64) (pageRead, error) {
+	var both [2]page
+	for s := range both {
+		_, err := pf.f.ReadAt(both[s][:], slotOffset(i, uint8(s)))
+		if err != nil && err != io.EOF {
+			return pageRead{}, fmt.Errorf("read %s: %w", pf.name, err)
+		}
+	}
+	r := pageRead{slot: 1}
+	bad := 0
+	for s := range both {
+		p := &both[s]
+		switch {
+		case *p == page{}:
+		case !p.valid(pf.kind, uint64(i)):
+			bad++
+		case p.ckpt() > pf.ckpt.Load(): // of a checkpoint that the crash ended
+			r.stale = true
+		case r.page == nil || p.ckpt() > r.page.ckpt():
+			r.page, r.slot = p, uint8(s)
+		}
+	}
+	if bad > 0 {
+		if !pf.tornOK.Load() || bad == 2 {
+			return pageRead{}, fmt.Errorf("%w: metadata page %d fails its checksum in %s at %d", ErrIO, i, pf.name, slotOffset(i, 0))
+		}
+		r.stale = true
+	}
+	return r, nil
+}
+
+func slotOffset(i int64, slot uint8) int64 { return (2*i + int64(slot)) * pageBytes }
+
+// snapshot is the set of pages that one checkpoint writes.
+type snapshot struct {
+	index []int64
+	slot  []uint8 // where to write each
+	pages []page
+}
+
+// snapshot copies the dirty pages and marks them as being written.
+func (pf *pageFile) snapshot() snapshot {
+	if pf.dirty == 0 {
+		return snapshot{}
+	}
+	s := snapshot{pages: make([]page, pf.dirty)}
+	for _, i := range pf.cached {
+		e := &pf.entries[i]
+		if e.flags&pageDirty == 0 {
+			continue
+		}
+		e.flags = e.flags&^pageDirty | pageInflight
+		s.pages[len(s.index)] = *e.buf
+		s.index = append(s.index, i)
+		s.slot = append(s.slot, e.slot^1)
+	}
+	pf.dirty = 0
+	return s
+}
+
+// write puts a snapshot into the slots that do not count and syncs. It needs no
+// lock.
+func (pf *pageFile) write(s snapshot, ckpt uint64) error {
+	for n, i := range s.index {
+		p := &s.pages[n]
+		p.seal(pf.kind, uint64(i), ckpt)
+		if _, err := pf.f.WriteAt(p[:], slotOffset(i, s.slot[n])); err != nil {
+			return err
+		}
+	}
+	if len(s.index) == 0 {
+		return nil
+	}
+	return pf.f.Sync()
+}
+
+// landed makes the written slots count.
+func (pf *pageFile) landed(s snapshot, ckpt uint64) {
+	for _, i := range s.index {
+		e := &pf.entries[i]
+		e.slot ^= 1
+		e.flags &^= pageInflight
+	}
+	pf.ckpt.Store(ckpt)
+}
+
+// resize adds or drops pages at the end.
+func (pf *pageFile) resize(pages int64) {
+	for int64(len(pf.entries)) < pages {
+		pf.entries = append(pf.entries, pageEntry{})
+	}
+}

@@ -1,0 +1,119 @@
+package blockdev
+
+// apply makes a committed entry visible to reads. Replay calls it again for
+// entries that the map already reflects; each page tells by its applied position.
+// It holds mu and may release it for a while.
+func (s *Store) apply(r *record, crc []uint32) error {
+	var err error
+	switch r.kind {
+	case recData:
+		block, pos := r.off/BlockSize, r.pos+uint64(r.headerBytes())
+		for i, c := range crc {
+			s.over.put(block+int64(i), loc{pos: pos + uint64(i)*BlockSize, crc: c})
+		}
+	case recRef:
+		err = s.applyRef(r, crc)
+	case recZero:
+		err = s.applyZero(r)
+	}
+	if err != nil {
+		return err
+	}
+	s.applied = appliedState{pos: r.pos + uint64(r.bytes()), gen: r.gen, seq: r.seq}
+	s.commit = r.seq
+	return nil
+}
+
+// applyRef points the chunks of a reference to their new places.
+func (s *Store) applyRef(r *record, crc []uint32) error {
+	first := r.off / chunkBytes
+	return s.eachPage(first, first+int64(r.blocks/chunkBlocks), func(page, lo, hi int64) {
+		p := s.maps.modify(page)
+		fresh := p.applied() < r.pos
+		for c := lo; fresh && c < hi; c++ {
+			i := c - first
+			e := p.entry(int(c % pageChunks))
+			s.remap(e, r.phys+uint32(i)+1, false)
+			if r.flags&flagZeroed != 0 {
+				continue
+			}
+			e.setPresent(1<<chunkBlocks - 1)
+			for b := range chunkBlocks {
+				e.setCRC(b, crc[int(i)*chunkBlocks+b])
+			}
+		}
+		if fresh {
+			p.setApplied(r.pos)
+		}
+		s.over.drop(lo*chunkBlocks, hi*chunkBlocks)
+	})
+}
+
+// applyZero unmaps whole chunks, and covers single blocks at the edges with
+// zeros in the overlay.
+func (s *Store) applyZero(r *record) error {
+	punch := uint32(1)
+	if r.flags&flagZeroed != 0 {
+		punch = 0
+	}
+	block, end := r.off/BlockSize, (r.off+r.len)/BlockSize
+	first, last := (block+chunkBlocks-1)/chunkBlocks, end/chunkBlocks // whole chunks
+	if first >= last {
+		s.zeroBlocks(block, end, punch)
+		return nil
+	}
+	s.zeroBlocks(block, first*chunkBlocks, punch)
+	s.zeroBlocks(last*chunkBlocks, end, punch)
+	return s.eachPage(first, last, func(page, lo, hi int64) {
+		if p := s.maps.get(page); p != nil && p.applied() < r.pos {
+			s.unmap(page, lo, hi, r.pos)
+		}
+		s.over.drop(lo*chunkBlocks, hi*chunkBlocks)
+	})
+}
+
+func (s *Store) zeroBlocks(first, last int64, punch uint32) {
+	for b := first; b < last; b++ {
+		s.over.put(b, loc{crc: punch})
+	}
+}
+
+// unmap frees the chunks [lo, hi) of a page that exists.
+func (s *Store) unmap(page, lo, hi int64, pos uint64) {
+	p := s.maps.get(page)
+	for c := lo; c < hi; c++ {
+		if e := p.entry(int(c % pageChunks)); e.phys() != 0 {
+			p = s.maps.modify(page)
+			s.remap(e, 0, true)
+			p.setApplied(pos)
+		}
+	}
+}
+
+// remap gives an entry another place in the image (plus one; 0: none), empty.
+func (s *Store) remap(e entry, phys uint32, punch bool) {
+	if old := e.phys(); old != 0 {
+		s.alloc.setMapped(old-1, false)
+		s.freed = append(s.freed, freedChunk{old - 1, punch})
+	}
+	clear(e)
+	e.setPhys(phys)
+	if phys != 0 {
+		s.alloc.setMapped(phys-1, true)
+	}
+}
+
+// eachPage calls f for the chunks [first, last) page by page, with the page in
+// memory and mu held throughout each call.
+func (s *Store) eachPage(first, last int64, f func(page, lo, hi int64)) error {
+	for first < last {
+		page := first / pageChunks
+		if err := s.needPage(page); err != nil {
+			return err
+		}
+		hi := min(last, (page+1)*pageChunks)
+		f(page, first, hi)
+		first = hi
+	}
+	return nil
+}

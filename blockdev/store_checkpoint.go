@@ -1,0 +1,87 @@
+package blockdev
+
+// checkpoint makes the image and its map durable as they are, and the point at
+// the place from which a crash replays the log. The steps and their order:
+//
+//  1. copy the dirty pages, all at one instant;
+//  2. sync the log (pages must not be ahead of it) and the image;
+//  3. write the copies to the slots that do not count, sync;
+//  4. write the superblock: now they count;
+//  5. chunks that the map no longer refers to may be used again.
+//
+// It holds pourMu.
+func (s *Store) checkpoint(at appliedState) error {
+	s.mu.Lock()
+	maps, alloc := s.maps.snapshot(), s.alloc.pages.snapshot()
+	freed := s.freed
+	s.freed = nil
+	commit := s.commit
+	s.mu.Unlock()
+	ckpt := s.super.ckpt + 1
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	if err := s.image.Sync(); err != nil {
+		return err
+	}
+	if err := s.maps.write(maps, ckpt); err != nil {
+		return err
+	}
+	if err := s.alloc.pages.write(alloc, ckpt); err != nil {
+		return err
+	}
+	s.counters.metaBytes.Add(int64(len(maps.pages)+len(alloc.pages))*pageBytes + 2*superBytes)
+	s.super.ckpt = ckpt
+	s.super.replayFrom, s.super.lastGen, s.super.lastSeq = at.pos, at.gen, at.seq
+	s.super.durable, s.super.commit = s.durable.Load(), commit
+	if err := s.super.save(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.maps.landed(maps, ckpt)
+	s.alloc.pages.landed(alloc, ckpt)
+	if at.pos >= s.recoverTo {
+		s.maps.tornOK.Store(false)
+		s.alloc.pages.tornOK.Store(false)
+	}
+	s.mu.Unlock()
+	s.counters.checkpoints.Add(1)
+	s.drainReaders()
+	s.reuse(freed)
+	return nil
+}
+
+// keepFree is how many free chunks may keep their space in the file system, so
+// that the next large writes need not allocate it again.
+const keepFree = 1024
+
+// reuse makes freed chunks available, and gives back the space of those that
+// were trimmed or are more than is worth keeping.
+func (s *Store) reuse(freed []freedChunk) {
+	s.mu.Lock()
+	free := s.alloc.free
+	s.mu.Unlock()
+	for i := 0; i < len(freed); {
+		n := 1
+		for i+n < len(freed) && freed[i+n].chunk == freed[i].chunk+uint32(n) && freed[i+n].punch == freed[i].punch {
+			n++
+		}
+		if freed[i].punch || free+i+n > keepFree {
+			s.punch(chunkOffset(freed[i].chunk), int64(n)*chunkBytes)
+		}
+		i += n
+	}
+	s.mu.Lock()
+	for _, f := range freed {
+		s.alloc.release(f.chunk)
+	}
+	s.mu.Unlock()
+}
+
+// punch gives space of the image back. Failure costs space, nothing else: what
+// reads as zeros is decided by the map.
+func (s *Store) punch(off, n int64) {
+	if err := s.image.PunchHole(off, n); err != nil {
+		s.counters.punchErrors.Add(1)
+	}
+}

@@ -1,0 +1,293 @@
+package blockdev
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Destage pours everything that is committed from the log into the image,
+// completes a checkpoint, and frees the log space. An ErrNoSpace leaves the
+// round unfinished, with nothing lost: call again when there is space.
+func (s *Store) Destage() error {
+	s.pourMu.Lock()
+	defer s.pourMu.Unlock()
+	if err := s.failed(); err != nil {
+		return err
+	}
+	if err := s.beginRound(); err != nil {
+		return err
+	}
+	if err := s.pourRound(); err != nil {
+		return err
+	}
+	if err := s.checkpoint(s.round); err != nil {
+		return s.fail(err)
+	}
+	s.pouring = false
+	s.setFull(false)
+	s.log.tail.Store(s.round.pos) // the checkpoint has drained the readers
+	s.wakeAppenders()
+	return nil
+}
+
+// beginRound freezes the overlay. The log is synced up to there before anything
+// is poured: the image must never be ahead of what a crash leaves of the log.
+func (s *Store) beginRound() error {
+	if !s.pouring {
+		s.mu.Lock()
+		s.over.freeze()
+		s.round = s.applied
+		s.mu.Unlock()
+		s.pouring = true
+		s.counters.rounds.Add(1)
+	}
+	return s.Sync()
+}
+
+// maxDirty map pages are poured before an extra checkpoint bounds their number.
+const maxDirty = 4096
+
+func (s *Store) pourRound() error {
+	s.mu.Lock()
+	blocks := make([]int64, 0, len(s.over.frozen))
+	for b := range s.over.frozen {
+		blocks = append(blocks, b)
+	}
+	s.mu.Unlock()
+	slices.Sort(blocks)
+	buf := make([]byte, chunkBytes)
+	for len(blocks) > 0 {
+		chunk := blocks[0] / chunkBlocks
+		n := 1
+		for n < len(blocks) && blocks[n]/chunkBlocks == chunk {
+			n++
+		}
+		if err := s.pourChunk(chunk, blocks[:n], buf); err != nil {
+			return err
+		}
+		blocks = blocks[n:]
+		if err := s.boundDirty(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// boundDirty completes a checkpoint without moving the log's tail when too many
+// pages are dirty. Not before a crash is recovered from: until then remnants of
+// the checkpoint that the crash ended lie beside the pages still to be poured.
+func (s *Store) boundDirty() error {
+	s.mu.Lock()
+	many := s.maps.dirty > maxDirty && s.recoverTo <= s.super.replayFrom
+	s.mu.Unlock()
+	if !many {
+		return nil
+	}
+	if err := s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq}); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+// pour is one block on its way from the log to the image.
+type pour struct {
+	block int64
+	loc   loc
+	crc   uint32
+}
+
+// pourChunk writes the frozen blocks of one chunk to their place in the image.
+// What is written counts only if the map still says so afterwards: a reference
+// or a trim may have replaced the chunk meanwhile, then the place is free and
+// is not used again before the next checkpoint.
+func (s *Store) pourChunk(chunk int64, blocks []int64, buf []byte) error {
+	stripe := &s.stripes[chunk%stripes]
+	stripe.Lock()
+	defer stripe.Unlock()
+	s.mu.Lock()
+	if err := s.needPage(chunk / pageChunks); err != nil {
+		s.mu.Unlock()
+		return s.fail(err)
+	}
+	pours := make([]pour, 0, chunkBlocks)
+	data := false
+	for _, b := range blocks {
+		if l, ok := s.over.frozen[b]; ok {
+			pours = append(pours, pour{b, l, l.crc})
+			data = data || l.pos != 0
+		}
+	}
+	phys := s.chunkPlace(chunk)
+	fresh := phys == 0 && data
+	if fresh {
+		c, _ := s.alloc.take(1)
+		phys = c + 1
+	}
+	s.mu.Unlock()
+	var err error
+	if phys != 0 {
+		err = s.pourBlocks(pours, phys-1, buf)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	landed := false
+	if err == nil {
+		landed, err = s.landPours(chunk, pours, phys, fresh)
+	}
+	if fresh && !landed {
+		s.alloc.release(phys - 1)
+	}
+	if err == nil || isFull(err) {
+		if err != nil {
+			s.setFull(true)
+			err = fmt.Errorf("volume %s: pour the log: %w: %w", s.o.Volume, ErrNoSpace, err)
+		}
+		return err
+	}
+	return s.fail(err)
+}
+
+// chunkPlace is the chunk's place plus one, or 0. Its page is in memory.
+func (s *Store) chunkPlace(chunk int64) uint32 {
+	if p := s.maps.get(chunk / pageChunks); p != nil {
+		return p.entry(int(chunk % pageChunks)).phys()
+	}
+	return 0
+}
+
+// pourBlocks writes runs of neighbouring blocks, and punches out zeros.
+func (s *Store) pourBlocks(pours []pour, chunk uint32, buf []byte) error {
+	for i := 0; i < len(pours); {
+		first := pours[i].block
+		n, zero := 0, pours[i].loc.pos == 0
+		for i+n < len(pours) && pours[i+n].block == first+int64(n) && (pours[i+n].loc.pos == 0) == zero {
+			n++
+		}
+		off := chunkOffset(chunk) + first%chunkBlocks*BlockSize
+		if err := s.pourRun(pours[i:i+n], zero, off, buf); err != nil {
+			return err
+		}
+		i += n
+	}
+	return nil
+}
+
+func (s *Store) pourRun(run []pour, zero bool, off int64, buf []byte) error {
+	if zero {
+		for i, p := range run {
+			if p.loc.crc != 0 { // else its space is to be kept
+				s.punch(off+int64(i)*BlockSize, BlockSize)
+			}
+		}
+		return nil
+	}
+	data := buf[:len(run)*BlockSize]
+	for i := range run {
+		block := data[i*BlockSize : (i+1)*BlockSize]
+		if err := s.log.read(block, run[i].loc.pos); err != nil {
+			return err
+		}
+		if s.o.NoChecksums {
+			continue
+		}
+		if got := checksum(block); got != run[i].loc.crc {
+			// Keep the recorded checksum: reads of the block go on to fail.
+			s.badBlock(run[i].block*BlockSize, logFile, s.log.offset(run[i].loc.pos), run[i].loc.crc, got) //nolint:errcheck // reported by event
+		}
+	}
+	if _, err := s.image.WriteAt(data, off); err != nil {
+		return err
+	}
+	s.counters.imageBytes.Add(int64(len(data)))
+	return nil
+}
+
+// landPours records in the map what was poured, unless it was replaced
+// meanwhile. It tells whether a freshly taken place is now in use.
+func (s *Store) landPours(chunk int64, pours []pour, phys uint32, fresh bool) (landed bool, err error) {
+	if err := s.needPage(chunk / pageChunks); err != nil {
+		return false, err
+	}
+	now := s.chunkPlace(chunk)
+	trimmed := false
+	for i, p := range pours {
+		if l, ok := s.over.frozen[p.block]; !ok || l != p.loc {
+			continue
+		}
+		s.over.poured(p.block)
+		if phys == 0 {
+			continue // zeros over nothing
+		}
+		trimmed = trimmed || p.loc == loc{crc: 1}
+		e := s.maps.modify(chunk / pageChunks).entry(int(chunk % pageChunks))
+		if fresh && !landed {
+			if now != 0 {
+				return false, fmt.Errorf("chunk %d was mapped while a block of it was poured for the first time", chunk)
+			}
+			s.remap(e, phys, false)
+			landed = true
+		}
+		s.landBlock(e, &pours[i])
+	}
+	if trimmed {
+		if e := s.maps.modify(chunk / pageChunks).entry(int(chunk % pageChunks)); e.present() == 0 {
+			s.remap(e, 0, true) // only zeros are left
+		}
+	}
+	return landed, nil
+}
+
+func (s *Store) landBlock(e entry, p *pour) {
+	bit := int(p.block % chunkBlocks)
+	if p.loc.pos == 0 {
+		e.setPresent(e.present() &^ (1 << bit))
+		e.setCRC(bit, 0)
+		return
+	}
+	e.setPresent(e.present() | 1<<bit)
+	e.setCRC(bit, p.crc)
+}
+
+func (s *Store) setFull(full bool) {
+	if s.full.Swap(full) == full {
+		return
+	}
+	if s.o.Events.Full != nil {
+		s.o.Events.Full(full)
+	}
+	s.wakeAppenders()
+}
+
+const (
+	pourIdle = 5 * time.Second        // a log that is not empty is poured at least so often
+	pourFull = 250 * time.Millisecond // between attempts while the disk is full
+)
+
+// runPourer is the goroutine that destages.
+func (s *Store) runPourer() {
+	defer s.workers.Done()
+	timer := time.NewTimer(pourIdle)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.pourNow:
+		case <-timer.C:
+		}
+		wait := pourIdle
+		if s.needsPouring() {
+			if err := s.Destage(); err != nil {
+				wait = pourFull
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+func (s *Store) needsPouring() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed() == nil && (s.applied.pos > s.log.tail.Load() || len(s.freed) > 0)
+}

@@ -1,0 +1,166 @@
+package blockdev
+
+import (
+	"fmt"
+	"sync"
+
+	"blkd/internal/env"
+)
+
+// readPlan is where the bytes of one read lie.
+type readPlan struct {
+	segs []readSegment
+	crcs []uint32
+}
+
+// readSegment is a run of blocks that lie together.
+type readSegment struct {
+	file    env.File // nil: zeros
+	name    string
+	fileOff int64
+	at, n   int // in the buffer
+	crc     int // first checksum in readPlan.crcs
+}
+
+var readPlans = sync.Pool{New: func() any { return new(readPlan) }}
+
+// read fills p from off, verified. The range lies within the volume, rounded up
+// to whole blocks.
+func (s *Store) read(p []byte, off int64) error {
+	if off%BlockSize != 0 || len(p)%BlockSize != 0 {
+		return s.readUnaligned(p, off)
+	}
+	for len(p) > 0 {
+		// One stripe per chunk: no stripe is taken twice.
+		window := (off/chunkBytes+stripes)*chunkBytes - off
+		n := min(int64(len(p)), window)
+		if err := s.readWindow(p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+func (s *Store) readUnaligned(p []byte, off int64) error {
+	start := off / BlockSize * BlockSize
+	end := (off + int64(len(p)) + BlockSize - 1) / BlockSize * BlockSize
+	if end-start == BlockSize {
+		block := blockPool.Get().(*[BlockSize]byte)
+		defer blockPool.Put(block)
+		if err := s.read(block[:], start); err != nil {
+			return err
+		}
+		copy(p, block[off-start:])
+		return nil
+	}
+	whole := make([]byte, end-start)
+	if err := s.read(whole, start); err != nil {
+		return err
+	}
+	copy(p, whole[off-start:])
+	return nil
+}
+
+// readWindow reads at most stripes chunks. While it holds their stripes nothing
+// is poured over what it found, and the log it points to is not reused.
+func (s *Store) readWindow(p []byte, off int64) error {
+	first, last := off/chunkBytes, (off+int64(len(p))-1)/chunkBytes
+	for c := first; c <= last; c++ {
+		s.stripes[c%stripes].RLock()
+	}
+	plan := readPlans.Get().(*readPlan)
+	err := s.failed() // the files may be closed
+	if err == nil {
+		err = s.planRead(plan, off/BlockSize, (off+int64(len(p)))/BlockSize)
+	}
+	if err == nil {
+		err = s.execute(plan, p, off)
+	}
+	clear(plan.segs)
+	plan.segs, plan.crcs = plan.segs[:0], plan.crcs[:0]
+	readPlans.Put(plan)
+	for c := first; c <= last; c++ {
+		s.stripes[c%stripes].RUnlock()
+	}
+	return err
+}
+
+// planRead looks up every block of [first, last).
+func (s *Store) planRead(plan *readPlan, first, last int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.needPages(first/pageBlocks, (last-1)/pageBlocks); err != nil {
+		return fmt.Errorf("volume %s: %w", s.o.Volume, err)
+	}
+	for b := first; b < last; b++ {
+		at := int(b-first) * BlockSize
+		if l, ok := s.over.get(b); ok {
+			if l.pos == 0 {
+				plan.add(nil, "", 0, at, 0)
+			} else {
+				plan.add(s.log.f, s.log.name, s.log.offset(l.pos), at, l.crc)
+			}
+			continue
+		}
+		p := s.maps.get(b / pageBlocks)
+		if p == nil {
+			plan.add(nil, "", 0, at, 0)
+			continue
+		}
+		e := p.entry(int(b % pageBlocks / chunkBlocks))
+		if i := int(b % chunkBlocks); e.has(i) {
+			plan.add(s.image, imageFile, chunkOffset(e.phys()-1)+int64(i)*BlockSize, at, e.crc(i))
+		} else {
+			plan.add(nil, "", 0, at, 0)
+		}
+	}
+	return nil
+}
+
+// add appends a block, to the last segment if it follows it on disk.
+func (plan *readPlan) add(f env.File, name string, fileOff int64, at int, crc uint32) {
+	plan.crcs = append(plan.crcs, crc)
+	if n := len(plan.segs); n > 0 {
+		l := &plan.segs[n-1]
+		if l.file == f && (f == nil || l.fileOff+int64(l.n) == fileOff) {
+			l.n += BlockSize
+			return
+		}
+	}
+	plan.segs = append(plan.segs, readSegment{file: f, name: name, fileOff: fileOff, at: at, n: BlockSize, crc: len(plan.crcs) - 1})
+}
+
+// execute reads the segments and verifies each block.
+func (s *Store) execute(plan *readPlan, p []byte, off int64) error {
+	for i := range plan.segs {
+		g := &plan.segs[i]
+		buf := p[g.at : g.at+g.n]
+		if g.file == nil {
+			clear(buf)
+			continue
+		}
+		if _, err := g.file.ReadAt(buf, g.fileOff); err != nil {
+			return fmt.Errorf("volume %s: %w: read at offset %d: %w", s.o.Volume, ErrIO, off+int64(g.at), err)
+		}
+		if s.o.NoChecksums {
+			continue
+		}
+		for n := 0; n < g.n; n += BlockSize {
+			want := plan.crcs[g.crc+n/BlockSize]
+			if got := checksum(buf[n : n+BlockSize]); got != want {
+				return s.badBlock(off+int64(g.at+n), g.name, g.fileOff+int64(n), want, got)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) badBlock(off int64, file string, fileOff int64, want, got uint32) error {
+	e := &ChecksumError{Volume: s.o.Volume, Off: off, File: s.file(file), FileOff: fileOff, Want: want, Got: got}
+	s.counters.badBlocks.Add(1)
+	if s.o.Events.BadBlock != nil {
+		s.o.Events.BadBlock(e)
+	}
+	return e
+}

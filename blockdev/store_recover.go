@@ -1,0 +1,139 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// recover replays the log from the last checkpoint, and cuts what a crash left
+// incomplete at its end. What it keeps is durable when it returns.
+func (s *Store) recover() error {
+	entries, end, rec, err := s.scanLog()
+	if err != nil {
+		return err
+	}
+	if err := s.replay(entries, &rec); err != nil {
+		return err
+	}
+	// A process crash leaves entries that only the page cache holds.
+	if err := errors.Join(s.log.f.Sync(), s.image.Sync()); err != nil {
+		return err
+	}
+	sb := &s.super.superblock
+	unclean := !sb.clean
+	sb.clean = false
+	sb.incarnation++
+	sb.incStart, sb.durable, sb.commit = end, end, s.commit
+	if err := s.super.save(); err != nil {
+		return err
+	}
+	s.log.incarnation = sb.incarnation
+	s.log.head, s.log.padded = end, end/BlockSize*BlockSize
+	s.log.written.Store(end)
+	s.durable.Store(end)
+	s.recoverTo = sb.replayFrom
+	if unclean {
+		s.recoverTo = end
+		if s.o.Events.Recovered != nil {
+			s.o.Events.Recovered(rec)
+		}
+	}
+	return nil
+}
+
+// scanLog returns the entries that count and where the log ends. An entry with
+// a bad payload ends the log if it lies behind the last point known to be
+// durable: the crash cut it off. Before that point it is damage, and kept, so
+// that reads of its block fail instead of returning something older.
+func (s *Store) scanLog() (kept []*scanned, end uint64, rec Recovery, err error) {
+	sb := &s.super.superblock
+	sc := scanner{
+		log: &s.log, super: sb, verify: !s.o.NoChecksums,
+		pos: sb.replayFrom, seq: sb.lastSeq, gen: sb.lastGen, durable: sb.durable,
+	}
+	for {
+		r, err := sc.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, 0, rec, err
+		}
+		kept = append(kept, r)
+	}
+	end = sc.pos
+	for i, r := range kept {
+		if r.pos+uint64(r.bytes()) > sc.durable {
+			if ok, err := s.payloadHeld(r); err != nil {
+				return nil, 0, rec, err
+			} else if !ok {
+				kept, end, rec.Cut = kept[:i], r.pos, true
+				break
+			}
+		}
+		rec.BadBlock += len(r.bad)
+	}
+	if end < sc.durable {
+		return nil, 0, rec, fmt.Errorf("%s: it ends at %d, flushed up to %d: %w", s.file(logFile), end, sc.durable, errLogDamaged)
+	}
+	rec.Entries, rec.Bytes = len(kept), int64(end-sb.replayFrom)
+	return kept, end, rec, nil
+}
+
+// payloadHeld tells whether the payload of an entry is complete.
+func (s *Store) payloadHeld(r *scanned) (bool, error) {
+	if r.kind != recRef || len(r.crc) == 0 || s.o.NoChecksums {
+		return len(r.bad) == 0, nil
+	}
+	buf := make([]byte, len(r.crc)*BlockSize)
+	_, err := s.image.ReadAt(buf, chunkOffset(r.phys))
+	if err == io.EOF {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", s.file(imageFile), err)
+	}
+	for i, want := range r.crc {
+		if checksum(buf[i*BlockSize:(i+1)*BlockSize]) != want {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// replay applies the committed entries and keeps the others pending.
+func (s *Store) replay(entries []*scanned, rec *Recovery) error {
+	sb := &s.super.superblock
+	s.gen, s.seq, s.commit = max(sb.lastGen, 1), sb.lastSeq, max(sb.commit, sb.lastSeq)
+	s.applied = appliedState{sb.replayFrom, sb.lastGen, sb.lastSeq}
+	commit := s.commit
+	for _, r := range entries {
+		commit = max(commit, r.commit)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range entries {
+		s.gen, s.seq = r.gen, r.seq
+		if s.o.Replica && r.seq > commit {
+			s.reserveRef(&r.record)
+			s.pending = append(s.pending, pendingEntry{r.record, r.crc})
+			continue
+		}
+		if err := s.apply(&r.record, r.crc); err != nil {
+			return err
+		}
+	}
+	rec.LastGen, rec.LastSeq = s.gen, s.seq
+	return nil
+}
+
+// reserveRef keeps the chunks of an uncommitted reference from being handed out.
+func (s *Store) reserveRef(r *record) {
+	if r.kind != recRef {
+		return
+	}
+	for c := range uint32(r.blocks / chunkBlocks) {
+		s.alloc.reserve(r.phys + c)
+	}
+}

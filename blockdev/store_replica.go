@@ -1,0 +1,225 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+)
+
+// EntryKind is what a log entry does.
+type EntryKind uint8
+
+const (
+	EntryWrite EntryKind = 1 // Data at Off
+	EntryZero  EntryKind = 2 // Len bytes from Off read as zeros
+)
+
+// Entry is one entry of a volume's log as a replica receives it.
+type Entry struct {
+	Gen  Generation
+	Seq  Seq
+	Kind EntryKind
+	Off  int64  // bytes, a multiple of BlockSize
+	Len  int64  // bytes, a multiple of BlockSize; of writes at most 1 MiB
+	Data []byte // writes: Len bytes
+}
+
+// ErrNotNext tells that an entry does not continue the log: its Seq is not the
+// one after the last, or its Gen is older.
+var ErrNotNext = errors.New("the entry does not continue the log")
+
+// Last is the generation and position of the last entry in the log.
+func (s *Store) Last() (Generation, Seq) {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	return s.gen, s.seq
+}
+
+// Committed is the position up to which entries are committed: reads see them,
+// and they can no longer be cut off.
+func (s *Store) Committed() Seq {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.commit
+}
+
+// Append adds entries to the log of a replica; when it returns they are held
+// (a process crash does not lose them; Sync makes them durable) and pending
+// until Commit. It may wait for log space. On error none or a prefix was added;
+// Last tells.
+func (s *Store) Append(entries []Entry) error {
+	b := writeBatches.Get().(*writeBatch)
+	defer b.reset()
+	for i := range entries {
+		if err := s.planEntry(b, &entries[i]); err != nil {
+			for n := range b.pieces {
+				s.abandon(&b.pieces[n])
+			}
+			return err
+		}
+	}
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	b.start, b.end = s.log.head, s.log.head
+	for n := range b.pieces {
+		p := &b.pieces[n]
+		err := s.checkNext(p)
+		if err == nil {
+			err = s.placeEntry(b, n)
+		}
+		if err != nil {
+			for m := n; m < len(b.pieces); m++ {
+				s.abandon(&b.pieces[m])
+			}
+			return errors.Join(err, s.flushBatch(b, n))
+		}
+	}
+	return s.flushBatch(b, len(b.pieces))
+}
+
+// planEntry validates an entry and prepares its payload.
+func (s *Store) planEntry(b *writeBatch, e *Entry) error {
+	limit := (s.size.Load() + BlockSize - 1) / BlockSize * BlockSize
+	if e.Off < 0 || e.Len <= 0 || e.Off%BlockSize != 0 || e.Len%BlockSize != 0 || e.Off > limit || e.Len > limit-e.Off {
+		return fmt.Errorf("%w: entry %d covers %d bytes at %d", ErrInvalid, e.Seq, e.Len, e.Off)
+	}
+	first := len(b.pieces)
+	switch {
+	case e.Kind == EntryZero:
+		b.pieces = append(b.pieces, piece{record: record{kind: recZero, off: e.Off, len: e.Len}})
+	case e.Kind == EntryWrite && int64(len(e.Data)) == e.Len && e.Len <= recMaxBlocks*BlockSize:
+		s.planWhole(b, e)
+	default:
+		return fmt.Errorf("%w: entry %d of kind %d with %d bytes of data for %d", ErrInvalid, e.Seq, e.Kind, len(e.Data), e.Len)
+	}
+	p := &b.pieces[first]
+	p.gen, p.seq = e.Gen, e.Seq
+	return nil
+}
+
+// planWhole makes one piece of an entry: a reference if it is whole chunks that
+// found one run of fresh space, else data.
+func (s *Store) planWhole(b *writeBatch, e *Entry) {
+	if e.Off%chunkBytes == 0 && e.Len%chunkBytes == 0 {
+		first := len(b.pieces)
+		if done := s.writeChunks(b, e.Off, e.Data); done == e.Len && len(b.pieces) == first+1 {
+			return
+		}
+		for n := first; n < len(b.pieces); n++ {
+			s.abandon(&b.pieces[n])
+		}
+		b.pieces = b.pieces[:first]
+	}
+	s.planLog(b, e.Off, e.Data)
+}
+
+func (s *Store) checkNext(p *piece) error {
+	if p.seq != s.seq+1 || p.gen < s.gen {
+		return fmt.Errorf("%w: entry (%d, %d) after (%d, %d)", ErrNotNext, p.gen, p.seq, s.gen, s.seq)
+	}
+	return nil
+}
+
+// placeEntry encodes piece n, whose gen and seq are given.
+func (s *Store) placeEntry(b *writeBatch, n int) error {
+	p := &b.pieces[n]
+	if err := s.makeRoom(b, n); err != nil {
+		return err
+	}
+	if err := s.checkNext(p); err != nil {
+		return err // appended by another while it waited
+	}
+	if err := s.fitLap(b, n); err != nil {
+		return err
+	}
+	s.gen, s.seq = p.gen, p.seq
+	p.commit = s.Committed()
+	return s.encode(b, p, n)
+}
+
+// keepPending records entries that wait for Commit.
+func (s *Store) keepPending(pieces []piece) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range pieces {
+		s.pending = append(s.pending, pendingEntry{pieces[i].record, append([]uint32(nil), pieces[i].crc...)})
+	}
+}
+
+// Commit makes entries up to seq, or up to the last if that is before, visible
+// to reads and final.
+func (s *Store) Commit(seq Seq) error {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	if err := s.failed(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for ; n < len(s.pending) && s.pending[n].seq <= seq; n++ {
+		if err := s.apply(&s.pending[n].record, s.pending[n].crc); err != nil {
+			return s.fail(err)
+		}
+	}
+	s.pending = append(s.pending[:0], s.pending[n:]...)
+	return nil
+}
+
+// Truncate cuts every entry after seq off the log, durably: none of them comes
+// back after a crash. Committed entries cannot be cut.
+func (s *Store) Truncate(seq Seq) error {
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	s.pourMu.Lock()
+	defer s.pourMu.Unlock()
+	if err := s.failed(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if seq < s.commit {
+		commit := s.commit
+		s.mu.Unlock()
+		return fmt.Errorf("%w: truncate after entry %d, committed up to %d", ErrInvalid, seq, commit)
+	}
+	keep := 0
+	for keep < len(s.pending) && s.pending[keep].seq <= seq {
+		keep++
+	}
+	cut := append([]pendingEntry(nil), s.pending[keep:]...)
+	s.pending = s.pending[:keep]
+	end := s.applied
+	if keep > 0 {
+		last := &s.pending[keep-1]
+		end = appliedState{last.pos + uint64(last.bytes()), last.gen, last.seq}
+	}
+	s.mu.Unlock()
+	if len(cut) == 0 {
+		return nil
+	}
+	return s.cutLog(end, cut)
+}
+
+// cutLog moves the log's end back. The incarnation makes what lies behind it
+// invalid; only then are the places of its references free again.
+func (s *Store) cutLog(end appliedState, cut []pendingEntry) error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.super.incarnation++
+	s.super.incStart = end.pos
+	s.super.durable = min(s.durable.Load(), end.pos)
+	if err := s.super.save(); err != nil {
+		return s.fail(err)
+	}
+	s.log.incarnation = s.super.incarnation
+	s.gen, s.seq = end.gen, end.seq
+	s.log.head, s.log.padded = end.pos, end.pos/BlockSize*BlockSize
+	s.log.written.Store(end.pos)
+	s.durable.Store(s.super.durable)
+	for i := range cut {
+		s.abandon(&piece{record: cut[i].record})
+	}
+	return nil
+}
