@@ -696,10 +696,11 @@ func (x *VerifyVolumeRequest) GetName() string {
 // VerifyVolumeProgress is one step of a verification.
 type VerifyVolumeProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	CheckedBytes  int64                  `protobuf:"varint,1,opt,name=checked_bytes,json=checkedBytes,proto3" json:"checked_bytes,omitempty"`
+	CheckedBytes  int64                  `protobuf:"varint,1,opt,name=checked_bytes,json=checkedBytes,proto3" json:"checked_bytes,omitempty"` // of the volume; with done: read and compared
 	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
 	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
-	BadBlocks     []*BadBlock            `protobuf:"bytes,4,rep,name=bad_blocks,json=badBlocks,proto3" json:"bad_blocks,omitempty"` // with done only
+	BadBlocks     []*BadBlock            `protobuf:"bytes,4,rep,name=bad_blocks,json=badBlocks,proto3" json:"bad_blocks,omitempty"` // with done only; may be cut short
+	BadTotal      int64                  `protobuf:"varint,5,opt,name=bad_total,json=badTotal,proto3" json:"bad_total,omitempty"`   // with done only; all of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -760,6 +761,13 @@ func (x *VerifyVolumeProgress) GetBadBlocks() []*BadBlock {
 		return x.BadBlocks
 	}
 	return nil
+}
+
+func (x *VerifyVolumeProgress) GetBadTotal() int64 {
+	if x != nil {
+		return x.BadTotal
+	}
+	return 0
 }
 
 // BadBlock is a block whose bytes do not match their recorded checksum.
@@ -1178,14 +1186,15 @@ const file_control_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12!\n" +
 	"\fallow_shrink\x18\x03 \x01(\bR\vallowShrink\")\n" +
 	"\x13VerifyVolumeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xa2\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xbf\x01\n" +
 	"\x14VerifyVolumeProgress\x12#\n" +
 	"\rchecked_bytes\x18\x01 \x01(\x03R\fcheckedBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
 	"totalBytes\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x120\n" +
 	"\n" +
-	"bad_blocks\x18\x04 \x03(\v2\x11.blkd.v1.BadBlockR\tbadBlocks\"W\n" +
+	"bad_blocks\x18\x04 \x03(\v2\x11.blkd.v1.BadBlockR\tbadBlocks\x12\x1b\n" +
+	"\tbad_total\x18\x05 \x01(\x03R\bbadTotal\"W\n" +
 	"\bBadBlock\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x1f\n" +

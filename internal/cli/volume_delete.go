@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"blkd/internal/api"
+	"blkd/internal/units"
+)
+
+func (a *app) volumeDeleteCommand() *cobra.Command {
+	var yes, force bool
+	cmd := &cobra.Command{
+		Use:   "delete VOLUME",
+		Short: "Destroys a volume and its data",
+		Long: `Destroys a volume and its data, after you have typed its name. While clients are
+connected it refuses (exit code 6).`,
+		Args:              arguments(1, 1),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := args[0]
+			if !yes {
+				if err := a.confirmDelete(cmd.Context(), name); err != nil {
+					return err
+				}
+			}
+			return a.call(cmd.Context(), func(ctx context.Context, n *node) error {
+				if _, err := n.volumes.Delete(ctx, &api.DeleteVolumeRequest{Name: name, Force: force}); err != nil {
+					return called(err)
+				}
+				return show(a.Out, a.output, result{
+					data: Deleted{Name: name, Deleted: true}, names: []string{name},
+					table: func(w io.Writer, _ bool) { fmt.Fprintf(w, "volume %s deleted\n", name) },
+				})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&force, "force", false, "even while clients are connected; they are cut off")
+	return cmd
+}
+
+// confirmDelete has the volume's name typed. Waiting for that is not part of the
+// command's --timeout.
+func (a *app) confirmDelete(ctx context.Context, name string) error {
+	err := a.call(ctx, func(ctx context.Context, n *node) error {
+		v, err := n.volumes.Show(ctx, &api.ShowVolumeRequest{Name: name})
+		if err != nil {
+			return called(err)
+		}
+		fmt.Fprintf(a.Err, "Volume %s (%s, %s allocated) and its data will be destroyed.\nType its name to go on: ",
+			name, units.Size(v.SizeBytes), units.Size(v.AllocatedBytes))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	typed := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(a.In).ReadString('\n')
+		typed <- strings.TrimSpace(line)
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(a.Err)
+		return &Error{Code: Interrupted, Text: "interrupted, nothing was deleted"}
+	case line := <-typed:
+		if line != name {
+			return &Error{Code: Usage, Text: "not confirmed, nothing was deleted", Advice: "type the volume's name, or add --yes"}
+		}
+		return nil
+	}
+}
