@@ -1,0 +1,139 @@
+package nbd
+
+import (
+	"crypto/tls"
+	"net"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxIOV is the number of pieces one system call takes (IOV_MAX).
+const maxIOV = 1024
+
+// socket writes to a connection: without waiting if it is a plain socket, through
+// net.Conn otherwise (TLS, pipes). Only the holder of the writer role writes.
+type socket struct {
+	net.Conn
+	raw     syscall.RawConn // nil if writes cannot avoid waiting
+	records *recordConn     // TLS only
+
+	iov       []unix.Iovec
+	wait      bool
+	n         int
+	errno     syscall.Errno
+	writeOnce func(fd uintptr) bool
+}
+
+func (s *socket) init(nc net.Conn) {
+	s.Conn = nc
+	if tc, ok := nc.(*tls.Conn); ok {
+		s.records, _ = tc.NetConn().(*recordConn)
+	}
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	s.raw = raw
+	s.writeOnce = func(fd uintptr) bool {
+		for {
+			n, _, errno := syscall.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&s.iov[0])), uintptr(len(s.iov)))
+			s.n, s.errno = int(n), errno
+			switch errno {
+			case 0:
+				return true
+			case syscall.EINTR:
+			case syscall.EAGAIN:
+				s.n = 0
+				return !s.wait
+			default:
+				s.n = 0
+				return true
+			}
+		}
+	}
+}
+
+// write sends what it can of bufs and drops it from them. With wait it sends all.
+func (s *socket) write(bufs [][]byte, wait bool) ([][]byte, error) {
+	if s.raw == nil {
+		return nil, s.writeThrough(bufs)
+	}
+	for len(bufs) > 0 {
+		s.iov = s.iov[:0]
+		for _, b := range bufs[:min(len(bufs), maxIOV)] {
+			v := unix.Iovec{Base: &b[0]}
+			v.SetLen(len(b))
+			s.iov = append(s.iov, v)
+		}
+		s.wait = wait
+		err := s.raw.Write(s.writeOnce)
+		clear(s.iov) // do not keep buffers alive
+		switch {
+		case err != nil:
+			return bufs, err
+		case s.errno == syscall.EAGAIN:
+			return bufs, nil
+		case s.errno != 0:
+			return bufs, s.errno
+		}
+		bufs = advance(bufs, s.n)
+	}
+	return nil, nil
+}
+
+// writeThrough sends all with calls that wait.
+func (s *socket) writeThrough(bufs [][]byte) error {
+	if s.records != nil {
+		s.records.held = true
+	}
+	for _, b := range bufs {
+		if _, err := s.Conn.Write(b); err != nil {
+			return err
+		}
+	}
+	if s.records != nil {
+		s.records.held = false
+		return s.records.flush()
+	}
+	return nil
+}
+
+// advance drops the first n bytes.
+func advance(bufs [][]byte, n int) [][]byte {
+	for n > 0 {
+		if n < len(bufs[0]) {
+			bufs[0] = bufs[0][n:]
+			break
+		}
+		n -= len(bufs[0])
+		bufs[0] = nil
+		bufs = bufs[1:]
+	}
+	return bufs
+}
+
+// shutdown ends both directions without waiting for anyone who uses the socket.
+func (s *socket) shutdown() {
+	nc := s.Conn
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+		if rc, ok := nc.(*recordConn); ok {
+			nc = rc.Conn
+		}
+	}
+	if sc, ok := nc.(interface {
+		CloseRead() error
+		CloseWrite() error
+	}); ok {
+		sc.CloseRead()
+		sc.CloseWrite()
+		return
+	}
+	nc.Close()
+}
