@@ -13,7 +13,7 @@ func TestMemory(t *testing.T) {
 
 // A size that chunks do not divide.
 func TestMemoryOddSize(t *testing.T) {
-	devicetest.Run(t, func(t *testing.T) blockdev.Device { return blockdev.NewMemory(33<<20 + 512) })
+	devicetest.Run(t, func(t *testing.T) blockdev.Device { return blockdev.NewMemory(16<<20 + 512) })
 }
 
 func TestMemoryGivesSpaceBack(t *testing.T) {

@@ -105,7 +105,9 @@ func newWrite(p []byte, off int64) *blockdev.Request {
 }
 
 func newRead(n, off int64) *blockdev.Request {
-	return &blockdev.Request{Op: blockdev.OpRead, Off: off, Len: n, Data: make([]byte, n)}
+	r := &blockdev.Request{Op: blockdev.OpRead, Off: off, Len: n, Data: make([]byte, n)}
+	fill(r.Data, 0xa5) // a device must overwrite all of it
+	return r
 }
 
 func newRange(op blockdev.Op, flags blockdev.Flags, off, n int64) *blockdev.Request {
@@ -136,7 +138,6 @@ func write(t testing.TB, d blockdev.Device, p []byte, off int64) {
 func read(t testing.TB, d blockdev.Device, n, off int64) []byte {
 	t.Helper()
 	r := newRead(n, off)
-	fill(r.Data, 0xa5) // a device must overwrite all of it
 	ok(t, d, r)
 	return r.Data
 }
