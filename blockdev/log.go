@@ -55,6 +55,12 @@ func (l *ringLog) room(pos uint64, n int64) bool {
 	return int64(pos-l.tail.Load())+n+logSlack <= l.size
 }
 
+// maxData is the largest payload of a record, in bytes: 1 MiB, less if the ring
+// is small, so that every record finds room once the log is poured.
+func (l *ringLog) maxData() int {
+	return min(recMaxBlocks, int(l.size/4/BlockSize)) * BlockSize
+}
+
 var zeroPadding [BlockSize]byte
 
 // write puts the buffers, together n bytes, at pos. It completes the last page

@@ -214,6 +214,14 @@ func (pf *pageFile) landed(s snapshot, ckpt uint64) {
 	pf.ckpt.Store(ckpt)
 }
 
+// aborted makes the pages of a snapshot dirty again.
+func (pf *pageFile) aborted(s snapshot) {
+	for _, i := range s.index {
+		pf.entries[i].flags &^= pageInflight
+		pf.modify(i)
+	}
+}
+
 // resize adds or drops pages at the end.
 func (pf *pageFile) resize(pages int64) {
 	for int64(len(pf.entries)) < pages {

@@ -9,7 +9,8 @@ package blockdev
 //  4. write the superblock: now they count;
 //  5. chunks that the map no longer refers to may be used again.
 //
-// It holds pourMu.
+// It holds pourMu. ErrNoSpace means that nothing has changed; every other error
+// has failed the store.
 func (s *Store) checkpoint(at appliedState) error {
 	s.mu.Lock()
 	maps, alloc := s.maps.snapshot(), s.alloc.pages.snapshot()
@@ -22,20 +23,21 @@ func (s *Store) checkpoint(at appliedState) error {
 		return err
 	}
 	if err := s.image.Sync(); err != nil {
-		return err
+		return s.fail(err)
 	}
-	if err := s.maps.write(maps, ckpt); err != nil {
-		return err
+	err := s.maps.write(maps, ckpt)
+	if err == nil {
+		err = s.alloc.pages.write(alloc, ckpt)
 	}
-	if err := s.alloc.pages.write(alloc, ckpt); err != nil {
-		return err
+	if err != nil {
+		return s.abortCheckpoint(maps, alloc, freed, err)
 	}
 	s.counters.metaBytes.Add(int64(len(maps.pages)+len(alloc.pages))*pageBytes + 2*superBytes)
 	s.super.ckpt = ckpt
 	s.super.replayFrom, s.super.lastGen, s.super.lastSeq = at.pos, at.gen, at.seq
 	s.super.durable, s.super.commit = s.durable.Load(), commit
 	if err := s.super.save(); err != nil {
-		return err
+		return s.fail(err)
 	}
 	s.mu.Lock()
 	s.maps.landed(maps, ckpt)
@@ -49,6 +51,21 @@ func (s *Store) checkpoint(at appliedState) error {
 	s.drainReaders()
 	s.reuse(freed)
 	return nil
+}
+
+// abortCheckpoint takes back what a checkpoint began, when the file system has
+// no space for a page: what was written does not count, and the next attempt
+// writes over it.
+func (s *Store) abortCheckpoint(maps, alloc snapshot, freed []freedChunk, err error) error {
+	if !isFull(err) {
+		return s.fail(err)
+	}
+	s.mu.Lock()
+	s.maps.aborted(maps)
+	s.alloc.pages.aborted(alloc)
+	s.freed = append(freed, s.freed...)
+	s.mu.Unlock()
+	return s.noSpace(err)
 }
 
 // keepFree is how many free chunks may keep their space in the file system, so

@@ -22,7 +22,7 @@ func (s *Store) Destage() error {
 		return err
 	}
 	if err := s.checkpoint(s.round); err != nil {
-		return s.fail(err)
+		return err
 	}
 	s.pouring = false
 	s.setFull(false)
@@ -33,6 +33,9 @@ func (s *Store) Destage() error {
 
 // beginRound freezes the overlay. The log is synced up to there before anything
 // is poured: the image must never be ahead of what a crash leaves of the log.
+// And the superblock says so: pouring changes chunks that references up to there
+// point to, and recovery would take a reference whose payload differs from its
+// checksums for one that the crash cut off.
 func (s *Store) beginRound() error {
 	if !s.pouring {
 		s.mu.Lock()
@@ -42,7 +45,17 @@ func (s *Store) beginRound() error {
 		s.pouring = true
 		s.counters.rounds.Add(1)
 	}
-	return s.Sync()
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	if s.super.durable >= s.round.pos {
+		return nil
+	}
+	s.super.durable = s.durable.Load()
+	if err := s.super.save(); err != nil {
+		return s.fail(err)
+	}
+	return nil
 }
 
 // maxDirty map pages are poured before an extra checkpoint bounds their number.
@@ -84,10 +97,7 @@ func (s *Store) boundDirty() error {
 	if !many {
 		return nil
 	}
-	if err := s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq}); err != nil {
-		return s.fail(err)
-	}
-	return nil
+	return s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq})
 }
 
 // pour is one block on its way from the log to the image.
@@ -138,14 +148,19 @@ func (s *Store) pourChunk(chunk int64, blocks []int64, buf []byte) error {
 	if fresh && !landed {
 		s.alloc.release(phys - 1)
 	}
-	if err == nil || isFull(err) {
-		if err != nil {
-			s.setFull(true)
-			err = fmt.Errorf("volume %s: pour the log: %w: %w", s.o.Volume, ErrNoSpace, err)
-		}
-		return err
+	switch {
+	case err == nil:
+		return nil
+	case isFull(err):
+		return s.noSpace(err)
 	}
 	return s.fail(err)
+}
+
+// noSpace reports that the backing file system is full; pouring is tried again.
+func (s *Store) noSpace(err error) error {
+	s.setFull(true)
+	return fmt.Errorf("volume %s: pour the log: %w: %w", s.o.Volume, ErrNoSpace, err)
 }
 
 // chunkPlace is the chunk's place plus one, or 0. Its page is in memory.

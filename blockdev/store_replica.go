@@ -19,7 +19,7 @@ type Entry struct {
 	Seq  Seq
 	Kind EntryKind
 	Off  int64  // bytes, a multiple of BlockSize
-	Len  int64  // bytes, a multiple of BlockSize; of writes at most 1 MiB
+	Len  int64  // bytes, a multiple of BlockSize; of writes at most 1 MiB and a quarter of the log
 	Data []byte // writes: Len bytes
 }
 
@@ -89,7 +89,7 @@ func (s *Store) planEntry(b *writeBatch, e *Entry) error {
 	switch {
 	case e.Kind == EntryZero:
 		b.pieces = append(b.pieces, piece{record: record{kind: recZero, off: e.Off, len: e.Len}})
-	case e.Kind == EntryWrite && int64(len(e.Data)) == e.Len && e.Len <= recMaxBlocks*BlockSize:
+	case e.Kind == EntryWrite && int64(len(e.Data)) == e.Len && e.Len <= int64(s.log.maxData()):
 		s.planWhole(b, e)
 	default:
 		return fmt.Errorf("%w: entry %d of kind %d with %d bytes of data for %d", ErrInvalid, e.Seq, e.Kind, len(e.Data), e.Len)

@@ -228,10 +228,10 @@ func (s *Store) planData(b *writeBatch, off int64, data []byte) {
 	s.planLog(b, last, data[last-off:])
 }
 
-// planLog makes data entries of at most 1 MiB.
+// planLog makes data entries that fit into the log.
 func (s *Store) planLog(b *writeBatch, off int64, data []byte) {
 	for len(data) > 0 {
-		n := min(len(data), recMaxBlocks*BlockSize)
+		n := min(len(data), s.log.maxData())
 		b.pieces = append(b.pieces, piece{
 			record: record{kind: recData, blocks: n / BlockSize, off: off, len: int64(n)},
 			data:   data[:n], crc: s.sums(b, data[:n]),
