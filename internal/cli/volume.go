@@ -129,8 +129,11 @@ func volumeTable(w io.Writer, volumes []Volume, wide bool) {
 	}
 	row(w, head...)
 	for _, v := range volumes {
-		cells := []string{v.Name, units.Size(v.SizeBytes), units.Size(v.AllocatedBytes), logFill(v.IO), v.State,
-			fmt.Sprint(v.Clients), firstURI(v.URIs)}
+		size, allocated := "-", "-" // unknown while the store is not open
+		if v.IO != nil {
+			size, allocated = units.Size(v.SizeBytes), units.Size(v.AllocatedBytes)
+		}
+		cells := []string{v.Name, size, allocated, logFill(v.IO), v.State, fmt.Sprint(v.Clients), firstURI(v.URIs)}
 		if wide {
 			written, amplification, memory := "-", "-", "-"
 			if v.IO != nil {

@@ -1,0 +1,10 @@
+// Command blkd serves replicated block devices over NBD; see blkd --help.
+package main
+
+import (
+	"os"
+
+	"blkd/internal/node"
+)
+
+func main() { os.Exit(node.Main()) }

@@ -1,0 +1,167 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"blkd/internal/env"
+	"blkd/internal/units"
+	"blkd/internal/version"
+)
+
+// Exit codes of blkd.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// drainTime is how long requests in flight may take when blkd is told to stop.
+const drainTime = 10 * time.Second
+
+// Main runs blkd with the process's arguments until it is told to stop, and
+// returns its exit code.
+func Main() int { return run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr) }
+
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	inv, err := Load(args, environ)
+	switch {
+	case inv.Help:
+		fmt.Fprint(stdout, Usage())
+		return exitOK
+	case inv.Version:
+		fmt.Fprintln(stdout, "blkd", version.Get())
+		return exitOK
+	case err != nil:
+		fmt.Fprintln(stderr, "blkd:", err)
+		return exitUsage
+	case inv.Check:
+		fmt.Fprintln(stdout, "configuration is good")
+		return exitOK
+	}
+	if err := serve(inv.Config, stderr); err != nil {
+		fmt.Fprintln(stderr, "blkd:", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// serve runs a node from start to stop.
+func serve(cfg Config, stderr io.Writer) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	log := newLog(cfg.Log, stderr, os.Getenv("JOURNAL_STREAM") != "")
+	sockets, err := inherited()
+	if err != nil {
+		return err
+	}
+	n, err := Start(cfg, World{FS: env.OS{}, Log: log, NBD: sockets})
+	if err != nil {
+		return err
+	}
+	if log.Enabled(context.Background(), slog.LevelInfo) {
+		n.greet(stderr)
+	}
+	notify(log, daemon.SdNotifyReady)
+	go watchdog(n.stopping, log, n.Alive)
+
+	cause := n.wait(signals)
+	notify(log, daemon.SdNotifyStopping)
+	go hurry(signals, stderr)
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := n.Stop(ctx); err != nil {
+		return fmt.Errorf("stopped, but not cleanly: %w", err)
+	}
+	log.Info("stopped")
+	return cause
+}
+
+// wait returns when the node shall stop: nil for a signal, else what broke.
+func (n *Node) wait(signals <-chan os.Signal) error {
+	for {
+		select {
+		case err := <-n.Fatal():
+			n.log.Error("a server ended, stopping", "error", err)
+			return err
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				n.log.Info("stopping", "signal", s.String())
+				return nil
+			}
+			if err := n.Reload(); err != nil {
+				n.log.Error("reload failed, the old certificates stay in use", "error", err)
+			} else {
+				n.log.Info("reloaded")
+			}
+		}
+	}
+}
+
+// hurry leaves at once when a second signal arrives while the node stops. That
+// is safe, it only means recovery at the next start.
+func hurry(signals <-chan os.Signal, stderr io.Writer) {
+	for s := range signals {
+		if s != syscall.SIGHUP {
+			fmt.Fprintln(stderr, "blkd: second signal, leaving at once")
+			os.Exit(exitFailed)
+		}
+	}
+}
+
+// greet tells people what is served and what to do with it. With a JSON log it
+// is a record for each volume instead.
+func (n *Node) greet(w io.Writer) {
+	status, err := n.status("")
+	if err != nil {
+		n.log.Error("status", "error", err)
+		return
+	}
+	if n.cfg.Log.Format == "json" {
+		for _, v := range status.Volumes {
+			n.log.Info("volume", "volume", v.Name, "size_bytes", v.SizeBytes, "state", v.State.Word(), "uris", v.Uris)
+		}
+		return
+	}
+	fmt.Fprintf(w, "blkd %s serves %s, data in %s\n", version.Get().Version, count(len(status.Volumes), "volume"), n.cfg.DataDir)
+	try := ""
+	for _, v := range status.Volumes {
+		fmt.Fprintf(w, "  %s  %s  %s", v.Name, units.Size(v.SizeBytes), v.State.Word())
+		for _, u := range v.Uris {
+			fmt.Fprintf(w, "  %s", u)
+			if try == "" {
+				try = "nbdinfo " + quoted(u)
+			}
+		}
+		fmt.Fprintln(w)
+		for _, p := range v.Problems {
+			fmt.Fprintf(w, "  ! %s: %s; %s\n", v.Name, p.Text, p.Advice)
+		}
+	}
+	switch {
+	case len(status.Volumes) == 0:
+		try = "blkctl volume create demo 1GiB"
+	case try == "":
+		try = "blkctl status"
+	}
+	fmt.Fprintf(w, "try: %s   stop: Ctrl-C\n", try)
+}
+
+// quoted puts a URI in quotes if a shell would read something into it.
+func quoted(uri string) string {
+	if strings.ContainsAny(uri, "?&*") {
+		return "'" + uri + "'"
+	}
+	return uri
+}
