@@ -159,9 +159,10 @@ func mapPageCount(size int64) int64 {
 
 // fail makes the store stop for good: after a failed write or sync nobody knows
 // what is on the disk, so nothing may be acknowledged any more. It returns the
-// error that all later requests get.
+// error that all later requests get; being an ErrClosed, it makes a server hang
+// up rather than hand it to applications.
 func (s *Store) fail(err error) error {
-	err = fmt.Errorf("volume %s: %w: the store has failed and must be restarted: %w", s.o.Volume, ErrIO, err)
+	err = fmt.Errorf("volume %s: %w after an %w and must be opened again: %w", s.o.Volume, ErrClosed, ErrIO, err)
 	if s.failure.CompareAndSwap(nil, &err) && s.o.Events.Failed != nil {
 		s.o.Events.Failed(err)
 	}
