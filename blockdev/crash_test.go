@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,13 +36,16 @@ func TestStoreCrash(t *testing.T) {
 		}
 		return
 	}
-	if failed, err := crashHunt(uint64(*crashSeeds)); err != nil {
+	if failed, err := crashHunt(uint64(*crashSeeds), storeRun); err != nil {
 		t.Fatalf("seed %d: %v\nreplay: go test ./blockdev -run TestStoreCrash -crash.seed=%d -v", failed, err, failed)
 	}
 }
 
+func storeRun(seed uint64) error { return crashRun(seed, nil) }
+
 // crashHunt runs the seeds 1 to n and returns the lowest that fails.
-func crashHunt(n uint64) (failed uint64, err error) {
+func crashHunt(n uint64, run func(seed uint64) error) (failed uint64, err error) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // short-lived buffers, and many
 	var next atomic.Uint64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -55,7 +60,7 @@ func crashHunt(n uint64) (failed uint64, err error) {
 				if done {
 					return
 				}
-				if e := crashRun(seed, nil); e != nil {
+				if e := run(seed); e != nil {
 					mu.Lock()
 					if seed < failed {
 						failed, err = seed, e
@@ -86,6 +91,7 @@ type crasher struct {
 	fs   *crashfs.FS
 	s    *Store
 	tag  uint64
+	buf  []byte
 
 	traced bool
 	tight  bool // the disk may be full
@@ -407,7 +413,8 @@ func (c *crasher) check(floor int) error {
 	sectors := 0
 	var newest version // for the message: the sector that rules out most
 	for _, area := range hot {
-		p := make([]byte, area[1]-area[0])
+		c.buf = slices.Grow(c.buf[:0], int(area[1]-area[0]))
+		p := c.buf[:area[1]-area[0]]
 		if err := ReadAt(c.s, p, area[0]); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"blkd/internal/env"
+	"blkd/internal/mutant"
 )
 
 // ringLog is the store's write-ahead log: one preallocated, zero-filled file that
@@ -19,7 +20,7 @@ import (
 //
 // A record is part of the log if its checksum holds and its pos, seq and
 // incarnation continue the one before. The incarnation is raised, durably,
-// whenever the log is opened or cut: without it a record that was left behind a
+// whenever the log is opened or cut, after everything before was synced: without it a record that was left behind a
 // lost one would come back to life once new records fill the gap before it.
 type ringLog struct {
 	f           env.File
@@ -157,7 +158,7 @@ func (s *scanner) next() (*scanned, error) {
 
 func (s *scanner) header() (*scanned, error) {
 	if s.buf == nil {
-		s.buf = make([]byte, recHeader+4*recMaxBlocks+recMaxBlocks*BlockSize)
+		s.buf = make([]byte, max(recHeader+4*recMaxBlocks, s.log.maxData()))
 	}
 	head := s.buf[:recHeader]
 	if err := s.log.read(head, s.pos); err != nil {
@@ -183,10 +184,11 @@ func (s *scanner) header() (*scanned, error) {
 
 // continues tells whether r can be the record at s.pos.
 func (s *scanner) continues(r *record) bool {
-	if r.pos != s.pos || r.incarnation < s.inc || r.incarnation > s.super.incarnation || r.gen < s.gen {
+	if r.pos != s.pos || r.gen < s.gen {
 		return false
 	}
-	if (r.incarnation == s.super.incarnation) != (r.pos >= s.super.incStart) {
+	current := r.incarnation == s.super.incarnation
+	if (r.incarnation < s.inc || r.incarnation > s.super.incarnation || current != (r.pos >= s.super.incStart)) && !mutant.On(mutant.StoreReviveTail) {
 		return false
 	}
 	return r.kind == recSkip || r.seq == s.seq+1

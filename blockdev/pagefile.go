@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"blkd/internal/env"
+	"blkd/internal/mutant"
 )
 
 // pageFile keeps metadata pages: a bounded cache over a file in which every page
@@ -144,7 +145,7 @@ func (pf *pageFile) read(i int64) (pageRead, error) {
 		case *p == page{}:
 		case !p.valid(pf.kind, uint64(i)):
 			bad++
-		case p.ckpt() > pf.ckpt.Load(): // of a checkpoint that the crash ended
+		case p.ckpt() > pf.ckpt.Load() && !mutant.On(mutant.StorePartialFlush): // of a checkpoint that the crash ended
 			r.stale = true
 		case r.page == nil || p.ckpt() > r.page.ckpt():
 			r.page, r.slot = p, uint8(s)

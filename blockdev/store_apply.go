@@ -1,5 +1,7 @@
 package blockdev
 
+import "blkd/internal/mutant"
+
 // apply makes a committed entry visible to reads. Replay calls it again for
 // entries that the map already reflects; each page tells by its applied position.
 // It holds mu and may release it for a while.
@@ -29,7 +31,7 @@ func (s *Store) applyRef(r *record, crc []uint32) error {
 	first := r.off / chunkBytes
 	return s.eachPage(first, first+int64(r.blocks/chunkBlocks), func(page, lo, hi int64) {
 		p := s.maps.modify(page)
-		fresh := p.applied() < r.pos
+		fresh := p.applied() < r.pos || mutant.On(mutant.StoreReapply)
 		for c := lo; fresh && c < hi; c++ {
 			i := c - first
 			e := p.entry(int(c % pageChunks))
@@ -94,7 +96,11 @@ func (s *Store) unmap(page, lo, hi int64, pos uint64) {
 func (s *Store) remap(e entry, phys uint32, punch bool) {
 	if old := e.phys(); old != 0 {
 		s.alloc.setMapped(old-1, false)
-		s.freed = append(s.freed, freedChunk{old - 1, punch})
+		if mutant.On(mutant.StoreEarlyReuse) {
+			s.alloc.release(old - 1)
+		} else {
+			s.freed = append(s.freed, freedChunk{old - 1, punch})
+		}
 	}
 	clear(e)
 	e.setPhys(phys)

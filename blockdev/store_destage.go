@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"blkd/internal/mutant"
 )
 
 // Destage pours everything that is committed from the log into the image,
@@ -45,10 +47,13 @@ func (s *Store) beginRound() error {
 		s.pouring = true
 		s.counters.rounds.Add(1)
 	}
+	if mutant.On(mutant.StorePourUnsynced) {
+		return nil
+	}
 	if err := s.Sync(); err != nil {
 		return err
 	}
-	if s.super.durable >= s.round.pos {
+	if s.super.durable >= s.round.pos || mutant.On(mutant.StorePourUnmarked) {
 		return nil
 	}
 	s.super.durable = s.durable.Load()
@@ -261,7 +266,9 @@ func (s *Store) landBlock(e entry, p *pour) {
 		return
 	}
 	e.setPresent(e.present() | 1<<bit)
-	e.setCRC(bit, p.crc)
+	if !mutant.On(mutant.StoreStaleChecksum) {
+		e.setCRC(bit, p.crc)
+	}
 }
 
 func (s *Store) setFull(full bool) {

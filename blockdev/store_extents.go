@@ -99,7 +99,7 @@ const MaxBadReported = 1000
 func (s *Store) Verify(ctx context.Context, progress func(done, total int64)) (VerifyReport, error) {
 	const step = 1 << 20
 	var report VerifyReport
-	buf := make([]byte, step)
+	buf := make([]byte, min(step, (s.size.Load()+BlockSize-1)/BlockSize*BlockSize))
 	for off := int64(0); off < s.size.Load(); off += step {
 		size := s.size.Load()
 		if err := ctx.Err(); err != nil {

@@ -203,13 +203,18 @@ func (s *Store) Truncate(seq Seq) error {
 }
 
 // cutLog moves the log's end back. The incarnation makes what lies behind it
-// invalid; only then are the places of its references free again.
+// invalid; only then are the places of its references free again. What stays is
+// synced first: a record of an older incarnation counts if it lies before
+// incStart, so none may be lost there and uncover one that was cut earlier.
 func (s *Store) cutLog(end appliedState, cut []pendingEntry) error {
+	if err := s.Sync(); err != nil {
+		return err
+	}
 	s.syncMu.Lock()
 	defer s.syncMu.Unlock()
 	s.super.incarnation++
 	s.super.incStart = end.pos
-	s.super.durable = min(s.durable.Load(), end.pos)
+	s.super.durable = end.pos
 	if err := s.super.save(); err != nil {
 		return s.fail(err)
 	}

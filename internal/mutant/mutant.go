@@ -23,6 +23,14 @@ const (
 	StoreSkipLogSync ID = iota
 	StoreReplayOrder
 	StoreStaleChecksum
+	StoreSkipImageSync
+	StorePourUnsynced
+	StorePourUnmarked
+	StoreReviveTail
+	StoreTrustPayload
+	StoreEarlyReuse
+	StoreReapply
+	StorePartialFlush
 	numIDs
 )
 
@@ -35,8 +43,16 @@ type Info struct {
 
 var table = [numIDs]Info{
 	{StoreSkipLogSync, "store/skip-log-sync", "A flush reports success without syncing the log."},
-	{StoreReplayOrder, "store/replay-order", "Recovery replays the log's segments in the wrong order."},
+	{StoreReplayOrder, "store/replay-order", "Recovery replays the entries of the log from the last to the first."},
 	{StoreStaleChecksum, "store/stale-checksum", "Destaging a block to the image keeps the old checksum on disk."},
+	{StoreSkipImageSync, "store/skip-image-sync", "A flush syncs the log, but not the payload that its references point to."},
+	{StorePourUnsynced, "store/pour-unsynced", "Blocks are poured into the image before the log that holds them is synced."},
+	{StorePourUnmarked, "store/pour-unmarked", "Pouring begins before the superblock says up to where the log is durable."},
+	{StoreReviveTail, "store/revive-tail", "Recovery takes records of an older incarnation behind the end of the log."},
+	{StoreTrustPayload, "store/trust-payload", "Recovery does not verify the payload of references that were not flushed."},
+	{StoreEarlyReuse, "store/early-reuse", "A chunk is handed out again before a checkpoint has forgotten its old content."},
+	{StoreReapply, "store/reapply", "Replay applies references that the map already reflects."},
+	{StorePartialFlush, "store/partial-flush", "A page of the map counts although its checkpoint was not completed."},
 }
 
 // All lists the planted bugs.

@@ -1,0 +1,32 @@
+//go:build mutants
+
+package blockdev
+
+import (
+	"strings"
+	"testing"
+
+	"blkd/internal/mutant"
+)
+
+// TestStoreMutants plants each bug of the store in turn: the crash test has to
+// find it within 1,000 seeds.
+func TestStoreMutants(t *testing.T) {
+	const seeds = 1000
+	for _, m := range mutant.All() {
+		if !strings.HasPrefix(m.Name, "store/") {
+			continue
+		}
+		mutant.Set(m.ID, true)
+		seed, err := crashHunt(seeds, storeRun)
+		if err == nil {
+			seed, err = crashHunt(seeds, replicaRun)
+		}
+		mutant.Set(m.ID, false)
+		if err == nil {
+			t.Errorf("%-24s survived %d seeds: %s", m.Name, seeds, m.Text)
+			continue
+		}
+		t.Logf("%-24s found by seed %d: %.100s", m.Name, seed, err)
+	}
+}
