@@ -11,6 +11,7 @@ import (
 // WriteAt and WritevAt.
 type Op uint16
 
+// The operations of a file system and its files.
 const (
 	OpOpen Op = 1 << iota
 	OpCreate

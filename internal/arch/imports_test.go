@@ -1,0 +1,164 @@
+package arch
+
+import (
+	"go/ast"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport is the order of the packages, top down: each may import those that
+// it names and nothing else of this module. A package that is not here may not
+// exist.
+//
+//	cmd/*
+//	internal/sim
+//	internal/node     internal/cli
+//	nbd  replication  metadata  fio  internal/api
+//	blockdev  fencing
+//	internal/env, internal/mutant and other small ones
+var mayImport = map[string][]string{
+	"cmd/blkd":   {"internal/node"},
+	"cmd/blkctl": {"internal/cli", "fio"},
+	"cmd/blksim": {"internal/sim"},
+
+	"internal/sim": {
+		"internal/node", "replication", "metadata", "fencing", "blockdev", "internal/env", "internal/env/crashfs", "internal/mutant",
+	},
+	"internal/node": {
+		"nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
+		"internal/version",
+	},
+	"internal/cli": {"fio", "internal/api", "internal/suggest", "internal/units", "internal/version"},
+
+	"nbd":          {"blockdev"}, // never replication: it serves any Device
+	"replication":  {"blockdev", "fencing", "internal/env", "internal/mutant"},
+	"metadata":     {"fencing", "internal/env", "internal/mutant"},
+	"fio":          {"nbd", "blockdev", "internal/units"},
+	"internal/api": {},
+
+	"blockdev":            {"internal/env", "internal/mutant"},
+	"blockdev/devicetest": {"blockdev"},
+	"fencing":             {"internal/env", "internal/mutant"},
+
+	"internal/env":         {},
+	"internal/env/crashfs": {"internal/env"},
+	"internal/mutant":      {},
+	"internal/suggest":     {},
+	"internal/units":       {},
+	"internal/version":     {},
+	"internal/arch":        {},
+}
+
+// testsMayImport is what tests may import besides. Helpers for tests are free
+// to all of them.
+var testsMayImport = map[string][]string{
+	"cmd/blkctl":   {"internal/node", "internal/cli"},
+	"cmd/blkd":     {"internal/cli", "nbd", "blockdev"},
+	"fio":          {"nbd", "internal/node"},
+	"internal/cli": {"internal/node"},
+}
+
+var testHelpers = []string{"blockdev/devicetest", "internal/env/crashfs", "internal/env", "internal/mutant"}
+
+// onlyStandard packages import nothing but the standard library and this module:
+// they are the data path of one replica, and their tests.
+var onlyStandard = []string{"blockdev", "blockdev/devicetest", "fencing", "internal/env/crashfs", "internal/mutant"}
+
+func TestImportsPointDownward(t *testing.T) {
+	for _, f := range repository(t).goes {
+		allowed, known := mayImport[f.dir]
+		if !known {
+			t.Errorf("%s: package %s is not in the order of packages; give it a place in internal/arch/imports_test.go", f.path, f.dir)
+			continue
+		}
+		if f.isTest {
+			allowed = slices.Concat(allowed, testsMayImport[f.dir], testHelpers, []string{f.dir})
+		}
+		for _, p := range f.imports() {
+			own, isOwn := strings.CutPrefix(p, module)
+			if isOwn && !slices.Contains(allowed, own) {
+				t.Errorf("%s imports %s, which does not lie below %s (the order is in internal/arch/imports_test.go)", f.path, own, f.dir)
+			}
+			external := strings.Contains(strings.Split(p, "/")[0], ".")
+			if external && !f.isTest && slices.Contains(onlyStandard, f.dir) {
+				t.Errorf("%s imports %s, but package %s uses the standard library only", f.path, p, f.dir)
+			}
+		}
+	}
+}
+
+// TestOrderHasNoCycle keeps the table itself honest.
+func TestOrderHasNoCycle(t *testing.T) {
+	const visiting, done = 1, 2
+	state := map[string]int{}
+	var visit func(p string, trail []string)
+	visit = func(p string, trail []string) {
+		switch state[p] {
+		case visiting:
+			t.Fatalf("cycle: %s", strings.Join(append(trail, p), " → "))
+		case done:
+			return
+		}
+		state[p] = visiting
+		below, known := mayImport[p]
+		if !known {
+			t.Errorf("%s may import %s, which is not in the table", trail[len(trail)-1], p)
+		}
+		for _, q := range below {
+			visit(q, append(trail, p))
+		}
+		state[p] = done
+	}
+	for p := range mayImport {
+		visit(p, nil)
+	}
+}
+
+// worldFree are the packages that run in the simulator or under crash tests: the
+// clock, the disk and the network reach them through internal/env alone.
+var worldFree = []string{"blockdev", "replication", "metadata", "fencing"}
+
+// world is what they must not import. Of syscall they may use the numbers of
+// errors and the flags of Open.
+var world = []string{"os", "os/exec", "net", "time", "io/ioutil", "path/filepath", "golang.org/x/sys/unix", "math/rand"}
+
+var syscallConstant = regexp.MustCompile(`^(E[A-Z0-9]+|Errno|O_[A-Z]+)$`)
+
+// worldAllowed are the files that may, and why.
+var worldAllowed = map[string][]string{
+	"blockdev/fault.go":         {"time"}, // delays are its purpose; it is for tests
+	"blockdev/store_destage.go": {"time"}, // when the background goroutine wakes; Manual mode has none
+}
+
+func TestWorldOnlyThroughEnv(t *testing.T) {
+	for _, f := range repository(t).goes {
+		if f.isTest || !slices.Contains(worldFree, f.dir) {
+			continue
+		}
+		for _, p := range f.imports() {
+			if slices.Contains(world, p) && !slices.Contains(worldAllowed[f.path], p) {
+				t.Errorf("%s imports %s: package %s must reach the world through internal/env", f.path, p, f.dir)
+			}
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			s, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if x, ok := s.X.(*ast.Ident); ok && x.Name == "syscall" && !syscallConstant.MatchString(s.Sel.Name) {
+				t.Errorf("%s uses syscall.%s: package %s must reach the world through internal/env", f.path, s.Sel.Name, f.dir)
+			}
+			return true
+		})
+	}
+	for file, list := range worldAllowed {
+		for _, p := range list {
+			uses := func(f *goFile) bool { return f.path == file && slices.Contains(f.imports(), p) }
+			if !slices.ContainsFunc(repository(t).goes, uses) {
+				t.Errorf("%s no longer imports %s: take the exception away", file, p)
+			}
+		}
+	}
+}
