@@ -1,0 +1,108 @@
+# blkd: build, test, measure. "make help" lists the targets.
+
+GO       ?= go
+FUZZTIME ?= 60s
+SEEDS    ?= 100000
+VERSION  ?=
+
+# Binaries are static. Only the race detector needs a C compiler.
+export CGO_ENABLED = 0
+RACE = CGO_ENABLED=1 $(GO) test -race
+
+LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
+
+# What the tests use besides Go: gcc for the race detector, the others are NBD
+# clients, servers to compare with, and file systems.
+PACKAGES = gcc libc6-dev fio nbdkit libnbd-bin nbdfuse qemu-utils e2fsprogs fuse3 openssl
+TOOLS    = fio nbdkit nbdinfo nbdcopy nbdfuse qemu-img qemu-io qemu-nbd mkfs.ext4
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## static binaries: bin/blkd, bin/blkctl
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## everything that must pass: vet, tests with the race detector, planted bugs, and interop if its tools are installed
+	$(GO) vet ./...
+	$(RACE) -timeout 10m ./...
+	$(MAKE) --no-print-directory mutants
+	@missing=; for t in $(TOOLS); do \
+		PATH=$$PATH:/usr/sbin:/sbin command -v $$t >/dev/null || missing="$$missing $$t"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "make interop is left out, for want of:$$missing"; \
+		echo "make deps installs them"; \
+	else \
+		$(MAKE) --no-print-directory interop; \
+	fi
+
+.PHONY: deps
+deps: ## install the tools that tests use (Debian packages; says which)
+	@missing=; for p in $(PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q '^install ok' || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then echo "everything is installed: $(PACKAGES)"; exit 0; fi; \
+	echo "installing with apt-get:$$missing"; \
+	if [ $$(id -u) != 0 ]; then echo "make deps: must run as root, e.g. sudo make deps" >&2; exit 1; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing
+
+.PHONY: interop
+interop: build ## other NBD programs, file systems and kill -9 against bin/blkd
+	deploy/test/interop.sh
+
+.PHONY: fuzz
+fuzz: ## each fuzzer for FUZZTIME (60s)
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "== $$(dirname $$file) $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
+		done; \
+	done
+
+.PHONY: fuzz-short
+fuzz-short: ## each fuzzer for 5 seconds
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=5s
+
+.PHONY: crash
+crash: ## the store's crash test with SEEDS (100000) seeds
+	$(GO) test -run '^TestStoreCrash$$' -timeout 60m -v ./blockdev -crash.seeds=$(SEEDS)
+
+.PHONY: mutants
+mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
+	$(GO) test -tags mutants -timeout 10m ./internal/mutant
+	$(GO) test -tags mutants -run 'Mutants$$' -timeout 10m -v ./blockdev
+
+.PHONY: bench
+bench: ## Go benchmarks of the data path
+	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./nbd ./internal/env/...
+
+.PHONY: bench-nbd
+bench-nbd: build ## compare bin/blkd with qemu-nbd and nbdkit under fio
+	deploy/test/bench-nbd.sh
+
+.PHONY: lint
+lint: ## gofmt, vet with every build tag, the rules of internal/arch, staticcheck
+	@files=$$(git ls-files '*.go' | xargs gofmt -l); \
+	if [ -n "$$files" ]; then echo "make fmt would change:"; echo "$$files"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags mutants ./...
+	$(GO) test -count=1 ./internal/arch
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK) ./...
+
+# A release that knows the Go version of go.mod.
+STATICCHECK = v0.8.2
+
+.PHONY: fmt
+fmt: ## format the Go code
+	git ls-files '*.go' | xargs gofmt -w
+
+.PHONY: proto
+proto: ## regenerate internal/api from control.proto
+	internal/api/generate.sh
+
+.PHONY: clean
+clean: ## remove what build and benchmarks left
+	rm -rf bin out
