@@ -403,8 +403,11 @@ func sectorTag(p []byte, n int64) (uint64, error) {
 // floor it may be applied in part.) Then the history starts anew from there.
 func (c *crasher) check(floor int) error {
 	report, err := c.s.Verify(context.Background(), nil)
-	if err != nil || report.BadTotal > 0 {
-		return fmt.Errorf("verify: %w, bad blocks: %v", err, report.Bad)
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	if report.BadTotal > 0 {
+		return fmt.Errorf("%d bad blocks, the first: %w", report.BadTotal, report.Bad[0])
 	}
 	if err := c.checkAlloc(); err != nil {
 		return err

@@ -37,7 +37,8 @@ func (s *Store) Destage() error {
 // is poured: the image must never be ahead of what a crash leaves of the log.
 // And the superblock says so: pouring changes chunks that references up to there
 // point to, and recovery would take a reference whose payload differs from its
-// checksums for one that the crash cut off.
+// checksums for one that the crash cut off; and what was poured is committed and
+// must not be cut later.
 func (s *Store) beginRound() error {
 	if !s.pouring {
 		s.mu.Lock()
@@ -53,10 +54,10 @@ func (s *Store) beginRound() error {
 	if err := s.Sync(); err != nil {
 		return err
 	}
-	if s.super.durable >= s.round.pos || mutant.On(mutant.StorePourUnmarked) {
+	if s.super.durable >= s.round.pos && s.super.commit >= s.round.seq || mutant.On(mutant.StorePourUnmarked) {
 		return nil
 	}
-	s.super.durable = s.durable.Load()
+	s.super.durable, s.super.commit = s.durable.Load(), s.round.seq
 	if err := s.super.save(); err != nil {
 		return s.fail(err)
 	}
