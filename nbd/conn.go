@@ -181,7 +181,7 @@ func (c *conn) readError(err error) error {
 	switch {
 	case err == nil:
 		return io.ErrNoProgress
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF), isGone(err):
 		return io.EOF
 	}
 	return fmt.Errorf("read: %w", err)

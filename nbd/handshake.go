@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -48,8 +49,8 @@ func (s *Server) negotiate(nc net.Conn) (*conn, error) {
 	h := &handshake{srv: s, nc: nc, in: make([]byte, 0, 512)}
 	err := h.run()
 	switch {
-	case errors.Is(err, errAbort), errors.Is(err, io.EOF) && len(h.in) == 0:
-		return nil, nil // gave up between messages
+	case errors.Is(err, errAbort), errors.Is(err, io.EOF), isGone(err):
+		return nil, nil // gave up, between messages
 	case err != nil:
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
@@ -131,6 +132,11 @@ func (h *handshake) read(n int) ([]byte, error) {
 	p := h.in[:n:n]
 	h.in = h.in[n:]
 	return p, nil
+}
+
+// isGone tells whether the peer has left without a word.
+func isGone(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // noEOF turns an end between messages into one inside a message.
