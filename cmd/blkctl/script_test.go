@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { os.RemoveAll(dir) })
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // each command would sleep a second
 			e.Setenv("D", dir)
 			e.Setenv("BLKD_DATA_DIR", dir)
 			e.Setenv("BLKD_STANDALONE", "true")

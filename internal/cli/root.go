@@ -92,7 +92,7 @@ counts more.`,
 	fs.DurationVar(&a.timeout, "timeout", 30*time.Second, "give up after this `TIME`; 0 is never")
 	fs.StringVarP(&a.output, "output", "o", formatTable, "output `FORMAT`: table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(a.statusCommand(), a.volumeCommand(), a.versionCommand())
+	root.AddCommand(a.statusCommand(), a.volumeCommand(), a.benchCommand(), a.versionCommand())
 	return root
 }
 
