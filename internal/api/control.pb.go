@@ -555,6 +555,7 @@ func (x *DeleteVolumeRequest) GetForce() bool {
 
 type DeleteVolumeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Note          string                 `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"` // what the operator should still do; usually empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +588,13 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
 	return file_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DeleteVolumeResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
 }
 
 type ResizeVolumeRequest struct {
@@ -1178,8 +1186,9 @@ const file_control_proto_rawDesc = "" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"?\n" +
 	"\x13DeleteVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x16\n" +
-	"\x14DeleteVolumeResponse\"k\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"*\n" +
+	"\x14DeleteVolumeResponse\x12\x12\n" +
+	"\x04note\x18\x01 \x01(\tR\x04note\"k\n" +
 	"\x13ResizeVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +

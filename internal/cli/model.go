@@ -48,6 +48,7 @@ type VolumeList struct {
 type Deleted struct {
 	Name    string `json:"name"`
 	Deleted bool   `json:"deleted"`
+	Note    string `json:"note,omitempty"` // what is left to do
 }
 
 // Verified is the result of volume verify.

@@ -30,12 +30,18 @@ connected it refuses (exit code 6).`,
 				}
 			}
 			return a.call(cmd.Context(), func(ctx context.Context, n *node) error {
-				if _, err := n.volumes.Delete(ctx, &api.DeleteVolumeRequest{Name: name, Force: force}); err != nil {
+				answer, err := n.volumes.Delete(ctx, &api.DeleteVolumeRequest{Name: name, Force: force})
+				if err != nil {
 					return called(err)
 				}
 				return show(a.Out, a.output, result{
-					data: Deleted{Name: name, Deleted: true}, names: []string{name},
-					table: func(w io.Writer, _ bool) { fmt.Fprintf(w, "volume %s deleted\n", name) },
+					data: Deleted{Name: name, Deleted: true, Note: answer.Note}, names: []string{name},
+					table: func(w io.Writer, _ bool) {
+						fmt.Fprintf(w, "volume %s deleted\n", name)
+						if answer.Note != "" {
+							fmt.Fprintf(w, "! %s\n", answer.Note)
+						}
+					},
 				})
 			})
 		},

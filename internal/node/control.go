@@ -88,7 +88,11 @@ func (s *volumeService) Create(_ context.Context, req *api.CreateVolumeRequest) 
 
 // Delete implements api.VolumeService.
 func (s *volumeService) Delete(_ context.Context, req *api.DeleteVolumeRequest) (*api.DeleteVolumeResponse, error) {
-	return &api.DeleteVolumeResponse{}, s.node.deleteVolume(req.Name, req.Force)
+	note, err := s.node.deleteVolume(req.Name, req.Force)
+	if err != nil {
+		return nil, err
+	}
+	return &api.DeleteVolumeResponse{Note: note}, nil
 }
 
 // Resize implements api.VolumeService.

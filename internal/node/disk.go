@@ -24,9 +24,11 @@ func (n *Node) describeDisk(out *api.NodeStatus) {
 	}
 	out.DiskSizeBytes = int64(fs.Blocks) * fs.Bsize
 	out.DiskFreeBytes = int64(fs.Bavail) * fs.Bsize
-	if float64(out.DiskFreeBytes) < lowDisk*float64(out.DiskSizeBytes) {
+	if isLow(out.DiskFreeBytes, out.DiskSizeBytes) {
 		out.Problems = append(out.Problems, &api.Problem{Code: "disk_low",
 			Text:   fmt.Sprintf("%s is left on the file system of %s", units.Size(out.DiskFreeBytes), n.cfg.DataDir),
 			Advice: "free space there, or trim unused blocks in the volumes (fstrim)"})
 	}
 }
+
+func isLow(free, size int64) bool { return float64(free) < lowDisk*float64(size) }

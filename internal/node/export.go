@@ -42,6 +42,10 @@ func (n *Node) serveNBD(passed []net.Listener) error {
 		}
 	}
 	for _, l := range n.listeners {
+		if exposed(l, n.cfg.NBD) {
+			n.log.Warn("NBD is served to other machines without client certificates: whoever reaches the address can read and write every volume",
+				"address", l.Addr().String(), "advice", "set nbd.tls = required and nbd.tls_ca")
+		}
 		n.serve("nbd", func() error {
 			if err := n.nbd.Serve(l); !errors.Is(err, nbd.ErrServerClosed) {
 				return err
@@ -50,6 +54,13 @@ func (n *Node) serveNBD(passed []net.Listener) error {
 		})
 	}
 	return nil
+}
+
+// exposed tells whether other machines can use an address without proof of who
+// they are.
+func exposed(l net.Listener, c NBDConfig) bool {
+	tcp, ok := l.Addr().(*net.TCPAddr)
+	return ok && !tcp.IP.IsLoopback() && (c.TLS != "required" || c.TLSCA == "")
 }
 
 // export offers a volume to NBD clients, if its store serves.

@@ -93,7 +93,7 @@ func (n *Node) wait(signals <-chan os.Signal) error {
 	for {
 		select {
 		case err := <-n.Fatal():
-			n.log.Error("a server ended, stopping", "error", err)
+			n.log.Error("a server ended, stopping", "err", err)
 			return err
 		case s := <-signals:
 			if s != syscall.SIGHUP {
@@ -101,7 +101,7 @@ func (n *Node) wait(signals <-chan os.Signal) error {
 				return nil
 			}
 			if err := n.Reload(); err != nil {
-				n.log.Error("reload failed, the old certificates stay in use", "error", err)
+				n.log.Error("reload failed, the old certificates stay in use", "err", err)
 			} else {
 				n.log.Info("reloaded")
 			}
@@ -125,7 +125,7 @@ func hurry(signals <-chan os.Signal, stderr io.Writer) {
 func (n *Node) greet(w io.Writer) {
 	status, err := n.status("")
 	if err != nil {
-		n.log.Error("status", "error", err)
+		n.log.Error("status", "err", err)
 		return
 	}
 	if n.cfg.Log.Format == "json" {

@@ -81,7 +81,7 @@ func Start(cfg Config, w World) (*Node, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
 			if stopErr := n.Stop(ctx); stopErr != nil {
-				n.log.Debug("stopping after a failed start", "error", stopErr)
+				n.log.Debug("stopping after a failed start", "err", stopErr)
 			}
 			return nil, err
 		}

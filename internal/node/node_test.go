@@ -249,15 +249,17 @@ func TestDeleteNeedsForceWhileClientsAreConnected(t *testing.T) {
 	if err := blockdev.WriteAt(c, make([]byte, 4096), 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	x := api.Explain(n.deleteVolume("demo", false))
+	_, refused := n.deleteVolume("demo", false)
+	x := api.Explain(refused)
 	if x.Code != codes.FailedPrecondition || x.Node != "n1" || !strings.Contains(x.Text, "1 client connected") || !strings.Contains(x.Advice, "--force") {
 		t.Fatalf("without force: %+v", x)
 	}
 	if err := blockdev.Flush(c); err != nil {
 		t.Fatalf("the client after the refusal: %v", err)
 	}
-	if err := n.deleteVolume("demo", true); err != nil {
-		t.Fatal(err)
+	note, err := n.deleteVolume("demo", true)
+	if err != nil || !strings.Contains(note, "the configuration still names volume demo") {
+		t.Fatal(note, err)
 	}
 	if err := blockdev.Flush(c); !errors.Is(err, nbd.ErrConnectionLost) {
 		t.Errorf("the client after the delete: %v", err)
@@ -275,11 +277,14 @@ func TestOneOperationAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, err := range map[string]error{
-		"delete": n.deleteVolume("demo", true),
-		"resize": func() error { _, err := n.resizeVolume("demo", 32<<20, false); return err }(),
-		"verify": n.verifyVolume(context.Background(), "demo", func(*api.VerifyVolumeProgress) error { return nil }),
+	for name, op := range map[string]func() error{
+		"delete": func() error { _, err := n.deleteVolume("demo", true); return err },
+		"resize": func() error { _, err := n.resizeVolume("demo", 32<<20, false); return err },
+		"verify": func() error {
+			return n.verifyVolume(context.Background(), "demo", func(*api.VerifyVolumeProgress) error { return nil })
+		},
 	} {
+		err := op()
 		if x := api.Explain(err); x.Code != codes.Aborted || !strings.Contains(x.Text, "being verified") {
 			t.Errorf("%s: %+v", name, x)
 		}

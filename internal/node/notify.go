@@ -11,7 +11,7 @@ import (
 // notify tells systemd a state; without systemd it does nothing.
 func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd was not notified", "state", state, "error", err)
+		log.Warn("systemd was not notified", "state", state, "err", err)
 	}
 }
 
@@ -20,7 +20,7 @@ func notify(log *slog.Logger, state string) {
 func watchdog(ctx context.Context, log *slog.Logger, alive func()) {
 	period, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		log.Warn("watchdog is off", "error", err)
+		log.Warn("watchdog is off", "err", err)
 	}
 	if err != nil || period == 0 {
 		return

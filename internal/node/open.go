@@ -52,7 +52,7 @@ func (n *Node) openVolumes(specs []VolumeSpec) error {
 	wait.Wait()
 	for _, v := range n.list() {
 		if err := n.export(v); err != nil {
-			n.log.Error("volume is not served", "volume", v.name, "error", err)
+			n.log.Error("volume is not served", "volume", v.name, "err", err)
 		}
 	}
 	return nil
@@ -85,7 +85,7 @@ func (n *Node) storeEvents(v *volume) blockdev.StoreEvents {
 			if !v.fail(err) {
 				return
 			}
-			log.Error("volume failed: a disk error stopped its store; its clients are disconnected", "error", err)
+			log.Error("volume failed: a disk error stopped its store; its clients are disconnected", "err", err)
 			// Not from the store's goroutine, which may hold what the NBD
 			// server waits for.
 			go n.withdraw(v)

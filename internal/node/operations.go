@@ -36,27 +36,31 @@ func (n *Node) createVolume(name string, size int64) (*volume, error) {
 	return v, nil
 }
 
-// deleteVolume takes the export away, closes the store and removes its files.
-func (n *Node) deleteVolume(name string, force bool) error {
+// deleteVolume takes the export away, closes the store and removes its files. The
+// note says what is left to do, if anything.
+func (n *Node) deleteVolume(name string, force bool) (note string, err error) {
 	v, release, err := n.hold(name, "being deleted")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer release()
 	if clients := n.connections()[name]; clients > 0 && !force {
-		return n.refuse(codes.FailedPrecondition, "disconnect them, or add --force to cut them off",
+		return "", n.refuse(codes.FailedPrecondition, "disconnect them, or add --force to cut them off",
 			"volume %s has %s connected", name, count(clients, "client"))
 	}
 	n.withdraw(v)
 	if err := v.close(); err != nil {
-		n.log.Warn("closing a volume that is deleted", "volume", name, "error", err)
+		n.log.Warn("closing a volume that is deleted", "volume", name, "err", err)
 	}
 	if err := blockdev.RemoveStore(n.fs, v.dir); err != nil {
-		return n.refuse(codes.Internal, "blkctl volume delete "+name, "volume %s is only partly removed: %v", name, err)
+		return "", n.refuse(codes.Internal, "blkctl volume delete "+name, "volume %s is only partly removed: %v", name, err)
 	}
 	n.remove(name)
 	n.log.Info("volume deleted", "volume", name)
-	return nil
+	if v.want != 0 {
+		note = "the configuration still names volume " + name + ": take it out, or the next start creates it anew and empty"
+	}
+	return note, nil
 }
 
 // resizeVolume changes a volume's size. Clients that are connected see the new
