@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"syscall"
 	"testing"
 
 	"blkd/internal/env"
@@ -82,6 +83,80 @@ func TestPartOfASectorIsNeverTorn(t *testing.T) {
 		return string([]byte{data[0], data[99], data[100], data[511]})
 	})
 	wantOutcomes(t, got, "aaaa", "bbaa", "bbcc") // never "aacc"
+}
+
+func TestMappedWriteIsTornAnywhere(t *testing.T) {
+	torn := map[int]bool{}
+	for n := range 20 {
+		fs := New()
+		f := durable(t, fs, "f", fill('a', 1024))
+		must(t, f.Map(1024))
+		for range n { // other sequence numbers, other places
+			write(t, f, fill('a', 1), 0)
+		}
+		must(t, f.Sync())
+		must(t, f.WritevAt([][]byte{fill('b', 300), fill('b', 0), fill('b', 600)}, 100))
+		if fs.Pending() != 1 {
+			t.Fatalf("%d operations pending", fs.Pending())
+		}
+		if got, _ := contents(t, fs, "f"); !bytes.Equal(got, append(append(fill('a', 100), fill('b', 900)...), fill('a', 24)...)) {
+			t.Fatal("the process reads something else than it wrote")
+		}
+		for seed := range uint64(100) {
+			got, _ := contents(t, fs.Crash(seed), "f")
+			last := bytes.LastIndexByte(got, 'b') + 1
+			if last%SectorSize != 0 && last != 1000 {
+				torn[last] = true
+			}
+		}
+		must(t, f.Sync())
+		if got, _ := contents(t, fs.CrashMode(AllLost, 1), "f"); bytes.Count(got, []byte{'b'}) != 900 {
+			t.Fatal("a synced write is not whole")
+		}
+	}
+	if len(torn) < 10 {
+		t.Errorf("torn at %v only", torn)
+	}
+}
+
+func TestKillTearsAMappedWrite(t *testing.T) {
+	lengths := map[int]bool{}
+	for n := range 20 {
+		fs := New()
+		f := durable(t, fs, "f", fill('a', 4096))
+		must(t, f.Map(4096))
+		for range n {
+			write(t, f, fill('a', 1), 0)
+		}
+		fs.FailAfter(1)
+		if _, err := f.WriteAt(fill('b', 4096), 0); err != ErrPowerLoss {
+			t.Fatal(err)
+		}
+		fs.Kill()
+		got, _ := contents(t, fs, "f")
+		cut := bytes.Count(got, []byte{'b'})
+		if !bytes.Equal(got, append(fill('b', cut), fill('a', 4096-cut)...)) {
+			t.Fatal("the write is not a prefix")
+		}
+		lengths[cut] = true
+	}
+	if len(lengths) < 10 {
+		t.Errorf("lengths %v", lengths)
+	}
+}
+
+func TestMapNeedsTheSize(t *testing.T) {
+	fs := New()
+	f := durable(t, fs, "f", fill('a', 4096))
+	for _, size := range []int64{0, -1, 4095, 8192} {
+		if err := f.Map(size); !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("map of %d bytes of 4096: %v", size, err)
+		}
+	}
+	fs.PowerOff()
+	if err := f.Map(4096); err != ErrPowerLoss {
+		t.Error(err)
+	}
 }
 
 func TestSizeIsKeptOrLost(t *testing.T) {

@@ -12,9 +12,11 @@
 //   - Created, renamed and removed names since the directory's last SyncDir are
 //     kept or lost, in order: if one is lost, so are the later ones in the same
 //     directory. A rename is atomic.
+//   - A write through a mapping (File.Map) may also be torn inside one of its
+//     sectors, because the kernel may write a page back in the middle of a copy.
 //
 // What it never does: touch what a successful Sync or SyncDir covered, or mix
-// two versions inside a sector.
+// two versions inside a sector that no mapping wrote.
 //
 // A failed Sync breaks the promise for good: what was unsynced then may be lost
 // in a crash even if a later Sync succeeds, as on Linux, unless it is written
@@ -137,8 +139,8 @@ func (fs *FS) Off() bool {
 // Kill ends the process that uses the file system, not the machine: everything
 // written is kept, what was unsynced stays unsynced, open files return
 // ErrKilled and locks are released. After FailAfter's cut it turns the cut into
-// a process crash: the operation under way is kept as a whole and the file
-// system works again.
+// a process crash: the operation under way is kept, as a whole unless it is a
+// write through a mapping, and the file system works again.
 func (fs *FS) Kill() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -159,7 +161,7 @@ func (fs *FS) Pending() int {
 	n := len(fs.names)
 	for _, f := range fs.files {
 		for i := range f.ops {
-			if f.ops[i].fate != certain {
+			if f.ops[i].fate != certain && !f.ops[i].half {
 				n++
 			}
 		}

@@ -15,6 +15,7 @@ type file struct {
 	life   uint64
 	mode   int // os.O_RDONLY, O_WRONLY or O_RDWR
 	closed bool
+	mapped bool
 }
 
 // usable reports why the file cannot be used.
@@ -113,6 +114,9 @@ func (f *file) write(bufs [][]byte, n, off int64) (stored int64, err error) {
 		if room := f.fs.room(f.node, off, limit); room < limit {
 			limit, err = room, syscall.ENOSPC
 		}
+		if f.mapped && limit > 0 {
+			limit = f.tear(seq, bufs, off, limit)
+		}
 		if limit > 0 {
 			f.node.write(seq, bufs, off, limit)
 		}
@@ -122,6 +126,34 @@ func (f *file) write(bufs [][]byte, n, off int64) (stored int64, err error) {
 		return err
 	})
 	return stored, err
+}
+
+// tear gives a write through a mapping the versions that one by system call has
+// not: the kernel may write a page back while it is being copied to, and a crash
+// may end the copy. It returns how many bytes the process gets to copy.
+func (f *file) tear(seq uint64, bufs [][]byte, off, limit int64) int64 {
+	r := rng(seq)
+	at := int64(r.below(uint64(limit + 1)))
+	if seq == f.fs.failAt {
+		return at
+	}
+	if from := max(off, (off+at)&^(SectorSize-1)); from < off+at {
+		f.node.write(seq, cutBuffers(bufs, from-off, at), from, off+at-from)
+		f.node.ops[len(f.node.ops)-1].half = true
+	}
+	return limit
+}
+
+// cutBuffers returns the bytes [lo, hi) of buffers laid end to end.
+func cutBuffers(bufs [][]byte, lo, hi int64) (cut [][]byte) {
+	for _, b := range bufs {
+		n := int64(len(b))
+		if lo < n && hi > 0 {
+			cut = append(cut, b[max(0, lo):min(n, hi)])
+		}
+		lo, hi = lo-n, hi-n
+	}
+	return cut
 }
 
 // Sync implements env.File.
@@ -206,4 +238,16 @@ func (f *file) close() error {
 		return ErrPowerLoss
 	}
 	return nil
+}
+
+// Map implements env.File. From now on this file's writes may be torn anywhere.
+func (f *file) Map(size int64) error {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	err := f.usable()
+	if err == nil && (size <= 0 || size != f.node.now.size) {
+		err = syscall.EINVAL
+	}
+	f.mapped = err == nil
+	return fail(OpMap, f.name, err)
 }

@@ -28,11 +28,12 @@ const (
 	OpPunch
 	OpStat
 	OpClose
+	OpMap
 )
 
 var opNames = []string{
 	"open", "create", "mkdir", "remove", "rename", "readdir", "syncdir", "read", "write", "sync",
-	"truncate", "allocate", "punch", "stat", "close",
+	"truncate", "allocate", "punch", "stat", "close", "map",
 }
 
 // String is the op's name.
@@ -47,7 +48,8 @@ func (o Op) String() string {
 
 // Rule makes operations fail. A Rule must not be changed after Inject.
 type Rule struct {
-	// Ops is the set of operations, joined by |. OpStat and OpClose never fail.
+	// Ops is the set of operations, joined by |. OpStat, OpClose
+	// and OpMap never fail.
 	Ops Op
 	// Name matches the last element of the file's name, or the whole name if
 	// it has a slash, as path.Match does. Empty matches every file.

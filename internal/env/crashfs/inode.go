@@ -59,6 +59,7 @@ type fileOp struct {
 	edges   [2]*page // punchOp, truncateOp: partial first and last page
 	grows   int64    // the size becomes at least this
 	setSize bool     // truncateOp: the size becomes off
+	half    bool     // writeOp: a moment of a write through a mapping, which follows
 }
 
 // write stores the buffers from off, up to limit bytes in all.
