@@ -84,8 +84,7 @@ func (c *conn) receive(w wireRequest, head []byte) error {
 	// The next request is likely of the same kind. Read little besides its
 	// header, so that its payload is not copied either.
 	c.readMax = 4096
-	b.refs.Add(1) // one for the request, one for us
-	err := c.admit(w, payload, b)
+	err := c.admit(w, payload, b) // takes a reference of its own
 	b.release(1)
 	return err
 }
