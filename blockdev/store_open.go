@@ -171,7 +171,14 @@ func (s *Store) openFiles() error {
 	if err := s.super.load(s.file(superFile)); err != nil {
 		return err
 	}
-	return errors.Join(open(logFile, &s.log.f), open(imageFile, &s.image), open(mapFile, &s.maps.f), open(allocFile, &s.alloc.pages.f))
+	err = errors.Join(open(logFile, &s.log.f), open(imageFile, &s.image), open(mapFile, &s.maps.f), open(allocFile, &s.alloc.pages.f))
+	if err != nil {
+		return err
+	}
+	if size, err := s.log.f.Size(); err != nil || size != s.super.logBytes {
+		return errors.Join(err, fmt.Errorf("%s has %d bytes, not %d: %w", s.file(logFile), size, s.super.logBytes, errLogDamaged))
+	}
+	return s.log.f.Map(s.super.logBytes)
 }
 
 func (s *Store) closeFiles() error {

@@ -36,6 +36,11 @@ type File interface {
 	// WritevAt writes the buffers one after another from off: one system call
 	// per IOV_MAX buffers. It returns an error unless all was written.
 	WritevAt(bufs [][]byte, off int64) error
+	// Map asks that reads and writes within [0, size) go through memory shared
+	// with the page cache, which for small ones is cheaper than a system call.
+	// The file must have that size and keep it. What they mean does not change:
+	// a write is in the kernel when it returns, errors are errors.
+	Map(size int64) error
 	// Sync makes contents and size durable (fdatasync). After an error the
 	// state of what was written before is unknown: never retry.
 	Sync() error

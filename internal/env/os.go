@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -74,9 +75,13 @@ type osFile struct {
 	f    *os.File
 	fd   int
 	iovs sync.Pool // *[]unix.Iovec
+	mem  []byte    // see Map
 }
 
 func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
+	if o.mapped(off, len(p)) {
+		return o.copyMapped(p, o.mem[off:], "read", off)
+	}
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pread(o.fd, p[done:], off+int64(done))
@@ -94,6 +99,9 @@ func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
+	if o.mapped(off, len(p)) {
+		return o.copyMapped(o.mem[off:off+int64(len(p))], p, "write", off)
+	}
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pwrite(o.fd, p[done:], off+int64(done))
@@ -112,6 +120,15 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 const iovMax = 1024
 
 func (o *osFile) WritevAt(bufs [][]byte, off int64) error {
+	if o.mem != nil {
+		for _, b := range bufs {
+			if _, err := o.WriteAt(b, off); err != nil {
+				return err
+			}
+			off += int64(len(b))
+		}
+		return nil
+	}
 	pooled, _ := o.iovs.Get().(*[]unix.Iovec)
 	if pooled == nil {
 		pooled = new([]unix.Iovec)
@@ -175,7 +192,40 @@ func (o *osFile) PunchHole(off, n int64) error {
 	})
 }
 
-func (o *osFile) Close() error { return o.f.Close() }
+func (o *osFile) Close() error {
+	if o.mem == nil {
+		return o.f.Close()
+	}
+	err := unix.Munmap(o.mem)
+	o.mem = nil
+	return errors.Join(err, o.f.Close())
+}
+
+// Map implements File by mmap(2).
+func (o *osFile) Map(size int64) error {
+	mem, err := unix.Mmap(o.fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return o.wrap("map", 0, err)
+	}
+	o.mem = mem
+	return nil
+}
+
+func (o *osFile) mapped(off int64, n int) bool {
+	return o.mem != nil && off >= 0 && off <= int64(len(o.mem)) && int64(n) <= int64(len(o.mem))-off
+}
+
+// copyMapped copies to or from the mapping. Where the disk fails to bring a page
+// the processor faults; that is the error a system call would have returned.
+func (o *osFile) copyMapped(dst, src []byte, what string, off int64) (n int, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if fault := recover(); fault != nil {
+			n, err = 0, o.wrap(what, off, unix.EIO)
+		}
+	}()
+	return copy(dst, src), nil
+}
 
 func (o *osFile) retry(what string, off int64, f func() error) error {
 	for {
