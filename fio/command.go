@@ -93,7 +93,7 @@ func (f *benchFlags) run(cmd *cobra.Command, args []string) error {
 
 // config turns flags and arguments into what Run takes.
 func (f *benchFlags) config(args []string, talk io.Writer) (Config, error) {
-	cfg := Config{Rounds: f.rounds, Runtime: f.runtime, Overwrite: f.overwrite, Program: f.fio}
+	cfg := Config{Rounds: f.rounds, Runtime: f.runtime, Overwrite: f.overwrite, Program: f.fio, Dial: dialNBD}
 	if f.rounds < 1 {
 		return cfg, fmt.Errorf("--rounds %d: at least one is needed", f.rounds)
 	}
