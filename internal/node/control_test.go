@@ -136,11 +136,13 @@ func damage(t *testing.T, file, text string) {
 // TestStopEndsVerification: a stop does not wait for a verification to end.
 func TestStopEndsVerification(t *testing.T) {
 	n := start(t, testConfig(t, "demo=16MiB"), env.OS{})
-	if err := blockdev.WriteAt(dial(t, n, "demo"), make([]byte, 1<<20), 0, 0); err != nil {
+	if err := blockdev.WriteAt(dial(t, n, "demo"), make([]byte, 12<<20), 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	n.stop()
-	err := n.verifyVolume(context.Background(), "demo", func(*api.VerifyVolumeProgress) error { return nil })
+	err := n.verifyVolume(context.Background(), "demo", func(p *api.VerifyVolumeProgress) error {
+		n.stop() // early: the first progress comes long before the last
+		return nil
+	})
 	if x := api.Explain(err); x.Code != codes.Canceled || !strings.Contains(x.Text, "was stopped") {
 		t.Errorf("%+v", x)
 	}

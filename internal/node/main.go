@@ -7,14 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"blkd/internal/env"
-	"blkd/internal/units"
 	"blkd/internal/version"
 )
 
@@ -118,50 +116,4 @@ func hurry(signals <-chan os.Signal, stderr io.Writer) {
 			os.Exit(exitFailed)
 		}
 	}
-}
-
-// greet tells people what is served and what to do with it. With a JSON log it
-// is a record for each volume instead.
-func (n *Node) greet(w io.Writer) {
-	status, err := n.status("")
-	if err != nil {
-		n.log.Error("status", "err", err)
-		return
-	}
-	if n.cfg.Log.Format == "json" {
-		for _, v := range status.Volumes {
-			n.log.Info("volume", "volume", v.Name, "size_bytes", v.SizeBytes, "state", v.State.Word(), "uris", v.Uris)
-		}
-		return
-	}
-	fmt.Fprintf(w, "blkd %s serves %s, data in %s\n", version.Get().Version, count(len(status.Volumes), "volume"), n.cfg.DataDir)
-	try := ""
-	for _, v := range status.Volumes {
-		fmt.Fprintf(w, "  %s  %s  %s", v.Name, units.Size(v.SizeBytes), v.State.Word())
-		for _, u := range v.Uris {
-			fmt.Fprintf(w, "  %s", u)
-			if try == "" {
-				try = "nbdinfo " + quoted(u)
-			}
-		}
-		fmt.Fprintln(w)
-		for _, p := range v.Problems {
-			fmt.Fprintf(w, "  ! %s: %s; %s\n", v.Name, p.Text, p.Advice)
-		}
-	}
-	switch {
-	case len(status.Volumes) == 0:
-		try = "blkctl volume create demo 1GiB"
-	case try == "":
-		try = "blkctl status"
-	}
-	fmt.Fprintf(w, "try: %s   stop: Ctrl-C\n", try)
-}
-
-// quoted puts a URI in quotes if a shell would read something into it.
-func quoted(uri string) string {
-	if strings.ContainsAny(uri, "?&*") {
-		return "'" + uri + "'"
-	}
-	return uri
 }

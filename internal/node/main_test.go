@@ -77,7 +77,7 @@ func TestSystemd(t *testing.T) {
 	if code := <-exit; code != exitOK {
 		t.Errorf("exit code %d\n%s", code, out.String())
 	}
-	for _, line := range []string{"serves 1 volume", "demo  16 MiB  ok  nbd+unix:///demo?socket=", "try: nbdinfo 'nbd+unix", "msg=stopped"} {
+	for _, line := range []string{"serves 1 volume", "demo  16 MiB  created  nbd+unix:///demo?socket=", "try: nbdinfo 'nbd+unix", "msg=stopped"} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("output lacks %q:\n%s", line, out.String())
 		}

@@ -39,7 +39,8 @@ func (n *Node) openVolumes(specs []VolumeSpec) error {
 		case err != nil:
 			return fmt.Errorf("create volume %s: %w", spec.Name, err)
 		default:
-			n.log.Info("volume created", "volume", spec.Name, "size", units.Exact(spec.Size))
+			v.created = true
+			n.log.Debug("volume created", "volume", spec.Name, "size", units.Exact(spec.Size))
 		}
 	}
 

@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -115,13 +114,11 @@ func (n *Node) verifyVolume(ctx context.Context, name string, send func(*api.Ver
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(n.stopping, cancel)()
-	// The store may report from several goroutines; a stream has one sender.
-	var mu sync.Mutex
 	var last time.Time
 	report, err := store.Verify(ctx, func(done, total int64) {
-		mu.Lock()
-		defer mu.Unlock()
+		if n.stopping.Err() != nil {
+			cancel()
+		}
 		if time.Since(last) < progressEvery {
 			return
 		}

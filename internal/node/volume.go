@@ -20,6 +20,8 @@ type volume struct {
 	dir  string
 	want int64 // size that the configuration names, bytes; 0 if it names none
 
+	created bool // at this start, because the configuration names it
+
 	// mu guards the fields below and is never held while the store is called:
 	// the store's events need it.
 	mu     sync.Mutex
