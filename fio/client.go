@@ -55,10 +55,9 @@ func (e *clientEngine) run(ctx context.Context, j Job, t Target) (Sample, error)
 
 // drive runs one worker per device and adds up what they did.
 func drive(ctx context.Context, l load, devs []blockdev.Device, seed uint64) (Sample, error) {
-	start := time.Now()
 	workers := make([]*worker, len(devs))
 	for i, d := range devs {
-		w, err := newWorker(d, l, seed<<8+uint64(i), start)
+		w, err := newWorker(d, l, seed<<8+uint64(i))
 		if err != nil {
 			return Sample{}, err
 		}
@@ -66,8 +65,9 @@ func drive(ctx context.Context, l load, devs []blockdev.Device, seed uint64) (Sa
 	}
 	var wg sync.WaitGroup
 	errs := make([]error, len(workers))
+	start := time.Now()
 	for i, w := range workers {
-		wg.Go(func() { errs[i] = w.run(ctx) })
+		wg.Go(func() { errs[i] = w.run(ctx, start) })
 	}
 	wg.Wait()
 	took := time.Since(start)

@@ -2,6 +2,7 @@ package fio
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -76,6 +77,7 @@ type worker struct {
 	blocks int64 // requests that fit on the device
 	rng    *rand.Rand
 	start  time.Time
+	slots  []*slot
 
 	done completions
 
@@ -99,9 +101,9 @@ type slot struct {
 	begin, over time.Time
 }
 
-func newWorker(dev blockdev.Device, l load, seed uint64, start time.Time) (*worker, error) {
+func newWorker(dev blockdev.Device, l load, seed uint64) (*worker, error) {
 	w := &worker{
-		load: l, dev: dev, blocks: dev.Size() / l.block, start: start,
+		load: l, dev: dev, blocks: dev.Size() / l.block,
 		rng:      rand.New(rand.NewPCG(seed, 1)),
 		requests: Histogram{}, flushes: Histogram{}, slotCounts: map[int64]float64{},
 	}
@@ -109,25 +111,33 @@ func newWorker(dev blockdev.Device, l load, seed uint64, start time.Time) (*work
 		return nil, fmt.Errorf("the export has %d bytes, less than one request of %d", dev.Size(), l.block)
 	}
 	w.done.init(int(l.depth))
+	for range l.depth {
+		w.slots = append(w.slots, w.newSlot())
+	}
 	return w, nil
 }
 
-// run loads the device until the run's time is over, the context ends or a request fails.
-func (w *worker) run(ctx context.Context) error {
-	idle := make([]*slot, w.depth)
-	for i := range idle {
-		s := &slot{data: make([]byte, w.block)}
-		for b := range s.data {
-			s.data[b] = byte(w.rng.Uint32())
-		}
-		s.req.Done = func(*blockdev.Request) { s.over = time.Now(); w.done.push(s) }
-		idle[i] = s
+// newSlot makes a slot with incompressible data.
+func (w *worker) newSlot() *slot {
+	s := &slot{data: make([]byte, w.block)}
+	for b := 0; b+8 <= len(s.data); b += 8 {
+		binary.LittleEndian.PutUint64(s.data[b:], w.rng.Uint64())
 	}
+	s.req.Done = func(*blockdev.Request) { s.over = time.Now(); w.done.push(s) }
+	return s
+}
+
+// run loads the device from start until the run's time is over, the context ends or a
+// request fails.
+func (w *worker) run(ctx context.Context, start time.Time) error {
+	w.start = start
+	idle := append([]*slot(nil), w.slots...)
 	batch := make([]*blockdev.Request, 0, w.depth)
 	end := w.start.Add(w.runtime)
-	for {
+	for begun := false; ; begun = true {
 		now := time.Now()
-		stop := w.err != nil || now.After(end) || ctx.Err() != nil
+		late := begun && now.After(end) // a slow start must not be an empty run
+		stop := w.err != nil || late || ctx.Err() != nil
 		if stop && w.inFlight == 0 {
 			break
 		}
