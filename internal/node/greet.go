@@ -22,7 +22,7 @@ func (n *Node) greet(w io.Writer) {
 	}
 	fmt.Fprintf(w, "blkd %s serves %s, data in %s\n", version.Get().Version, count(len(volumes), "volume"), n.cfg.DataDir)
 	for _, v := range volumes {
-		words := []string{" ", v.Name, units.Size(v.SizeBytes), n.stateNow(v)}
+		words := []string{"", v.Name, units.Size(v.SizeBytes), n.stateNow(v)}
 		fmt.Fprintln(w, strings.Join(append(words, v.Uris...), "  "))
 		for _, p := range v.Problems {
 			fmt.Fprintf(w, "  ! %s: %s\n    %s\n", v.Name, p.Text, p.Advice)
