@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -156,7 +157,11 @@ func (s *scanner) next() (*scanned, error) {
 	}
 }
 
-func (s *scanner) header() (*scanned, error) {
+func (s *scanner) header() (*scanned, error) { return s.headerOf(s.continues) }
+
+// headerOf reads the header at s.pos, or returns io.EOF if there is none that
+// fits.
+func (s *scanner) headerOf(fits func(*record) bool) (*scanned, error) {
 	if s.buf == nil {
 		s.buf = make([]byte, max(recHeader+4*recMaxBlocks, s.log.maxData()))
 	}
@@ -165,7 +170,7 @@ func (s *scanner) header() (*scanned, error) {
 		return nil, fmt.Errorf("read %s: %w", s.log.name, err)
 	}
 	r := &scanned{}
-	if r.decode(head) != nil || !s.continues(&r.record) || int64(r.bytes()) > s.log.lapLeft(s.pos) {
+	if r.decode(head) != nil || !fits(&r.record) || int64(r.bytes()) > s.log.lapLeft(s.pos) {
 		return nil, io.EOF
 	}
 	whole := s.buf[:r.headerBytes()]
@@ -205,6 +210,65 @@ func (s *scanner) payload(r *scanned) error {
 		}
 	}
 	return nil
+}
+
+// lookAhead is how many bytes behind the end of the log are searched for proof
+// that it should be longer.
+const lookAhead = 64 << 20
+
+// laterDurable returns the highest durable position that a record behind the
+// scanner's position tells. If it is beyond that position, the log does not end
+// there by a crash: a record that was flushed is damaged.
+func (s *scanner) laterDurable() (uint64, error) {
+	const window = 1 << 20
+	var magic [4]byte
+	le.PutUint32(magic[:], recMagic)
+	limit := min(s.super.replayFrom+uint64(s.log.size), s.pos+lookAhead)
+	buf := make([]byte, window)
+	best := uint64(0)
+	for pos := s.pos; pos+recHeader <= limit; {
+		n := min(window, int(limit-pos), int(s.log.lapLeft(pos)))
+		if err := s.log.read(buf[:n], pos); err != nil {
+			return 0, fmt.Errorf("read %s: %w", s.log.name, err)
+		}
+		for at := 0; ; at += 4 {
+			i := bytes.Index(buf[at:n], magic[:])
+			if i < 0 {
+				break
+			}
+			at += i
+			d, err := s.durableAt(pos + uint64(at))
+			if err != nil {
+				return 0, err
+			}
+			best = max(best, d)
+		}
+		if n > recHeader && int64(n) < s.log.lapLeft(pos) {
+			n -= len(magic) - 1 // the magic may lie across the border
+		}
+		pos += uint64(n)
+	}
+	return best, nil
+}
+
+// durableAt is the durable position told by the record at pos, or 0 if there is
+// no valid one.
+func (s *scanner) durableAt(pos uint64) (uint64, error) {
+	if s.log.lapLeft(pos) < recHeader {
+		return 0, nil
+	}
+	at := *s
+	at.pos = pos // and its own buffer, which is free now
+	r, err := at.headerOf(func(r *record) bool {
+		return r.pos == pos && r.incarnation <= s.super.incarnation && (r.incarnation == s.super.incarnation) == (pos >= s.super.incStart)
+	})
+	if err == io.EOF {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return r.durable, nil
 }
 
 var errLogDamaged = errors.New("the log is damaged before the point up to which it was flushed; acknowledged writes would be lost")

@@ -77,8 +77,13 @@ func (s *Store) scanLog() (kept []*scanned, end uint64, rec Recovery, err error)
 		}
 		rec.BadBlock += len(r.bad)
 	}
-	if end < sc.durable {
-		return nil, 0, rec, fmt.Errorf("%s: it ends at %d, flushed up to %d: %w", s.file(logFile), end, sc.durable, errLogDamaged)
+	sc.pos = end
+	later, err := sc.laterDurable()
+	if err != nil {
+		return nil, 0, rec, err
+	}
+	if durable := max(later, sc.durable); end < durable {
+		return nil, 0, rec, fmt.Errorf("%s: it ends at %d, flushed up to %d: %w", s.file(logFile), end, durable, errLogDamaged)
 	}
 	rec.Entries, rec.Bytes = len(kept), int64(end-sb.replayFrom)
 	return kept, end, rec, nil
