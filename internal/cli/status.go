@@ -21,7 +21,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status [VOLUME]",
 		Short: "Shows the node, its volumes, and what needs attention",
 		Long: `Shows the node, its volumes, and what needs attention: a line with ! says what
-is wrong, the line under it what to do.`,
+is wrong, the line under it what to do. With VOLUME, only that one counts.`,
 		Example: `  blkctl status
   blkctl status --watch=5
   blkctl status demo --check >/dev/null || page-someone`,

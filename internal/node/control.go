@@ -130,15 +130,20 @@ func versionInfo() *api.VersionInfo {
 	return &api.VersionInfo{Version: v.Version, Revision: v.Revision, Go: v.Go, Platform: v.Platform}
 }
 
-// status describes the node and its volumes, or only one of them.
+// status describes the node and its volumes; or only one of them, and then
+// without the problems of the node.
 func (n *Node) status(only string) (*api.NodeStatus, error) {
+	disk := n.lookAtDisk()
 	out := &api.NodeStatus{
 		Node: n.cfg.NodeName, Mode: "standalone", Version: versionInfo(),
 		Started: timestamppb.New(n.started), DataDir: n.cfg.DataDir,
+		DiskSizeBytes: disk.size, DiskFreeBytes: disk.free,
 	}
-	n.describeDisk(out)
 	if only == "" {
 		out.Volumes = n.describeAll()
+		if disk.problem != nil {
+			out.Problems = append(out.Problems, disk.problem)
+		}
 		return out, nil
 	}
 	v, err := n.find(only)

@@ -153,7 +153,7 @@ func TestLowDisk(t *testing.T) {
 	for _, tc := range []struct {
 		free, size int64
 		want       bool
-	}{{100, 1000, false}, {50, 1000, false}, {49, 1000, true}, {0, 1000, true}} {
+	}{{100, 1000, false}, {50, 1000, false}, {49, 1000, true}, {0, 1000, true}, {51 << 30, 10 << 40, false}, {49 << 30, 10 << 40, true}} {
 		if got := isLow(tc.free, tc.size); got != tc.want {
 			t.Errorf("%d of %d: %v", tc.free, tc.size, got)
 		}

@@ -1,34 +1,31 @@
 package node
 
 import (
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
 	"blkd/internal/api"
-	"blkd/internal/units"
 )
 
-// lowDisk is the share of the file system that shall stay free: less is told as
-// a problem, because volumes are thin and may ask for it at any time.
-const lowDisk = 0.05
-
-// describeDisk fills in the file system that holds the data directory.
-func (n *Node) describeDisk(out *api.NodeStatus) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(n.cfg.DataDir, &fs); err != nil {
-		out.Problems = append(out.Problems, &api.Problem{Code: "disk_unknown",
-			Text:   fmt.Sprintf("the file system of %s does not answer: %v", n.cfg.DataDir, err),
-			Advice: "check the disk (dmesg)"})
-		return
-	}
-	out.DiskSizeBytes = int64(fs.Blocks) * fs.Bsize
-	out.DiskFreeBytes = int64(fs.Bavail) * fs.Bsize
-	if isLow(out.DiskFreeBytes, out.DiskSizeBytes) {
-		out.Problems = append(out.Problems, &api.Problem{Code: "disk_low",
-			Text:   fmt.Sprintf("%s is left on the file system of %s", units.Size(out.DiskFreeBytes), n.cfg.DataDir),
-			Advice: "free space there, or trim unused blocks in the volumes (fstrim)"})
-	}
+// disk is the file system that holds the data directory.
+type disk struct {
+	size, free int64 // bytes
+	problem    *api.Problem
 }
 
-func isLow(free, size int64) bool { return float64(free) < lowDisk*float64(size) }
+// lookAtDisk asks how full that file system is.
+func (n *Node) lookAtDisk() (d disk) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(n.cfg.DataDir, &fs); err != nil {
+		d.problem = unknownDiskProblem(n.cfg.DataDir, err)
+		return d
+	}
+	d.size, d.free = int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize
+	if isLow(d.free, d.size) {
+		d.problem = lowProblem(n.cfg.DataDir, d.free)
+	}
+	return d
+}
+
+// isLow: less than a twentieth is free, and less than 50 GiB. Volumes are thin
+// and may ask for it at any time.
+func isLow(free, size int64) bool { return free < min(size/20, 50<<30) }

@@ -89,6 +89,20 @@ func TestMetricsPage(t *testing.T) {
 	checkTable(t, "../../docs/manual/metrics.md", b.String())
 }
 
+func TestProblemsAreDescribed(t *testing.T) {
+	for _, page := range []string{"../../docs/json.md", "../../docs/manual/operate.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, code := range []string{openFailed, storeFailed, diskFull, badBlock, sizeDiffers, diskLow, diskUnknown} {
+			if !strings.Contains(string(text), "| `"+code+"` |") {
+				t.Errorf("%s does not describe %s", page, code)
+			}
+		}
+	}
+}
+
 func TestCumulate(t *testing.T) {
 	latency := make([]uint64, 32)
 	latency[3], latency[10], latency[11], latency[31] = 1, 2, 3, 4

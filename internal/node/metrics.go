@@ -83,10 +83,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	build := version.Get()
 	set(buildDesc, 1, build.Version, build.Revision)
-	var disk api.NodeStatus
-	c.node.describeDisk(&disk)
-	set(diskSize, float64(disk.DiskSizeBytes))
-	set(diskFree, float64(disk.DiskFreeBytes))
+	disk := c.node.lookAtDisk()
+	set(diskSize, float64(disk.size))
+	set(diskFree, float64(disk.free))
 	for _, v := range c.node.describeAll() {
 		for _, s := range volumeStates {
 			is := 0.0

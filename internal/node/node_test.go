@@ -182,7 +182,8 @@ func TestFailStop(t *testing.T) {
 func TestHealth(t *testing.T) {
 	n := start(t, testConfig(t, "demo=16MiB"), env.OS{})
 	defer stop(t, n)
-	if code, body := get(t, n, "/health"); code != http.StatusOK || body != "ok\n" {
+	// The machine's own disk may be low, which is told but no failure.
+	if code, body := get(t, n, "/health"); code != http.StatusOK || body != "ok\n" && !strings.HasPrefix(body, "node n1:") {
 		t.Errorf("healthy: %d %q", code, body)
 	}
 	events := n.storeEvents(n.lookup("demo"))
@@ -195,7 +196,7 @@ func TestHealth(t *testing.T) {
 	bad := &blockdev.ChecksumError{Volume: "demo", Off: 8192}
 	events.BadBlock(bad)
 	events.BadBlock(bad)
-	if _, body := get(t, n, "/health"); !strings.Contains(body, "1 block fail") {
+	if _, body := get(t, n, "/health"); !strings.Contains(body, "1 block fails its checksum") {
 		t.Errorf("bad block: %q", body)
 	}
 }

@@ -3,12 +3,10 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"sync"
 
 	"blkd/blockdev"
 	"blkd/internal/api"
-	"blkd/internal/units"
 )
 
 // volume is one volume of this node, served or not.
@@ -154,21 +152,15 @@ func (v *volume) describe(dataDir string, onFull string) *api.Volume {
 	}
 	switch {
 	case failed != nil && store == nil:
-		out.Problems = append(out.Problems, &api.Problem{Code: "open_failed",
-			Text:   "it could not be opened: " + failed.Error(),
-			Advice: openAdvice(v.name, failed)})
+		out.Problems = append(out.Problems, openProblem(v.name, failed))
 	case failed != nil:
-		out.Problems = append(out.Problems, &api.Problem{Code: "store_failed",
-			Text:   "it stopped at a disk error and its clients were disconnected: " + failed.Error(),
-			Advice: "check the disk (dmesg), then restart blkd; what was flushed is safe"})
+		out.Problems = append(out.Problems, failedProblem(failed))
 	}
 	if full {
 		out.Problems = append(out.Problems, fullProblem(dataDir, onFull))
 	}
 	if bad > 0 {
-		out.Problems = append(out.Problems, &api.Problem{Code: "bad_block",
-			Text:   fmt.Sprintf("%s fail their checksum; reads of them get an I/O error", count(bad, "block")),
-			Advice: "run: blkctl volume verify " + v.name + "; restore the damaged range from a backup"})
+		out.Problems = append(out.Problems, badProblem(v.name, bad))
 	}
 	if store != nil && v.want != 0 && v.want != out.SizeBytes {
 		out.Problems = append(out.Problems, sizeProblem(v.name, out.SizeBytes, v.want))
@@ -182,15 +174,6 @@ func (v *volume) describe(dataDir string, onFull string) *api.Volume {
 	return out
 }
 
-// openAdvice tells a store that was never complete, which holds nothing, from
-// one that is damaged.
-func openAdvice(name string, err error) string {
-	if errors.Is(err, fs.ErrNotExist) {
-		return "if blkd was stopped while it created or deleted the volume, remove the rest: blkctl volume delete " + name
-	}
-	return "repair what the message names, then restart blkd"
-}
-
 // describeIO picks what operators look at from a store's numbers.
 func describeIO(st blockdev.StoreStats) *api.VolumeIO {
 	return &api.VolumeIO{
@@ -198,31 +181,4 @@ func describeIO(st blockdev.StoreStats) *api.VolumeIO {
 		ClientWrittenBytes: st.WriteBytes, DiskWrittenBytes: st.LogBytes + st.ImageBytes + st.MetaBytes,
 		WriteAmplification: st.WriteAmplification(), MemoryBytes: st.MemoryBytes,
 	}
-}
-
-func fullProblem(dataDir, onFull string) *api.Problem {
-	p := &api.Problem{Code: "disk_full",
-		Text:   "the file system of " + dataDir + " is full and writes wait",
-		Advice: "free space there; the writes then go on by themselves"}
-	if onFull == "fail" {
-		p.Text = "the file system of " + dataDir + " is full and writes fail with no space left (ENOSPC)"
-		p.Advice = "free space there; no restart is needed"
-	}
-	return p
-}
-
-// sizeProblem: a resize that the configuration does not know of must not keep
-// the volume from being served at the next start, so it is only told.
-func sizeProblem(name string, have, want int64) *api.Problem {
-	return &api.Problem{Code: "size_differs",
-		Text:   fmt.Sprintf("its size is %s but the configuration says %s", units.Exact(have), units.Exact(want)),
-		Advice: fmt.Sprintf("run: blkctl volume resize %s %s; or correct the configuration", name, units.Exact(want))}
-}
-
-// count is "1 block" or "2 blocks".
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }
