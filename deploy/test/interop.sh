@@ -309,7 +309,7 @@ run compare-after-stop compare_volume
 restart KILL
 run start-after-kill started
 run compare-after-kill compare_volume
-#run kill-9-loop kill_loop
+run kill-9-loop kill_loop
 
 stop_server TERM || true
 undo_mounts
