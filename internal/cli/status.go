@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -136,13 +137,13 @@ func summary(s Status) string {
 	for _, v := range s.Volumes {
 		counts[v.State]++
 	}
-	text := fmt.Sprintf("%d ok", counts["ok"])
-	for _, state := range []string{"degraded", "failed", "unknown"} {
+	var words []string
+	for _, state := range []string{"ok", "degraded", "failed", "unknown"} {
 		if counts[state] > 0 {
-			text += fmt.Sprintf(", %d %s", counts[state], state)
+			words = append(words, fmt.Sprintf("%d %s", counts[state], state))
 		}
 	}
-	return text
+	return strings.Join(words, ", ")
 }
 
 // since is how long ago t was, in its largest unit: "3m", "2d".
