@@ -30,7 +30,9 @@ build: ## static binaries: bin/blkd, bin/blkctl
 .PHONY: test
 test: ## what must pass: vet, tests with the race detector, planted bugs, interop if its tools are there
 	$(GO) vet ./...
-	$(RACE) -timeout 10m ./...
+	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v '/blockdev$$')
+	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
+	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
 	$(MAKE) --no-print-directory mutants
 	@if command -v nbdinfo >/dev/null; then \
 		$(MAKE) --no-print-directory interop; \
@@ -65,8 +67,8 @@ fuzz-short: ## each fuzzer for 5 seconds
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5s
 
 .PHONY: crash
-crash: ## the store's crash test with SEEDS (100000) seeds
-	$(GO) test -run '^TestStoreCrash$$' -timeout 60m -v ./blockdev -crash.seeds=$(SEEDS)
+crash: ## the store's crash tests with SEEDS (100000) seeds
+	$(GO) test -run '^Test(Store|Replica)Crash$$' -timeout 60m -v ./blockdev -crash.seeds=$(SEEDS)
 
 .PHONY: mutants
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds

@@ -176,7 +176,8 @@ func testExtentsStop(t *testing.T, d blockdev.Device) {
 	for i := range int64(8) {
 		write(t, d, pattern(uint64(i), 64<<10), i*256<<10)
 	}
-	for stop := 1; stop < 4; stop++ {
+	total := len(extents(t, d, 0, d.Size())) // a device that cannot tell reports one
+	for stop := 1; stop <= min(4, total); stop++ {
 		calls := 0
 		err := d.Extents(0, d.Size(), func(blockdev.Extent) bool {
 			calls++
