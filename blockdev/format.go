@@ -191,6 +191,7 @@ func (r *record) decode(b []byte) error {
 		kind: recKind(b[72]), flags: b[73], blocks: int(le.Uint16(b[74:])),
 	}
 	ok := r.off >= 0 && r.len >= 0 && r.off <= MaxVolume && r.len <= MaxVolume && r.off%BlockSize == 0 && r.len%BlockSize == 0
+	ok = ok && r.flags&^flagZeroed == 0 && le.Uint32(b[76:]) == 0
 	switch r.kind {
 	case recData:
 		ok = ok && r.blocks >= 1 && r.blocks <= recMaxBlocks && r.len == int64(r.blocks)*BlockSize
@@ -219,10 +220,14 @@ func (r *record) checkTable(b []byte) error {
 }
 
 // page is a metadata page: header and body. A page on disk has two slots,
-// written in turn, so that a torn write leaves the older one.
+// written in turn, so that a torn write leaves the older one. The header has a
+// checksum of its own and lies in one sector, which is never torn: a slot whose
+// body fails still tells which checkpoint wrote it, and so whether it counts.
 //
-//	0  magic        8  index     16 checkpoint that wrote it
-//	4  CRC-32C     24  applied: log position of the last reference or zero in it
+//	0  magic                  8  index
+//	4  CRC-32C of 8 to end   16  checkpoint that wrote it
+//	                         24  applied: log position of the last reference or zero in it
+//	                         32  CRC-32C of 8 to 32
 type page [pageBytes]byte
 
 // pageKind is the magic of a page.
@@ -243,12 +248,23 @@ func (p *page) seal(kind pageKind, index, ckpt uint64) {
 	le.PutUint32(p[0:], uint32(kind))
 	le.PutUint64(p[8:], index)
 	le.PutUint64(p[16:], ckpt)
+	le.PutUint32(p[32:], checksum(p[8:32]))
 	le.PutUint32(p[4:], checksum(p[8:]))
 }
 
-func (p *page) valid(kind pageKind, index uint64) bool {
-	return le.Uint32(p[0:]) == uint32(kind) && le.Uint32(p[4:]) == checksum(p[8:]) && p.index() == index
+// headValid tells whether the header is whole.
+func (p *page) headValid(kind pageKind, index uint64) bool {
+	return le.Uint32(p[0:]) == uint32(kind) && le.Uint32(p[32:]) == checksum(p[8:32]) && p.index() == index
 }
+
+// valid tells whether all of the page is whole.
+func (p *page) valid(kind pageKind, index uint64) bool {
+	return p.headValid(kind, index) && le.Uint32(p[4:]) == checksum(p[8:])
+}
+
+// unwritten tells whether the header's sector was never written: a torn first
+// write may have left something behind it.
+func (p *page) unwritten() bool { return [512]byte(p[:512]) == [512]byte{} }
 
 // Chunk entries: where each 64 KiB of the volume lies in the image, which of its
 // blocks hold data, and their checksums.

@@ -23,11 +23,6 @@ type pageFile struct {
 	limit   int // pages to keep cached; 0: all
 	ckpt    atomic.Uint64
 
-	// tornOK: the store was not closed in order and has not completed a
-	// checkpoint since, so a slot that fails its checksum may be a torn write
-	// of the checkpoint that the crash ended. Later it is damage.
-	tornOK atomic.Bool
-
 	cached []int64 // indexes with a buffer, in no order: the clock's dial
 	hand   int
 	dirty  int
@@ -121,14 +116,16 @@ func (pf *pageFile) evict() {
 	}
 }
 
-// pageRead is a page as found on disk; page is nil if it was never written.
+// pageRead is a page as found on disk; page is nil if it did not exist at the
+// last checkpoint.
 type pageRead struct {
 	page  *page
 	slot  uint8
 	stale bool // the other slot holds a remnant that must be overwritten
 }
 
-// read brings page i from disk. It needs no lock.
+// read brings page i from disk: the slot that the last checkpoint, or the newest
+// before it, has written. It needs no lock.
 func (pf *pageFile) read(i int64) (pageRead, error) {
 	var both [2]page
 	for s := range both {
@@ -138,26 +135,26 @@ func (pf *pageFile) read(i int64) (pageRead, error) {
 		}
 	}
 	r := pageRead{slot: 1}
-	bad := 0
 	for s := range both {
 		p := &both[s]
 		switch {
-		case *p == page{}:
-		case !p.valid(pf.kind, uint64(i)):
-			bad++
+		case p.unwritten():
+		case !p.headValid(pf.kind, uint64(i)):
+			return pageRead{}, pf.damaged(i, uint8(s))
 		case p.ckpt() > pf.ckpt.Load() && !mutant.On(mutant.StorePartialFlush): // of a checkpoint that the crash ended
 			r.stale = true
 		case r.page == nil || p.ckpt() > r.page.ckpt():
 			r.page, r.slot = p, uint8(s)
 		}
 	}
-	if bad > 0 {
-		if !pf.tornOK.Load() || bad == 2 {
-			return pageRead{}, fmt.Errorf("%w: metadata page %d fails its checksum in %s at %d", ErrIO, i, pf.name, slotOffset(i, 0))
-		}
-		r.stale = true
+	if r.page != nil && !r.page.valid(pf.kind, uint64(i)) {
+		return pageRead{}, pf.damaged(i, r.slot)
 	}
 	return r, nil
+}
+
+func (pf *pageFile) damaged(i int64, slot uint8) error {
+	return fmt.Errorf("%w: metadata page %d fails its checksum in %s at %d", ErrIO, i, pf.name, slotOffset(i, slot))
 }
 
 func slotOffset(i int64, slot uint8) int64 { return (2*i + int64(slot)) * pageBytes }

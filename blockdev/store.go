@@ -1,7 +1,6 @@
 package blockdev
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"path"
@@ -128,17 +127,18 @@ func (s *superFileState) load(name string) error {
 		return err
 	}
 	found := false
-	var firstErr error
-	for i := 0; i < len(b); i += superBytes {
+	for slot := 0; slot < len(b); slot += 2 * superBytes {
 		var c superblock
-		if err := c.decode(b[i : i+superBytes]); err != nil {
-			firstErr = cmp.Or(firstErr, err)
-		} else if !found || c.serial > s.serial {
+		// What counts lies in one sector and is never torn, so a copy that
+		// fails is damaged. If both are, the older slot may be out of date.
+		if c.decode(b[slot:]) != nil {
+			if err := c.decode(b[slot+superBytes:]); err != nil {
+				return fmt.Errorf("%s: %w; restore the volume from another copy", name, err)
+			}
+		}
+		if !found || c.serial > s.serial {
 			s.superblock, found = c, true
 		}
-	}
-	if !found {
-		return fmt.Errorf("%s: no valid superblock (%w); restore the volume from another copy", name, firstErr)
 	}
 	return nil
 }

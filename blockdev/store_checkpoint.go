@@ -42,10 +42,6 @@ func (s *Store) checkpoint(at appliedState) error {
 	s.mu.Lock()
 	s.maps.landed(maps, ckpt)
 	s.alloc.pages.landed(alloc, ckpt)
-	if at.pos >= s.recoverTo {
-		s.maps.tornOK.Store(false)
-		s.alloc.pages.tornOK.Store(false)
-	}
 	s.mu.Unlock()
 	s.counters.checkpoints.Add(1)
 	s.drainReaders()

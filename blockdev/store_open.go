@@ -139,7 +139,6 @@ func (s *Store) open() error {
 	s.over = newOverlay(pages)
 	for _, pf := range []*pageFile{s.maps, s.alloc.pages} {
 		pf.ckpt.Store(sb.ckpt)
-		pf.tornOK.Store(!sb.clean)
 	}
 	allocBytes, err := s.alloc.pages.f.Size()
 	if err != nil {

@@ -1,0 +1,194 @@
+package blockdev
+
+import (
+	"bytes"
+	"encoding/hex"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"blkd/internal/env/crashfs"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
+
+// Samples of every structure of format version 1. The golden files must decode
+// for ever: a new version adds files, it does not change these.
+var (
+	sampleSuper = superblock{
+		serial: 7, uuid: [16]byte{1, 2, 3, 15: 16}, size: 3 << 20, logBytes: MinLog, clean: true,
+		incarnation: 5, incStart: 70_000, ckpt: 9, replayFrom: 65_536, lastGen: 3, lastSeq: 1234, commit: 1240, durable: 69_000,
+	}
+	sampleRecords = []record{
+		{kind: recData, blocks: 2, pos: 4096, gen: 1, seq: 1, off: 8192, len: 8192, commit: 1, durable: 4096, incarnation: 1},
+		{kind: recRef, blocks: 16, pos: 12_376, gen: 1, seq: 2, off: 65_536, len: 65_536, commit: 1, durable: 4096, incarnation: 1, phys: 77},
+		{kind: recRef, flags: flagZeroed, blocks: 32, pos: 12_520, gen: 2, seq: 3, off: 131_072, len: 131_072, incarnation: 2, phys: 80},
+		{kind: recZero, pos: 12_600, gen: 2, seq: 4, off: 1 << 30, len: 1 << 40, incarnation: 2},
+		{kind: recSkip, pos: 12_680, gen: 2, seq: 4, incarnation: 2},
+	}
+)
+
+func sampleBytes() map[string][]byte {
+	super := make([]byte, superBytes)
+	sampleSuper.encode(super)
+	files := map[string][]byte{"super": super[:128]}
+	for i, r := range sampleRecords {
+		b := make([]byte, r.headerBytes())
+		for n := range r.crcs() {
+			le.PutUint32(b[recHeader+4*n:], uint32(0x1000+n))
+		}
+		r.encode(b)
+		files["record-"+[]string{"data", "ref", "ref-zeroed", "zero", "skip"}[i]] = b
+	}
+	var p page
+	e := p.entry(3)
+	e.setPhys(8)
+	e.setPresent(1 << 5)
+	e.setCRC(5, 0xdeadbeef)
+	p.setApplied(12_520)
+	p.seal(mapPages, 2, 9)
+	files["page-map"] = p[:512]
+	return files
+}
+
+func TestFormatGolden(t *testing.T) {
+	for name, b := range sampleBytes() {
+		file := filepath.Join("testdata", "format-v1", name+".hex")
+		if *rewrite {
+			if err := os.WriteFile(file, []byte(hex.Dump(b)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.Dump(b); got != string(want) {
+			t.Errorf("%s: encoding has changed\n%s", name, got)
+		}
+	}
+}
+
+func TestFormatRoundTrip(t *testing.T) {
+	b := make([]byte, superBytes)
+	sampleSuper.encode(b)
+	var super superblock
+	if err := super.decode(b); err != nil || super != sampleSuper {
+		t.Errorf("superblock: %v %+v", err, super)
+	}
+	for _, want := range sampleRecords {
+		b := make([]byte, want.headerBytes())
+		want.encode(b)
+		var got record
+		if err := got.decode(b); err != nil || got != want || got.checkTable(b) != nil {
+			t.Errorf("record: %v %+v", err, got)
+		}
+		b[len(b)-1] ^= 1
+		if got.checkTable(b) == nil {
+			t.Errorf("a damaged record of kind %d passes", want.kind)
+		}
+	}
+}
+
+func FuzzSuperblock(f *testing.F) {
+	b := make([]byte, superBytes)
+	sampleSuper.encode(b)
+	f.Add(b[12:120])
+	f.Fuzz(func(t *testing.T, fields []byte) {
+		b := make([]byte, superBytes)
+		copy(b, superMagic[:])
+		copy(b[12:], fields)
+		le.PutUint32(b[8:], checksum(b[12:])) // else the checksum turns all of them away
+		var s superblock
+		if s.decode(b) != nil {
+			return
+		}
+		again := make([]byte, superBytes)
+		s.encode(again)
+		var s2 superblock
+		if err := s2.decode(again); err != nil || s2 != s {
+			t.Fatalf("%+v decodes as %+v, %v", s, s2, err)
+		}
+	})
+}
+
+func FuzzRecord(f *testing.F) {
+	for name, b := range sampleBytes() {
+		if strings.HasPrefix(name, "record") {
+			f.Add(b)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r record
+		if r.decode(b) != nil {
+			return
+		}
+		if n := r.headerBytes(); n <= len(b) {
+			le.PutUint32(b[4:], checksum(b[8:n])) // else the checksum turns all of them away
+		}
+		if n := r.bytes(); n < recHeader || n > recHeader+recMaxBlocks*(BlockSize+4)+4*65536 {
+			t.Fatalf("a record of %d bytes: %+v", n, r)
+		}
+		if r.checkTable(b) != nil {
+			return
+		}
+		again := bytes.Clone(b[:r.headerBytes()])
+		r.encode(again)
+		if !bytes.Equal(again[:72], b[:72]) {
+			t.Fatalf("%+v encodes differently", r)
+		}
+	})
+}
+
+// FuzzStoreFiles lays arbitrary bytes over a store's files, of a store that has
+// content, and opens it: an error or a store whose every block can be asked for.
+func FuzzStoreFiles(f *testing.F) {
+	for i, b := range []string{"super", "log", "map", "alloc", "image"} {
+		f.Add(uint8(i), uint16(1), []byte(b))
+	}
+	for _, b := range sampleBytes() {
+		f.Add(uint8(1), uint16(4096), b)
+		f.Add(uint8(2), uint16(0), b)
+	}
+	f.Fuzz(func(t *testing.T, file uint8, off uint16, junk []byte) {
+		fs := crashfs.New()
+		o := StoreOptions{FS: fs, Dir: "/v", Volume: "v", LogBytes: MinLog, Manual: true}
+		if err := CreateStore(o, 4<<20); err != nil {
+			t.Fatal(err)
+		}
+		s, err := OpenStore(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range int64(4) {
+			WriteAt(s, make([]byte, 3*BlockSize), i*70_000, 0)
+			WriteAt(s, make([]byte, chunkBytes), 1<<20+i*chunkBytes, 0)
+			if i == 1 {
+				s.Destage()
+			}
+		}
+		fs.Kill()
+		name := "/v/" + []string{superFile, logFile, mapFile, allocFile, imageFile}[file%5]
+		h, err := fs.Open(name, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size, _ := h.Size(); int64(off)+int64(len(junk)) > size && file%5 < 2 {
+			return
+		}
+		if _, err := h.WriteAt(junk, int64(off)); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = OpenStore(o); err != nil {
+			return
+		}
+		buf := make([]byte, chunkBytes)
+		for at := int64(0); at < s.Size(); at += chunkBytes {
+			ReadAt(s, buf[:min(chunkBytes, s.Size()-at)], at)
+		}
+		s.Destage()
+		s.Close()
+	})
+}
