@@ -83,6 +83,7 @@ counts more.`,
 			return checkFormat(a.output)
 		},
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return suggest.Flag(cmd.Flags(), err) })
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetIn(a.In)

@@ -28,10 +28,10 @@ func Load(args, environ []string) (Invocation, error) {
 	var given Config
 	first, inv := flagSet(&given)
 	if err := first.Parse(args); err != nil {
-		return inv.value(), flagError(first, err)
+		return inv.value(), suggest.Flag(first, err)
 	}
 	if first.NArg() > 0 {
-		return inv.value(), fmt.Errorf("unexpected argument %q; blkd takes only flags, see blkd --help", first.Arg(0))
+		return inv.value(), fmt.Errorf("unexpected argument %q; blkd takes only flags", first.Arg(0))
 	}
 	if inv.help || inv.version {
 		return inv.value(), nil
@@ -62,7 +62,7 @@ func Load(args, environ []string) (Invocation, error) {
 		}
 	}
 	if err := final.Parse(args); err != nil {
-		return inv.value(), flagError(final, err)
+		return inv.value(), suggest.Flag(final, err)
 	}
 	result := again.value()
 	result.Config = cfg
@@ -92,19 +92,6 @@ func flagSet(c *Config) (*pflag.FlagSet, *asks) {
 	return fs, a
 }
 
-func flagError(fs *pflag.FlagSet, err error) error {
-	var unknown *pflag.NotExistError
-	if !errors.As(err, &unknown) {
-		return fmt.Errorf("%w; see blkd --help", err)
-	}
-	var names []string
-	fs.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	if best, ok := suggest.Nearest(unknown.GetSpecifiedName(), names); ok {
-		return fmt.Errorf("%w; did you mean --%s?", err, best)
-	}
-	return fmt.Errorf("%w; see blkd --help", err)
-}
-
 // environment picks blkd's variables and refuses those it does not know, which
 // are most likely misspelt.
 func environment(environ []string) (map[string]string, error) {
@@ -130,7 +117,7 @@ func environment(environ []string) (map[string]string, error) {
 		if best, ok := suggest.Nearest(name, names); ok {
 			return nil, fmt.Errorf("environment variable %s is unknown; did you mean %s?", name, best)
 		}
-		return nil, fmt.Errorf("environment variable %s is unknown; unset it, blkd --help lists the known ones", name)
+		return nil, fmt.Errorf("environment variable %s is unknown; unset it", name)
 	}
 	return env, nil
 }
@@ -169,5 +156,5 @@ func didYouMean(key string) string {
 	if best, ok := suggest.Nearest(key, keys); ok {
 		return "; did you mean " + best + "?"
 	}
-	return "; blkd --help lists the settings"
+	return ""
 }

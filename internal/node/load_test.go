@@ -66,7 +66,7 @@ func TestLoadRefuses(t *testing.T) {
 		say  []string
 	}{
 		"unknown key":      {file: "standalone = true\n[nbd]\ntsl = \"off\"\n", say: []string{"blkd.toml:3", "nbd.tsl", "did you mean nbd.tls?"}},
-		"unknown section":  {file: "[networking]\na = 1\n", say: []string{"blkd.toml:1", "networking", "blkd --help"}},
+		"unknown section":  {file: "[networking]\na = 1\n", say: []string{"blkd.toml:1", "networking"}},
 		"wrong type":       {file: "standalone = \"yes\"\n", say: []string{"blkd.toml:1", "standalone"}},
 		"not TOML":         {file: "standalone = true\n= 3\n", say: []string{"blkd.toml:2"}},
 		"no file":          {args: []string{"--config", "/nowhere/x.toml"}, say: []string{"/nowhere/x.toml", "no such file"}},

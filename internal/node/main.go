@@ -40,7 +40,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "blkd", version.Get())
 		return exitOK
 	case err != nil:
-		fmt.Fprintln(stderr, "blkd:", err)
+		fmt.Fprintf(stderr, "blkd: %v\nblkd --help describes all settings\n", err)
 		return exitUsage
 	case inv.Check:
 		fmt.Fprintln(stdout, "configuration is good")

@@ -1,6 +1,27 @@
 // Package suggest finds the word that was probably meant.
 package suggest
 
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+)
+
+// Flag adds the flag that was probably meant to an error of parsing fs.
+func Flag(fs *pflag.FlagSet, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	var names []string
+	fs.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if best, ok := Nearest(unknown.GetSpecifiedName(), names); ok {
+		return fmt.Errorf("%w; did you mean --%s?", err, best)
+	}
+	return err
+}
+
 // Nearest returns the candidate with the fewest edits (insert, delete, replace)
 // from word. It reports false when none is near: more than about a third of the
 // word would have to change.
