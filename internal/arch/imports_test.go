@@ -12,7 +12,7 @@ import (
 // it names and nothing else of this module. A package that is not here may not
 // exist.
 //
-//	cmd/*
+//	cmd/*, deploy/test/*
 //	internal/sim
 //	internal/node     internal/cli
 //	nbd  replication  metadata  fio  internal/api
@@ -22,6 +22,11 @@ var mayImport = map[string][]string{
 	"cmd/blkd":   {"internal/node"},
 	"cmd/blkctl": {"internal/cli", "fio"},
 	"cmd/blksim": {"internal/sim"},
+
+	// Programs that measure and torment the others from outside.
+	"deploy/test/benchnbd":  {"fio", "nbd", "blockdev", "internal/units"},
+	"deploy/test/killloop":  {"nbd", "blockdev", "internal/units"},
+	"deploy/test/memserver": {"nbd", "blockdev", "internal/units"},
 
 	"internal/sim": {
 		"internal/node", "replication", "metadata", "fencing", "blockdev", "internal/env", "internal/env/crashfs", "internal/mutant",

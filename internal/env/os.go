@@ -170,7 +170,9 @@ func (o *osFile) writev(iovs []unix.Iovec, off int64) error {
 	return nil
 }
 
-func (o *osFile) Sync() error { return o.retry("sync", 0, func() error { return unix.Fdatasync(o.fd) }) }
+func (o *osFile) Sync() error {
+	return o.retry("sync", 0, func() error { return unix.Fdatasync(o.fd) })
+}
 
 func (o *osFile) Size() (int64, error) {
 	fi, err := o.f.Stat()
