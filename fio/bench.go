@@ -140,11 +140,14 @@ func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (
 	for _, t := range cfg.Targets {
 		res.Targets = append(res.Targets, &TargetResult{Name: t.Name})
 	}
-	if d, err := j.runtime(); err == nil && d > 0 {
-		for _, t := range cfg.Targets {
+	for _, t := range cfg.Targets {
+		if d, err := j.runtime(); err == nil && d > 0 {
 			if _, err := gen.run(ctx, j.withRuntime(min(d, warmUp)), t); err != nil {
 				return res, err
 			}
+		}
+		if _, err := settle(ctx, t.PIDs); err != nil {
+			return res, err
 		}
 	}
 	for round := 1; round <= cfg.Rounds; round++ {
@@ -163,12 +166,14 @@ func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (
 	return res, nil
 }
 
-// measure is one run, with what the server's processes used for it.
+// measure is one run, with what the server's processes used for it. What a server puts
+// off belongs to the run that caused it, and must not disturb the next one: so the
+// account is closed, and measure returns, when the server is idle again.
 func (cfg *Config) measure(ctx context.Context, gen generator, j Job, t Target) (Sample, error) {
-	if len(t.PIDs) > 0 || t.file() != "" {
-		unix.Sync() // what the run before left dirty must not be written during this one
-	}
 	if len(t.PIDs) == 0 {
+		if t.file() != "" {
+			unix.Sync() // what was written must not go to disk during the next run
+		}
 		return gen.run(ctx, j, t)
 	}
 	before, err := usageOf(t.PIDs)
@@ -179,10 +184,44 @@ func (cfg *Config) measure(ctx context.Context, gen generator, j Job, t Target) 
 	if err != nil {
 		return s, err
 	}
-	after, err := usageOf(t.PIDs)
+	after, err := settle(ctx, t.PIDs)
 	if err != nil {
 		return s, err
 	}
 	s.charge(before, after)
 	return s, nil
+}
+
+const (
+	quietTime  = 500 * time.Millisecond // a server that did nothing for so long is idle
+	quietCPU   = 2 * clockTick          // what "nothing" may cost: timers, measuring
+	settleTime = 30 * time.Second       // a server that is never idle is measured as it is
+)
+
+// settle writes back what the kernel holds dirty, waits until the processes are idle,
+// and returns what they have used.
+func settle(ctx context.Context, pids []int) (usage, error) {
+	unix.Sync()
+	last, err := usageOf(pids)
+	if err != nil {
+		return last, err
+	}
+	for deadline := time.Now().Add(settleTime); time.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return last, ctx.Err()
+		case <-time.After(quietTime):
+		}
+		now, err := usageOf(pids)
+		if err != nil {
+			return now, err
+		}
+		quiet := now.cpu-last.cpu <= quietCPU && now.wrote == last.wrote
+		last = now
+		if quiet {
+			unix.Sync()
+			break
+		}
+	}
+	return last, nil
 }

@@ -109,6 +109,17 @@ func (r *Result) Target(name string) *TargetResult {
 	return nil
 }
 
+// Ratio compares two targets of a result, round by round; ok is false when one of them
+// was not measured.
+func (r *Result) Ratio(m Metric, name, over string) (s Summary, ok bool) {
+	a, b := r.Target(name), r.Target(over)
+	if a == nil || b == nil {
+		return s, false
+	}
+	v := ratios(a.Samples, b.Samples, m)
+	return summarize(v), len(v) > 0
+}
+
 // JSON writes the report as one indented JSON object.
 func (rep *Report) JSON(w io.Writer) error {
 	e := json.NewEncoder(w)

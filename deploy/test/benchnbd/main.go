@@ -1,0 +1,155 @@
+// Command benchnbd measures blkd beside qemu-nbd and nbdkit, on the same file system and
+// with the same durability, and says which of the project's targets for one node hold.
+//
+// Scenarios:
+//
+//	disk       blkd, nbdkit file and qemu-nbd (writeback), and the raw file, under fio,
+//	           over TCP and over Unix sockets. All acknowledge a write from memory and
+//	           make it durable on flush. The disks are filled with random data first.
+//	memory     the NBD edge alone: package nbd over a memory device, nbdkit memory, and
+//	           qemu-nbd on a tmpfs file; under fio over TCP, and under the batching
+//	           client over a Unix socket.
+//	tls        blkd with and without TLS, under the batching client over TCP.
+//	checksums  blkd with and without checksums.
+//
+// Every process that it starts is ended by its id, on errors and signals too.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/fio"
+	"blkd/nbd"
+)
+
+// bench is the configuration and the state of a run.
+type bench struct {
+	blkd, memserver string        // programs
+	dir             string        // where the disks lie, for this run only
+	out             string        // where the pages and the JSON go; empty: nowhere
+	size            int64         // bytes per disk
+	rounds          int           // runs of each job against each server
+	runtime         time.Duration // of a run
+	transports      []string      // tcp, unix
+
+	servers []*server // running
+	ports   int       // handed out
+}
+
+func main() {
+	// Servers are to die with the thread that started them, so that thread must stay.
+	runtime.LockOSThread()
+	var b bench
+	flag.StringVar(&b.blkd, "blkd", "", "blkd `program`")
+	flag.StringVar(&b.memserver, "memserver", "", "memserver `program`")
+	dir := flag.String("dir", "", "`directory` on the file system to measure (default: the temporary one)")
+	flag.StringVar(&b.out, "out", "", "`directory` for pages with plots and JSON (default: none are written)")
+	sizeMiB := flag.Int64("size", 1024, "size of each disk in MiB; all of them must fit into memory several times")
+	flag.IntVar(&b.rounds, "rounds", fio.DefaultRounds, "runs of each job against each server")
+	flag.DurationVar(&b.runtime, "runtime", 2*time.Second, "length of a run")
+	only := flag.String("only", "disk,memory,tls,checksums", "scenarios")
+	transports := flag.String("transports", "tcp,unix", "transports of the disk scenario")
+	flag.Parse()
+	b.size = *sizeMiB << 20
+	b.transports = strings.Split(*transports, ",")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := b.run(ctx, *dir, strings.Split(*only, ",")); err != nil {
+		fmt.Fprintln(os.Stderr, "benchnbd:", err)
+		os.Exit(1)
+	}
+}
+
+func (b *bench) run(ctx context.Context, dir string, only []string) error {
+	if err := b.check(); err != nil {
+		return err
+	}
+	var err error
+	if b.dir, err = os.MkdirTemp(dir, "benchnbd-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	defer b.stopAll()
+	scenarios := map[string]func(context.Context) ([]verdict, error){
+		"disk": b.disk, "memory": b.memory, "tls": b.tls, "checksums": b.checksums,
+	}
+	var verdicts []verdict
+	for _, name := range only {
+		scenario := scenarios[name]
+		if scenario == nil {
+			return fmt.Errorf("-only %s: the scenarios are disk, memory, tls and checksums", name)
+		}
+		v, err := scenario(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		verdicts = append(verdicts, v...)
+	}
+	return printVerdicts(os.Stdout, verdicts)
+}
+
+// measure runs jobs against servers and shows the result. The first server is the one
+// that the others are compared with in the table.
+func (b *bench) measure(ctx context.Context, title string, e fio.Engine, jobs []string, servers ...*server) (*fio.Report, error) {
+	cfg := fio.Config{
+		Engines: []fio.Engine{e}, Rounds: b.rounds, Runtime: b.runtime, Overwrite: true, Progress: os.Stderr,
+		Dial: func(ctx context.Context, uri string) (blockdev.Device, error) {
+			return nbd.Dial(ctx, uri, nbd.DialOptions{})
+		},
+	}
+	var err error
+	if cfg.Jobs, err = fio.SelectJobs(jobs); err != nil {
+		return nil, err
+	}
+	for _, s := range servers {
+		cfg.Targets = append(cfg.Targets, s.target())
+	}
+	rep, err := fio.Run(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("\n== %s\n", title)
+	if err := rep.Table(os.Stdout); err != nil {
+		return nil, err
+	}
+	return rep, b.save(rep, title)
+}
+
+// save writes a report's page and JSON.
+func (b *bench) save(rep *fio.Report, title string) error {
+	if b.out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(b.out, 0o755); err != nil {
+		return err
+	}
+	name := filepath.Join(b.out, "bench-"+strings.NewReplacer(" ", "-", ",", "").Replace(title))
+	for ext, write := range map[string]func(*os.File) error{
+		".html": func(f *os.File) error { return rep.HTML(f) },
+		".json": func(f *os.File) error { return rep.JSON(f) },
+	} {
+		f, err := os.Create(name + ext)
+		if err != nil {
+			return err
+		}
+		if err := write(f); err != nil {
+			f.Close()
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("plots: %s.html\n", name)
+	return nil
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"blkd/fio"
+	"blkd/nbd"
+)
+
+// startTimeout is how long a server may take until it answers.
+const startTimeout = 30 * time.Second
+
+// server is one running NBD server, or a file.
+type server struct {
+	name, uri string
+	cmd       *exec.Cmd // nil for a file
+	ended     chan struct{}
+	log       string
+}
+
+// target is the server as the fio package takes it.
+func (s *server) target() fio.Target {
+	t := fio.Target{Name: s.name, URI: s.uri}
+	if s.cmd != nil {
+		t.PIDs = []int{s.cmd.Process.Pid}
+	}
+	return t
+}
+
+// check says which program is missing.
+func (b *bench) check() error {
+	for _, p := range []struct{ program, how string }{
+		{b.blkd, "name it with -blkd"}, {b.memserver, "name it with -memserver"},
+		{"nbdkit", "apt-get install nbdkit"}, {"qemu-nbd", "apt-get install qemu-utils"}, {"fio", "apt-get install fio"},
+	} {
+		if _, err := exec.LookPath(p.program); err != nil {
+			return fmt.Errorf("%w (%s)", err, p.how)
+		}
+	}
+	return nil
+}
+
+// place is where a server listens.
+type place struct{ socket, host, port string }
+
+// place returns a place that nobody uses.
+func (b *bench) place(transport string) (place, error) {
+	b.ports++
+	if transport == "unix" {
+		return place{socket: filepath.Join(b.dir, fmt.Sprintf("s%d", b.ports))}, nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return place{}, err
+	}
+	defer l.Close()
+	host, port, err := net.SplitHostPort(l.Addr().String())
+	return place{host: host, port: port}, err
+}
+
+func (p place) uri(export string) string {
+	if p.socket != "" {
+		return "nbd+unix:///" + export + "?socket=" + url.QueryEscape(p.socket)
+	}
+	return "nbd://" + net.JoinHostPort(p.host, p.port) + "/" + export
+}
+
+// address is the place as blkd and memserver take it.
+func (p place) address() string {
+	if p.socket != "" {
+		return "unix:" + p.socket
+	}
+	return net.JoinHostPort(p.host, p.port)
+}
+
+// nbdkit starts nbdkit with a plugin.
+func (b *bench) nbdkit(ctx context.Context, name string, p place, plugin ...string) (*server, error) {
+	where := []string{"-f", "-i", p.host, "-p", p.port}
+	if p.socket != "" {
+		where = []string{"-f", "-U", p.socket}
+	}
+	return b.start(ctx, name, p.uri(""), "nbdkit", append(where, plugin...)...)
+}
+
+// qemuNBD starts qemu-nbd on a raw file, with the page cache as its write cache.
+func (b *bench) qemuNBD(ctx context.Context, p place, file string) (*server, error) {
+	where := []string{"-b", p.host, "-p", p.port}
+	if p.socket != "" {
+		where = []string{"-k", p.socket}
+	}
+	args := append(where, "-t", "-f", "raw", "--shared=8", "--cache=writeback", "--discard=unmap", file)
+	return b.start(ctx, "qemu-nbd", p.uri(""), "qemu-nbd", args...)
+}
+
+// blkdNode starts blkd on a directory of its own, with one volume called disk.
+func (b *bench) blkdNode(ctx context.Context, name string, p place, dir string, more ...string) (*server, error) {
+	args := append([]string{"--standalone", "--data-dir", filepath.Join(b.dir, dir),
+		"--volume", fmt.Sprintf("disk=%dMiB", b.size>>20), "--nbd", p.address()}, more...)
+	return b.start(ctx, name, p.uri("disk"), b.blkd, args...)
+}
+
+// start runs a server and waits until it answers at its URI.
+func (b *bench) start(ctx context.Context, name, uri, program string, args ...string) (*server, error) {
+	s := &server{name: name, uri: uri, log: filepath.Join(b.dir, fmt.Sprintf("log%d", b.ports)), ended: make(chan struct{})}
+	out, err := os.Create(s.log)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	s.cmd = exec.Command(program, args...)
+	s.cmd.Stdout, s.cmd.Stderr = out, out
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	b.servers = append(b.servers, s)
+	go func() { s.cmd.Wait(); close(s.ended) }()
+	return s, s.waitReady(ctx)
+}
+
+func (s *server) waitReady(ctx context.Context) error {
+	deadline := time.Now().Add(startTimeout)
+	for {
+		c, err := nbd.Dial(ctx, s.uri, nbd.DialOptions{})
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ended:
+			return fmt.Errorf("%s ended instead of serving:\n%s", strings.Join(s.cmd.Args, " "), s.said())
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not answer: %w\n%s", strings.Join(s.cmd.Args, " "), err, s.said())
+		}
+	}
+}
+
+// said is the server's output.
+func (s *server) said() string {
+	text, err := os.ReadFile(s.log)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(text[max(0, len(text)-2000):]))
+}
+
+// stopAll ends every server that runs, in the end with SIGKILL.
+func (b *bench) stopAll() {
+	for _, s := range slices.Backward(b.servers) {
+		s.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-s.ended:
+		case <-time.After(20 * time.Second):
+			s.cmd.Process.Kill()
+			<-s.ended
+		}
+	}
+	b.servers = nil
+}
