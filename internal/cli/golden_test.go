@@ -51,7 +51,7 @@ var full = &api.Volume{
 
 var broken = &api.Volume{
 	Name: "old", State: api.VolumeState_VOLUME_STATE_FAILED,
-	Problems: []*api.Problem{{Code: "open_failed", Text: "it could not be opened: superblock: bad magic",
+	Problems: []*api.Problem{{Code: "open_failed", Text: "it is not open: superblock: bad magic",
 		Advice: "repair what the message names, then restart blkd"}},
 }
 

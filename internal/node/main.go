@@ -55,10 +55,6 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 
 // serve runs a node from start to stop.
 func serve(cfg Config, stderr io.Writer) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer signal.Stop(signals)
-
 	log := newLog(cfg.Log, stderr, os.Getenv("JOURNAL_STREAM") != "")
 	sockets, err := inherited()
 	if err != nil {
@@ -68,6 +64,11 @@ func serve(cfg Config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	// Until here a signal has killed the process, which may have had long logs to
+	// replay. That is as safe as any other crash.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
 	if log.Enabled(context.Background(), slog.LevelInfo) {
 		n.greet(stderr)
 	}

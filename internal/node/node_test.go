@@ -307,6 +307,26 @@ func TestResizeIsSeenByNewClients(t *testing.T) {
 	}
 }
 
+// TestVolumeThatCannotBeCreated does not keep the others from being served.
+func TestVolumeThatCannotBeCreated(t *testing.T) {
+	cfg := testConfig(t, "demo=16MiB", "blocked=16MiB")
+	if err := os.MkdirAll(cfg.DataDir+"/"+volumesDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.DataDir+"/"+volumesDir+"/blocked", nil, 0o600); err != nil { // a file where a directory must be
+		t.Fatal(err)
+	}
+	n := start(t, cfg, env.OS{})
+	defer stop(t, n)
+	v := n.describe(n.lookup("blocked"))
+	if v.State != api.VolumeState_VOLUME_STATE_FAILED || !strings.Contains(v.Problems[0].Text, "creating it failed") {
+		t.Errorf("%v", v)
+	}
+	if err := blockdev.WriteAt(dial(t, n, "demo"), make([]byte, 4096), 0, 0); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFailedStartLeavesNothing: after a start that failed half way, the same
 // data directory can be used at once.
 func TestFailedStartLeavesNothing(t *testing.T) {

@@ -13,9 +13,8 @@ import (
 )
 
 // openVolumes opens every volume in the data directory, and creates those of
-// specs that are absent. A volume that cannot be opened is kept as failed and
-// does not stop the others; one that cannot be created stops the node, because
-// the operator has just asked for it.
+// specs that are absent. A volume for which that does not work is kept as failed
+// and does not stop the others.
 func (n *Node) openVolumes(specs []VolumeSpec) error {
 	dir := filepath.Join(n.cfg.DataDir, volumesDir)
 	names, err := n.fs.ReadDir(dir)
@@ -33,15 +32,7 @@ func (n *Node) openVolumes(specs []VolumeSpec) error {
 	for _, spec := range specs {
 		v := &volume{name: spec.Name, dir: n.volumeDir(spec.Name), want: spec.Size}
 		found[spec.Name] = v
-		err := blockdev.CreateStore(n.storeOptions(v), spec.Size)
-		switch {
-		case errors.Is(err, fs.ErrExist):
-		case err != nil:
-			return fmt.Errorf("create volume %s: %w", spec.Name, err)
-		default:
-			v.created = true
-			n.log.Debug("volume created", "volume", spec.Name, "size", units.Exact(spec.Size))
-		}
+		n.ensure(v)
 	}
 
 	// Recovery reads the logs; several volumes can do that at once.
@@ -59,8 +50,23 @@ func (n *Node) openVolumes(specs []VolumeSpec) error {
 	return nil
 }
 
+// ensure creates a volume that the configuration names, unless it exists.
+func (n *Node) ensure(v *volume) {
+	err := blockdev.CreateStore(n.storeOptions(v), v.want)
+	switch {
+	case err == nil:
+		v.created = true
+		n.log.Debug("volume created", "volume", v.name, "size", units.Exact(v.want))
+	case !errors.Is(err, fs.ErrExist):
+		v.setStore(nil, fmt.Errorf("creating it failed: %w", err))
+	}
+}
+
 // open opens a volume's store and records the outcome.
 func (n *Node) open(v *volume) {
+	if _, err := v.running(); err != nil {
+		return // it could not even be created
+	}
 	s, err := blockdev.OpenStore(n.storeOptions(v))
 	v.setStore(s, err)
 }

@@ -22,12 +22,12 @@ func (n *Node) createVolume(name string, size int64) (*volume, error) {
 	if !n.insert(v) {
 		return nil, n.refuse(codes.AlreadyExists, "blkctl volume show "+name, "volume %s exists already", name)
 	}
+	defer v.idle()
 	if err := blockdev.CreateStore(n.storeOptions(v), size); err != nil {
 		n.remove(name)
 		return nil, n.refuse(codes.Internal, "", "volume %s cannot be created: %v", name, err)
 	}
 	n.open(v)
-	v.idle()
 	if err := n.export(v); err != nil {
 		return nil, n.refuse(codes.Internal, "blkctl volume delete "+name, "volume %s was created but cannot be served: %v", name, err)
 	}

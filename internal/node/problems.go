@@ -21,7 +21,7 @@ const (
 )
 
 func openProblem(name string, err error) *api.Problem {
-	p := &api.Problem{Code: openFailed, Text: "it could not be opened: " + err.Error(),
+	p := &api.Problem{Code: openFailed, Text: "it is not open: " + err.Error(),
 		Advice: "repair what the message names, then restart blkd"}
 	if errors.Is(err, fs.ErrNotExist) { // it was never complete, and holds nothing
 		p.Advice = "if blkd was stopped while it created or deleted the volume, remove the rest: blkctl volume delete " + name
