@@ -35,7 +35,7 @@ type conn struct {
 	inRefs, outRefs int32
 
 	batch    []*blockdev.Request // parsed, not submitted
-	admitted int64               // parsed, not counted in inflight
+	admitted int64               // parsed by the reader and not counted in inflight
 	free     *request            // free requests
 	made     int                 // requests ever made for this connection
 	tick     uint32              // samples latency

@@ -203,7 +203,7 @@ func TestHandshakeLimits(t *testing.T) {
 			break
 		}
 	}
-	second.closed() // by the deadline
+	second.closed()                    // by the deadline
 	time.Sleep(100 * time.Millisecond) // third is older than second was
 	third.request(modeSimple, wireRequest{cmd: cmdFlush, cookie: 9}, nil)
 	if a := third.answer(modeSimple, 0); a.errno != 0 || a.cookie != 9 {

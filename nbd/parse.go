@@ -92,7 +92,6 @@ func (c *conn) receive(w wireRequest, head []byte) error {
 // admit makes a request of a header and its payload, which lies in buffer in.
 func (c *conn) admit(w wireRequest, payload []byte, in *buffer) error {
 	r := c.newRequest()
-	c.admitted++
 	stat := &c.local[statIndex(w.cmd)]
 	stat.requests++
 	if c.tick++; c.tick%latSample == 0 {
@@ -102,7 +101,7 @@ func (c *conn) admit(w wireRequest, payload []byte, in *buffer) error {
 	r.errno, r.text = c.check(&w, payload)
 	r.wire = w
 	if r.errno != 0 {
-		c.reply.queue.push(r, r)
+		c.answer(r)
 		return nil
 	}
 	stat.bytes += w.length
@@ -121,9 +120,9 @@ func (c *conn) admit(w wireRequest, payload []byte, in *buffer) error {
 		r.Op = commandOps[w.cmd]
 		err = c.reserve(r, c.mode.ackLen())
 	}
-	if err != nil { // the connection ends; the request still has to be counted off
+	if err != nil { // the connection ends; the request still has to be given back
 		r.errno = errnoShutdown
-		c.reply.queue.push(r, r)
+		c.answer(r)
 		return err
 	}
 	if w.cmd == cmdWrite {
@@ -135,7 +134,15 @@ func (c *conn) admit(w wireRequest, payload []byte, in *buffer) error {
 		}
 	}
 	c.batch = append(c.batch, &r.Request)
+	c.admitted++
 	return nil
+}
+
+// answer queues the reply to a request that the device does not see. Like those of
+// the batch it is counted by the next submit.
+func (c *conn) answer(r *request) {
+	c.admitted++
+	c.reply.queue.push(r, r)
 }
 
 // commandOps maps commands to the device's operations.

@@ -10,7 +10,7 @@ const maxExtents = (1<<minClass - extReplyLen - 8) / 16
 func (c *conn) blockStatus(r *request) error {
 	if err := c.take(1 << minClass); err != nil {
 		r.errno = errnoShutdown
-		c.reply.queue.push(r, r)
+		c.answer(r)
 		return err
 	}
 	b := getBuffer(minClass)
@@ -26,7 +26,7 @@ func (c *conn) blockStatus(r *request) error {
 	if r.Err == nil {
 		r.at, r.n = 0, len(e.finish())
 	}
-	c.reply.queue.push(r, r)
+	c.answer(r)
 	return nil
 }
 
