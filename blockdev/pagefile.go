@@ -88,6 +88,7 @@ func (pf *pageFile) insert(i int64, r pageRead) {
 
 func (pf *pageFile) put(i int64, p *page, slot uint8) {
 	pf.evict()
+	pf.evict() // twice, to come back below the limit after a time of many dirty pages
 	pf.entries[i].buf, pf.entries[i].slot = p, slot
 	pf.entries[i].flags |= pageKnown | pageUsed
 	pf.cached = append(pf.cached, i)

@@ -64,9 +64,6 @@ func (s *Store) beginRound() error {
 	return nil
 }
 
-// maxDirty map pages are poured before an extra checkpoint bounds their number.
-const maxDirty = 4096
-
 func (s *Store) pourRound() error {
 	s.mu.Lock()
 	blocks := make([]int64, 0, len(s.over.frozen))
@@ -93,12 +90,15 @@ func (s *Store) pourRound() error {
 	return nil
 }
 
-// boundDirty completes a checkpoint without moving the log's tail when too many
-// pages are dirty. Not before a crash is recovered from: until then remnants of
+// maxDirty bounds the pages that one checkpoint copies at one instant.
+const maxDirty = 4096
+
+// boundDirty completes a checkpoint without moving the log's tail when half of
+// the cache is dirty, or maxDirty pages. Not before a crash is recovered from: until then remnants of
 // the checkpoint that the crash ended lie beside the pages still to be poured.
 func (s *Store) boundDirty() error {
 	s.mu.Lock()
-	many := s.maps.dirty > maxDirty && s.recoverTo <= s.super.replayFrom
+	many := s.maps.dirty > min(s.maps.limit/2, maxDirty) && s.recoverTo <= s.super.replayFrom
 	s.mu.Unlock()
 	if !many {
 		return nil
@@ -129,6 +129,9 @@ func (s *Store) pourChunk(chunk int64, blocks []int64, buf []byte) error {
 	pours := make([]pour, 0, chunkBlocks)
 	data := false
 	for _, b := range blocks {
+		if l, ok := s.over.active[b]; ok && l.pos != 0 && l.pos+BlockSize <= s.durable.Load() {
+			s.over.poured(b) // overwritten since, and that is durable in the log
+		}
 		if l, ok := s.over.frozen[b]; ok {
 			pours = append(pours, pour{b, l, l.crc})
 			data = data || l.pos != 0

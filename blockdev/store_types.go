@@ -19,11 +19,11 @@ const (
 	MaxLog    = 64 << 30  // bytes
 )
 
-// DefaultLogBytes is the log size of a volume that names none: an eighth of the
+// DefaultLogBytes is the log size of a volume that names none: a quarter of the
 // volume, from 64 MiB to 1 GiB. A larger log coalesces more overwrites and takes
 // longer to replay after a crash.
 func DefaultLogBytes(size int64) int64 {
-	return min(max(size/8, 64<<20), 1<<30) / BlockSize * BlockSize
+	return min(max(size/4, 64<<20), 1<<30) / BlockSize * BlockSize
 }
 
 // DefaultCacheBytes bounds the metadata pages kept in memory, per store. A page

@@ -45,7 +45,7 @@ var options = []option{
 	{key: "nbd.max_connections", usage: "`NUMBER` of NBD connections served at once", bind: integer(func(c *Config) *int { return &c.NBD.MaxConnections })},
 
 	{key: "store.on_full", usage: "what writes do when the disk is full: `ACTION` wait or fail", bind: text(func(c *Config) *string { return &c.Store.OnFull })},
-	{key: "store.log_size", usage: "log `SIZE` of new volumes (default 1/8 of the volume, 64MiB to 1GiB)", bind: text(func(c *Config) *string { return &c.Store.LogSize })},
+	{key: "store.log_size", usage: "log `SIZE` of new volumes (default 1/4 of the volume, 64MiB to 1GiB)", bind: text(func(c *Config) *string { return &c.Store.LogSize })},
 	{key: "store.cache", usage: "metadata cache `SIZE` per volume (default 128MiB)", bind: text(func(c *Config) *string { return &c.Store.Cache })},
 	{key: "store.no_checksums", usage: "neither record nor verify checksums; for benchmarks only", bind: boolean(func(c *Config) *bool { return &c.Store.NoChecksums })},
 
