@@ -3,6 +3,7 @@ package nbd
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -59,6 +60,10 @@ func ParseURI(s string) (URI, error) {
 		return r, nil
 	case u.Hostname() == "":
 		return fail("no host")
+	case strings.Contains(u.Hostname(), ":"):
+		if _, err := netip.ParseAddr(u.Hostname()); err != nil {
+			return fail("%v", err)
+		}
 	}
 	port := u.Port()
 	if port == "" {
@@ -94,8 +99,8 @@ func (u URI) String() string {
 		q.Set("tls-certificates", u.Certificates)
 	}
 	out.RawQuery = q.Encode()
-	if out.Host == "" {
-		return scheme + strings.TrimPrefix(out.Scheme, scheme) + "://" + strings.TrimPrefix(out.String(), out.Scheme+":")
+	if u.Network == "unix" { // url.URL leaves out the empty host's slashes
+		return out.Scheme + "://" + out.EscapedPath() + "?" + out.RawQuery
 	}
 	return out.String()
 }
