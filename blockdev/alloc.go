@@ -19,12 +19,9 @@ type allocator struct {
 	inUse int    // mapped chunks
 }
 
-// load reads every allocation page; the caller has read the file's length.
-func (a *allocator) load(fileBytes int64) error {
-	n := fileBytes / (2 * pageBytes)
-	if fileBytes%(2*pageBytes) != 0 {
-		n++
-	}
+// load reads every allocation page.
+func (a *allocator) load() error {
+	n := (a.pages.size.Load() + 2*pageBytes - 1) / (2 * pageBytes)
 	a.pages.resize(n)
 	for i := range n {
 		r, err := a.pages.read(i)

@@ -3,6 +3,7 @@ package blockdev
 import (
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"blkd/internal/env"
@@ -22,6 +23,7 @@ type pageFile struct {
 	entries []pageEntry
 	limit   int // pages to keep cached; 0: all
 	ckpt    atomic.Uint64
+	size    atomic.Int64 // of the file: pages beyond it do not exist
 
 	cached []int64 // indexes with a buffer, in no order: the clock's dial
 	hand   int
@@ -128,16 +130,16 @@ type pageRead struct {
 // read brings page i from disk: the slot that the last checkpoint, or the newest
 // before it, has written. It needs no lock.
 func (pf *pageFile) read(i int64) (pageRead, error) {
-	var both [2]page
-	for s := range both {
-		_, err := pf.f.ReadAt(both[s][:], slotOffset(i, uint8(s)))
-		if err != nil && err != io.EOF {
-			return pageRead{}, fmt.Errorf("read %s: %w", pf.name, err)
-		}
-	}
 	r := pageRead{slot: 1}
-	for s := range both {
-		p := &both[s]
+	if slotOffset(i, 0) >= pf.size.Load() {
+		return r, nil
+	}
+	var both [2 * pageBytes]byte
+	if _, err := pf.f.ReadAt(both[:], slotOffset(i, 0)); err != nil && err != io.EOF {
+		return r, fmt.Errorf("read %s: %w", pf.name, err)
+	}
+	for s := range 2 {
+		p := (*page)(both[s*pageBytes:])
 		switch {
 		case p.unwritten():
 		case !p.headValid(pf.kind, uint64(i)):
@@ -200,6 +202,7 @@ func (pf *pageFile) write(s snapshot, ckpt uint64) error {
 	if len(s.index) == 0 {
 		return nil
 	}
+	pf.size.Store(max(pf.size.Load(), slotOffset(slices.Max(s.index)+1, 0)))
 	return pf.f.Sync()
 }
 

@@ -97,21 +97,18 @@ const MaxBadReported = 1000
 // (scrub). Progress, if not nil, is called with bytes of volume done and in all.
 // Writes go on meanwhile. A bad block is not an error of Verify.
 func (s *Store) Verify(ctx context.Context, progress func(done, total int64)) (VerifyReport, error) {
-	const step = 1 << 20
+	const step = 64 << 20
 	var report VerifyReport
-	buf := make([]byte, min(step, (s.size.Load()+BlockSize-1)/BlockSize*BlockSize))
+	buf := make([]byte, min(verifyRead, (s.size.Load()+BlockSize-1)/BlockSize*BlockSize))
 	for off := int64(0); off < s.size.Load(); off += step {
 		size := s.size.Load()
-		if err := ctx.Err(); err != nil {
-			return report, err
-		}
 		var extents []Extent
 		err := s.Extents(off, min(step, size-off), func(e Extent) bool {
 			extents = append(extents, e)
 			return true
 		})
 		for i := 0; err == nil && i < len(extents); i++ {
-			err = s.verifyExtent(extents[i], buf, &report)
+			err = s.verifyExtent(ctx, extents[i], buf, &report)
 		}
 		if err != nil {
 			return report, err
@@ -123,17 +120,33 @@ func (s *Store) Verify(ctx context.Context, progress func(done, total int64)) (V
 	return report, nil
 }
 
-// verifyExtent reads it as a whole, and block by block if that fails.
-func (s *Store) verifyExtent(e Extent, buf []byte, report *VerifyReport) error {
-	if e.Zero {
-		return nil
+// verifyRead is how much Verify reads at once, bytes.
+const verifyRead = 1 << 20
+
+// verifyExtent reads it piece by piece.
+func (s *Store) verifyExtent(ctx context.Context, e Extent, buf []byte, report *VerifyReport) error {
+	if err := ctx.Err(); err != nil || e.Zero {
+		return err
 	}
-	n := (e.Len + BlockSize - 1) / BlockSize * BlockSize
 	report.Checked += e.Len
-	if s.read(buf[:n], e.Off) == nil {
+	end := (e.Off + e.Len + BlockSize - 1) / BlockSize * BlockSize
+	for off := e.Off; off < end; off += int64(len(buf)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.verifyPiece(off, buf[:min(int64(len(buf)), end-off)], report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifyPiece reads it as a whole, and block by block if that fails.
+func (s *Store) verifyPiece(at int64, buf []byte, report *VerifyReport) error {
+	if s.read(buf, at) == nil {
 		return nil
 	}
-	for off := e.Off; off < e.Off+n; off += BlockSize {
+	for off := at; off < at+int64(len(buf)); off += BlockSize {
 		err := s.read(buf[:BlockSize], off)
 		if err == nil {
 			continue

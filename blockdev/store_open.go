@@ -139,12 +139,13 @@ func (s *Store) open() error {
 	s.over = newOverlay(pages)
 	for _, pf := range []*pageFile{s.maps, s.alloc.pages} {
 		pf.ckpt.Store(sb.ckpt)
+		size, err := pf.f.Size()
+		if err != nil {
+			return err
+		}
+		pf.size.Store(size)
 	}
-	allocBytes, err := s.alloc.pages.f.Size()
-	if err != nil {
-		return err
-	}
-	if err := s.alloc.load(allocBytes); err != nil {
+	if err := s.alloc.load(); err != nil {
 		return err
 	}
 	s.log.name, s.log.size = logFile, sb.logBytes

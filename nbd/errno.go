@@ -12,6 +12,8 @@ func errnoOf(cmd uint16, err error) uint32 {
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, blockdev.ErrClosed): // first: the reason may be any of the others
+		return errnoShutdown
 	case errors.Is(err, blockdev.ErrRange):
 		return rangeErrno(cmd)
 	case errors.Is(err, blockdev.ErrReadOnly):
@@ -22,8 +24,6 @@ func errnoOf(cmd uint16, err error) uint32 {
 		return errnoInval
 	case errors.Is(err, blockdev.ErrNotSupported):
 		return errnoNotSup
-	case errors.Is(err, blockdev.ErrClosed):
-		return errnoShutdown
 	}
 	return errnoIO
 }
