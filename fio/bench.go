@@ -31,12 +31,17 @@ type Config struct {
 	Runtime time.Duration
 	// Overwrite allows jobs that write, which destroy what the exports hold.
 	Overwrite bool
+	// Disk is a path on the file system of the servers. If set, what reaches its disk
+	// is counted too, for every process of the machine.
+	Disk string
 	// Program is the fio to run; empty: "fio" in PATH.
 	Program string
 	// Dial connects EngineBlkd to an NBD URI.
 	Dial func(ctx context.Context, uri string) (blockdev.Device, error)
 	// Progress, if set, gets one line per run.
 	Progress io.Writer
+
+	disk *disk
 }
 
 // ErrWouldOverwrite is returned when a job writes and Config.Overwrite is not set.
@@ -99,6 +104,12 @@ func (cfg *Config) complete(ctx context.Context) error {
 			return err
 		}
 	}
+	if cfg.Disk != "" {
+		var err error
+		if cfg.disk, err = diskUnder(cfg.Disk); err != nil {
+			return err
+		}
+	}
 	for i := range cfg.Targets {
 		t := &cfg.Targets[i]
 		if err := t.answers(ctx); err != nil {
@@ -146,7 +157,7 @@ func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (
 				return res, err
 			}
 		}
-		if _, err := settle(ctx, t.PIDs); err != nil {
+		if err := settle(ctx, t.PIDs); err != nil {
 			return res, err
 		}
 	}
@@ -170,13 +181,7 @@ func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (
 // off belongs to the run that caused it, and must not disturb the next one: so the
 // account is closed, and measure returns, when the server is idle again.
 func (cfg *Config) measure(ctx context.Context, gen generator, j Job, t Target) (Sample, error) {
-	if len(t.PIDs) == 0 {
-		if t.file() != "" {
-			unix.Sync() // what was written must not go to disk during the next run
-		}
-		return gen.run(ctx, j, t)
-	}
-	before, err := usageOf(t.PIDs)
+	before, err := cfg.account(t)
 	if err != nil {
 		return Sample{}, err
 	}
@@ -184,12 +189,30 @@ func (cfg *Config) measure(ctx context.Context, gen generator, j Job, t Target) 
 	if err != nil {
 		return s, err
 	}
-	after, err := settle(ctx, t.PIDs)
+	if err := settle(ctx, t.PIDs); err != nil {
+		return s, err
+	}
+	after, err := cfg.account(t)
 	if err != nil {
 		return s, err
 	}
 	s.charge(before, after)
 	return s, nil
+}
+
+// account is what a target's processes have used, and what its disk has taken.
+func (cfg *Config) account(t Target) (u usage, err error) {
+	if len(t.PIDs) > 0 {
+		if u, err = usageOf(t.PIDs); err != nil {
+			return u, err
+		}
+		u.known = true
+	}
+	if cfg.disk != nil {
+		u.hasDisk = true
+		u.disk, err = cfg.disk.written()
+	}
+	return u, err
 }
 
 const (
@@ -200,28 +223,28 @@ const (
 
 // settle writes back what the kernel holds dirty, waits until the processes are idle,
 // and returns what they have used.
-func settle(ctx context.Context, pids []int) (usage, error) {
+func settle(ctx context.Context, pids []int) error {
 	unix.Sync()
 	last, err := usageOf(pids)
-	if err != nil {
-		return last, err
+	if err != nil || len(pids) == 0 {
+		return err
 	}
 	for deadline := time.Now().Add(settleTime); time.Now().Before(deadline); {
 		select {
 		case <-ctx.Done():
-			return last, ctx.Err()
+			return ctx.Err()
 		case <-time.After(quietTime):
 		}
 		now, err := usageOf(pids)
 		if err != nil {
-			return now, err
+			return err
 		}
 		quiet := now.cpu-last.cpu <= quietCPU && now.wrote == last.wrote
 		last = now
 		if quiet {
-			unix.Sync()
 			break
 		}
 	}
-	return last, nil
+	unix.Sync()
+	return nil
 }

@@ -24,6 +24,7 @@ type benchFlags struct {
 	runtime             time.Duration
 	overwrite, list     bool
 	output, html, fio   string
+	disk                string
 	quiet               bool
 }
 
@@ -63,6 +64,7 @@ Jobs that write destroy what the exports hold. They run with --overwrite only.`,
 	fl.BoolVar(&f.overwrite, "overwrite", false, "run jobs that write, which destroys what the exports hold")
 	fl.StringVarP(&f.output, "output", "o", "table", "table or json")
 	fl.StringVar(&f.html, "html", "", "also write a page with plots to this file")
+	fl.StringVar(&f.disk, "disk", "", "count what reaches the disk under this directory, too")
 	fl.StringVar(&f.fio, "fio", "fio", "fio program to run")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "no line per run on standard error")
 	fl.BoolVar(&f.list, "list", false, "list the jobs and what they claim")
@@ -93,7 +95,7 @@ func (f *benchFlags) run(cmd *cobra.Command, args []string) error {
 
 // config turns flags and arguments into what Run takes.
 func (f *benchFlags) config(args []string, talk io.Writer) (Config, error) {
-	cfg := Config{Rounds: f.rounds, Runtime: f.runtime, Overwrite: f.overwrite, Program: f.fio, Dial: dialNBD}
+	cfg := Config{Rounds: f.rounds, Runtime: f.runtime, Overwrite: f.overwrite, Program: f.fio, Disk: f.disk, Dial: dialNBD}
 	if f.rounds < 1 {
 		return cfg, fmt.Errorf("--rounds %d: at least one is needed", f.rounds)
 	}

@@ -57,7 +57,7 @@ func (t *TargetResult) cells(ratios bool) []string {
 	c := []string{
 		show(s, IOPS, count), spread(s, IOPS), show(s, MBps, plain),
 		show(s, P50, micros), show(s, P99, micros), show(s, P999, micros),
-		show(s, CPU, micros), show(s, WriteAmp, times),
+		show(s, CPU, micros), show(s, WriteAmp, times), show(s, DiskAmp, times),
 	}
 	if ratios {
 		c = append(c, show(t.Ratios, IOPS, times), bounds(t.Ratios, IOPS), show(t.Ratios, P50, times), show(t.Ratios, CPU, times))

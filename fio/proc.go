@@ -23,6 +23,10 @@ type usage struct {
 	cpu   time.Duration // user and system time, with children that ended
 	wrote int64         // bytes they caused to be written to storage
 	hasIO bool          // whether wrote could be read: it takes the same user, or root
+	known bool          // whether there were processes to ask
+
+	disk    int64 // bytes written to the disk under them, by anyone
+	hasDisk bool
 }
 
 // usageOf adds up the processes and all their descendants. A child that ends between

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeProc makes a /proc of processes: pid to {parent, ticks of each of the four times}.
@@ -59,12 +61,13 @@ func TestUsageCountsDescendants(t *testing.T) {
 
 func TestCharge(t *testing.T) {
 	s := Sample{Figures: Figures{}, ios: 1000, wrote: 4096}
-	s.charge(usage{cpu: time.Second, wrote: 100, hasIO: true}, usage{cpu: time.Second + 20*time.Millisecond, wrote: 100 + 8192, hasIO: true})
-	if s.Figures[CPU] != 20 || s.Figures[WriteAmp] != 2 {
-		t.Errorf("got %v, want 20 µs per I/O and 2 bytes per byte", s.Figures)
+	s.charge(usage{cpu: time.Second, wrote: 100, hasIO: true, known: true, disk: 1, hasDisk: true},
+		usage{cpu: time.Second + 20*time.Millisecond, wrote: 100 + 8192, hasIO: true, known: true, disk: 1 + 12288, hasDisk: true})
+	if s.Figures[CPU] != 20 || s.Figures[WriteAmp] != 2 || s.Figures[DiskAmp] != 3 {
+		t.Errorf("got %v, want 20 µs per I/O, 2 bytes dirtied and 3 to disk per byte", s.Figures)
 	}
 	s = Sample{Figures: Figures{}, ios: 1000}
-	s.charge(usage{hasIO: true}, usage{hasIO: true})
+	s.charge(usage{hasIO: true, known: true}, usage{hasIO: true, known: true})
 	if _, ok := s.Figures[WriteAmp]; ok {
 		t.Error("a run that wrote nothing has a write amplification")
 	}
@@ -82,11 +85,11 @@ func TestOwnersOfListeningSockets(t *testing.T) {
 	}
 	defer any.Close()
 	path := filepath.Join(t.TempDir(), "s")
-	unix, err := net.Listen("unix", path)
+	local, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close()
+	defer local.Close()
 	_, anyPort, _ := net.SplitHostPort(any.Addr().String())
 	for _, uri := range []string{"nbd://" + tcp.Addr().String() + "/x", "nbd://127.0.0.1:" + anyPort, "nbd+unix:///x?socket=" + path} {
 		pids, err := owners(Target{URI: uri})
@@ -116,5 +119,31 @@ func TestHexAddress(t *testing.T) {
 		if _, _, ok := hexAddress(bad); ok {
 			t.Errorf("%q accepted", bad)
 		}
+	}
+}
+
+func TestDiskCountsSectors(t *testing.T) {
+	old := sysRoot
+	sysRoot = t.TempDir()
+	t.Cleanup(func() { sysRoot = old })
+	dir := t.TempDir()
+	if _, err := diskUnder(dir); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a file system without a disk: %v", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	dev := filepath.Join(sysRoot, "dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err := os.MkdirAll(dev, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dev, "stat"), "  1 2 3 4 5 6 70 8 9 10 11\n")
+	d, err := diskUnder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.written(); err != nil || n != 70*512 {
+		t.Errorf("%d bytes (%v), want 70 sectors", n, err)
 	}
 }

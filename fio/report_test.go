@@ -48,7 +48,7 @@ func TestTable(t *testing.T) {
 	if err := madeUpReport(t).Table(&b); err != nil {
 		t.Fatal(err)
 	}
-	row := regexp.MustCompile(`(?m)^ +c +2\.00k +0% .* 10\.0 µs +– +2\.00 +2\.00–2\.00 +0\.50 +1\.00$`)
+	row := regexp.MustCompile(`(?m)^ +c +2\.00k +0% .* 10\.0 µs +– +– +2\.00 +2\.00–2\.00 +0\.50 +1\.00$`)
 	if len(row.FindAllString(b.String(), -1)) != 2 {
 		t.Errorf("no row for c with ratio 2 in each job:\n%s", b.String())
 	}

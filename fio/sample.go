@@ -36,12 +36,15 @@ func (s *Sample) fill(bytes int64, took time.Duration) {
 	}
 }
 
-// charge adds the figures that come from the server's processes.
+// charge adds the figures that come from the server's processes and its disk.
 func (s *Sample) charge(before, after usage) {
-	if s.ios > 0 {
+	if s.ios > 0 && after.known {
 		s.Figures[CPU] = float64((after.cpu - before.cpu).Microseconds()) / float64(s.ios)
 	}
-	if s.wrote > 0 && after.hasIO && before.hasIO {
+	if s.wrote > 0 && after.known && after.hasIO && before.hasIO {
 		s.Figures[WriteAmp] = float64(after.wrote-before.wrote) / float64(s.wrote)
+	}
+	if s.wrote > 0 && after.hasDisk {
+		s.Figures[DiskAmp] = float64(after.disk-before.disk) / float64(s.wrote)
 	}
 }

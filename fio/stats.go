@@ -29,17 +29,18 @@ type Metric string
 
 // The figures of a run. A run has only those that could be measured.
 const (
-	IOPS     Metric = "iops"                // requests per second, reads and writes
-	MBps     Metric = "mb_per_s"            // 10^6 bytes per second
-	P50      Metric = "p50_us"              // latency in microseconds: median,
-	P99      Metric = "p99_us"              // 99th
-	P999     Metric = "p999_us"             // and 99.9th percentile
-	CPU      Metric = "cpu_us_per_io"       // server CPU microseconds per request
-	WriteAmp Metric = "write_amplification" // bytes the server wrote per byte written to it
+	IOPS     Metric = "iops"                     // requests per second, reads and writes
+	MBps     Metric = "mb_per_s"                 // 10^6 bytes per second
+	P50      Metric = "p50_us"                   // latency in microseconds: median,
+	P99      Metric = "p99_us"                   // 99th
+	P999     Metric = "p999_us"                  // and 99.9th percentile
+	CPU      Metric = "cpu_us_per_io"            // server CPU microseconds per request
+	WriteAmp Metric = "write_amplification"      // bytes the server dirtied per byte written to it
+	DiskAmp  Metric = "disk_write_amplification" // bytes that reached the disk per byte written
 )
 
 // Metrics lists every Metric in the order they are shown.
-var Metrics = []Metric{IOPS, MBps, P50, P99, P999, CPU, WriteAmp}
+var Metrics = []Metric{IOPS, MBps, P50, P99, P999, CPU, WriteAmp, DiskAmp}
 
 // Figures are the results of one run.
 type Figures map[Metric]float64

@@ -24,13 +24,13 @@ func (r *Result) table(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "\n%s (%s%s)\n", r.Job, r.Engine, what)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "SERVER\tIO/s\t±\tMB/s\tP50\tP99\tP99.9\tCPU/IO\tWRITTEN\tIO/s ×\tSPREAD\tP50 ×\tCPU ×\t")
+	fmt.Fprintln(tw, "SERVER\tIO/s\t±\tMB/s\tP50\tP99\tP99.9\tCPU/IO\tWRITTEN\tDISK\tIO/s ×\tSPREAD\tP50 ×\tCPU ×\t")
 	for _, t := range r.Targets {
 		s := t.Summary
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", t.Name,
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", t.Name,
 			show(s, IOPS, count), spread(s, IOPS), show(s, MBps, plain),
 			show(s, P50, micros), show(s, P99, micros), show(s, P999, micros),
-			show(s, CPU, micros), show(s, WriteAmp, times),
+			show(s, CPU, micros), show(s, WriteAmp, times), show(s, DiskAmp, times),
 			show(t.Ratios, IOPS, times), bounds(t.Ratios, IOPS), show(t.Ratios, P50, times), show(t.Ratios, CPU, times))
 	}
 	return tw.Flush()

@@ -99,10 +99,11 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 }
 
 // measure runs jobs against servers and shows the result. The first server is the one
-// that the others are compared with in the table.
-func (b *bench) measure(ctx context.Context, title string, e fio.Engine, jobs []string, servers ...*server) (*fio.Report, error) {
+// that the others are compared with in the table. What reaches the disk under the path
+// disk is counted; empty: nothing is.
+func (b *bench) measure(ctx context.Context, title string, e fio.Engine, disk string, jobs []string, servers ...*server) (*fio.Report, error) {
 	cfg := fio.Config{
-		Engines: []fio.Engine{e}, Rounds: b.rounds, Runtime: b.runtime, Overwrite: true, Progress: os.Stderr,
+		Engines: []fio.Engine{e}, Rounds: b.rounds, Runtime: b.runtime, Overwrite: true, Progress: os.Stderr, Disk: disk,
 		Dial: func(ctx context.Context, uri string) (blockdev.Device, error) {
 			return nbd.Dial(ctx, uri, nbd.DialOptions{})
 		},

@@ -68,11 +68,11 @@ func (b *bench) diskOver(ctx context.Context, transport string, fill bool) ([]ve
 	if err != nil {
 		return nil, err
 	}
-	rep, err := b.measure(ctx, "disk, "+transport, fio.EngineFio, random4k, blkd, nbdkit, qemuNBD)
+	rep, err := b.measure(ctx, "disk, "+transport, fio.EngineFio, b.dir, random4k, blkd, nbdkit, qemuNBD)
 	if err != nil {
 		return nil, err
 	}
-	seq, err := b.measure(ctx, "disk sequential, "+transport, fio.EngineFio, sequential1m, blkd, nbdkit, qemuNBD,
+	seq, err := b.measure(ctx, "disk sequential, "+transport, fio.EngineFio, b.dir, sequential1m, blkd, nbdkit, qemuNBD,
 		&server{name: "raw file", uri: "file:" + raw})
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (b *bench) memory(ctx context.Context) ([]verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := b.measure(ctx, "memory, tcp", fio.EngineFio, random4k, our, kit, qemu)
+	tcp, err := b.measure(ctx, "memory, tcp", fio.EngineFio, "", random4k, our, kit, qemu)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (b *bench) memory(ctx context.Context) ([]verdict, error) {
 	if our, kit, qemu, err = start("unix"); err != nil {
 		return nil, err
 	}
-	unix, err := b.measure(ctx, "memory, unix, batching client", fio.EngineBlkd, random4k, our, kit, qemu)
+	unix, err := b.measure(ctx, "memory, unix, batching client", fio.EngineBlkd, "", random4k, our, kit, qemu)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (b *bench) tls(ctx context.Context) ([]verdict, error) {
 	}
 	secure := *plain
 	secure.name, secure.uri = "TLS", "nbds"+plain.uri[len("nbd"):]+"?tls-certificates="+certs
-	rep, err := b.measure(ctx, "tls, batching client", fio.EngineBlkd, []string{"randread-4k-qd32", "randwrite-4k-qd32"}, plain, &secure)
+	rep, err := b.measure(ctx, "tls, batching client", fio.EngineBlkd, "", []string{"randread-4k-qd32", "randwrite-4k-qd32"}, plain, &secure)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +183,7 @@ func (b *bench) checksums(ctx context.Context) ([]verdict, error) {
 		}
 	}
 	jobs := []string{"randread-4k-qd32", "randwrite-4k-qd32", "seqread-1m-qd8", "seqwrite-1m-qd8"}
-	rep, err := b.measure(ctx, "checksums", fio.EngineFio, jobs, pair[0], pair[1])
+	rep, err := b.measure(ctx, "checksums", fio.EngineFio, b.dir, jobs, pair[0], pair[1])
 	if err != nil {
 		return nil, err
 	}
