@@ -10,7 +10,7 @@ import (
 // The size of a plot and the room around it, in SVG units.
 const (
 	plotWidth, plotHeight          = 520.0, 260.0
-	marginLeft, marginRight        = 62.0, 14.0
+	marginLeft, marginRight        = 62.0, 30.0
 	marginTop, marginBottom        = 14.0, 40.0
 	barHeight, barGap, barLabel    = 16.0, 8.0, 190.0
 	plotLeft, plotRight            = marginLeft, plotWidth - marginRight
