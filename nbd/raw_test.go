@@ -162,6 +162,7 @@ type answer struct {
 	text   string
 	data   []byte // of OFFSET_DATA, or the body of block status
 	simple bool
+	holes  int // OFFSET_HOLE chunks
 }
 
 // answer reads one whole reply; simple replies of READ have n bytes of data.
@@ -193,6 +194,7 @@ func (r *raw) answer(mode replyMode, n int) (a answer) {
 		case chunkOffsetData:
 			a.data = append(a.data, body[8:]...)
 		case chunkOffsetHole:
+			a.holes++
 			a.data = append(a.data, make([]byte, be.Uint32(body[8:]))...)
 		case chunkBlockStatus, chunkBlockStatusExt:
 			a.data = body

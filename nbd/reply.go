@@ -145,11 +145,13 @@ func (c *conn) gather() bool {
 	var prev *request // its reply is the end of the last piece, in its buffer
 	start := 0
 	for r := q.sending; r != nil; r = r.next {
-		own := c.encode(r)
-		switch {
+		switch own := c.encode(r); {
 		case own != nil:
 			q.pieces = append(q.pieces, own)
 			q.bytes += len(own)
+			prev = nil
+			continue
+		case c.sparse(r):
 			prev = nil
 			continue
 		case prev != nil && prev.out == r.out && prev.at+prev.n == r.at:

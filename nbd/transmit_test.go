@@ -257,6 +257,41 @@ func TestTransmissionEnds(t *testing.T) {
 	log.wait(t, "middle of a payload")
 }
 
+func TestSparseRead(t *testing.T) {
+	const size = 4 << 20
+	dev := blockdev.NewMemory(size)
+	s := startServer(t, Options{}, dev)
+	want := make([]byte, size)
+	for _, at := range []int{0, 40 << 10, 300 << 10, 1<<20 + 7, size - 1} {
+		want[at] = byte(at) | 1
+	}
+	for at := 2 << 20; at < 4<<20; at += 64 << 10 { // more runs than the headroom has headers for
+		want[at] = 1
+	}
+	if err := blockdev.WriteAt(dev, want, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range allModes {
+		r := rawTransmit(t, s, mode)
+		for _, c := range []struct {
+			flags    uint16
+			off, len int
+		}{{0, 0, size}, {cmdFlagDF, 0, size}, {0, 4096, 1<<20 + 1}, {0, 2 << 20, 2<<20 - 3}, {0, 1 << 20, sparseRead}, {0, 1<<20 + 8, 512 << 10}} {
+			if mode == modeSimple && c.flags != 0 {
+				continue
+			}
+			r.request(mode, wireRequest{cmd: cmdRead, flags: c.flags, cookie: 1, offset: uint64(c.off), length: uint64(c.len)}, nil)
+			a := r.answer(mode, c.len)
+			if a.errno != 0 || !bytes.Equal(a.data, want[c.off:c.off+c.len]) {
+				t.Errorf("mode %d: read %+v differs (errno %d, %d bytes)", mode, c, a.errno, len(a.data))
+			}
+			if wantHoles := mode != modeSimple && c.flags == 0; (a.holes > 0) != wantHoles {
+				t.Errorf("mode %d: read %+v has %d holes", mode, c, a.holes)
+			}
+		}
+	}
+}
+
 // slow finishes requests only when told to.
 type slow struct {
 	blockdev.Device
