@@ -9,7 +9,7 @@
 # python3-libnbd qemu-utils fio e2fsprogs nbd-client, and for nbd's own test client gcc
 # pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev.
 #
-# shellcheck source=deploy/test/lib.sh
+# shellcheck disable=SC2034 # demo_size and others are read by lib.sh
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib.sh"
 
@@ -96,7 +96,7 @@ nbdinfo_map() {
 	out=$(limited nbdinfo --map --totals "$(uri_unix demo)")
 	echo "$out"
 	# 48 MiB and 333 KiB of data were written.
-	awk '$4 == 0 || $3 == 0 { exit !($1 >= 48*1048576 && $1 < 64*1048576) }' <<<"$out" || fail "the map shows another amount of data"
+	awk '$3 == 0 { ok = $1 >= 48*1048576 && $1 < 64*1048576 } END { exit !ok }' <<<"$out" || fail "the map shows another amount of data"
 }
 
 qemu_img_convert() {
@@ -108,7 +108,6 @@ qemu_img_convert() {
 	limited qemu-img compare -f raw -F qcow2 "$(uri_tcp demo)" "$work/copy.qcow2"
 	# A pipelined, out-of-order copy.
 	limited qemu-img convert -n -W -m 16 -f qcow2 -O raw "$work/copy.qcow2" "$(uri_tcp demo)"
-	limited qemu-img compare -s -f raw -F raw "$work/in" "$(uri_tcp demo)" || [ $? = 1 ] # -s also compares allocation
 	limited qemu-img compare -f raw -F raw "$work/in" "$(uri_tcp demo)"
 	rm "$work/copy.qcow2"
 }
@@ -172,7 +171,7 @@ find_nbdsh() {
 	local python
 	for python in python3 /usr/bin/python3; do
 		if "$python" -m nbd -c pass >/dev/null 2>&1; then
-			nbdsh="$python -m nbd"
+			nbdsh=("$python" -m nbd)
 			return
 		fi
 	done
@@ -182,7 +181,7 @@ find_nbdsh() {
 # nbdsh_errors shows what the other programs do not: error numbers, flags, structured reads.
 nbdsh_errors() {
 	find_nbdsh
-	limited $nbdsh --base-allocation -u "$(uri_tcp demo)" -c "$(cat "$here/interop_errors.py")"
+	limited "${nbdsh[@]}" --base-allocation -u "$(uri_tcp demo)" -c "$(cat "$here/interop_errors.py")"
 }
 
 nbd_tester() {
@@ -217,7 +216,7 @@ file_system() {
 	done
 	[ -e "$work/fuse/disk" ] || skip "nbdfuse could not mount here"
 	local loop
-	loop=$(losetup -f --show "$work/fuse/disk") || skip "no loop device can be attached here"
+	loop=$(losetup -f --show "$work/fuse/disk" | tee "$work/loop") || skip "no loop device can be attached here"
 	limited mkfs.ext4 -q -F "$loop"
 	mount "$loop" "$work/mnt"
 	limited dd if=/dev/urandom of="$work/mnt/file" bs=1M count=24 conv=fsync status=none
@@ -231,9 +230,10 @@ file_system() {
 	limited e2fsck -fn "$loop"
 	mount "$loop" "$work/mnt"
 	[ "$(sum "$work/mnt/file")" = "$before" ] || fail "the file changed"
-	[ "$(ls "$work/mnt" | grep -c small)" = 100 ] || fail "small files are missing"
+	[ "$(find "$work/mnt" -name 'small.*' | wc -l)" = 100 ] || fail "small files are missing"
 	umount "$work/mnt"
 	losetup -d "$loop"
+	rm "$work/loop"
 	fusermount3 -u "$work/fuse"
 	end_process "$(cat "$work/nbdfuse.pid")"
 	rm "$work/nbdfuse.pid"
@@ -272,7 +272,7 @@ nothing_left() {
 		fi
 	done
 	! grep -F "$work/" /proc/mounts || fail "still mounted"
-	! losetup -a 2>/dev/null | grep -F "$work/" || fail "loop device still attached"
+	[ ! -e "$work/loop" ] || fail "$(cat "$work/loop") is still attached"
 }
 
 build_blkd

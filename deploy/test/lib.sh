@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # lib.sh: what the test scripts of this folder share. Source it.
 #
 # A script defines steps as functions and runs each with "run NAME FUNCTION". A step
@@ -140,18 +141,28 @@ end_process() {
 	kill -KILL "$1" 2>/dev/null || true
 }
 
-# undo_mounts: unmount and detach whatever lies under the work directory.
-undo_mounts() {
-	local dir dev
+# mounted_below: print the mount points under the work directory, latest first.
+mounted_below() {
+	local dir
 	while read -r _ dir _; do
-		case $dir in "$work"/*) umount "$dir" 2>/dev/null || umount -l "$dir" || true ;; esac
-	done < <(tac /proc/mounts | grep -v ' fuse')
-	while IFS=: read -r dev _; do
-		[ -z "$dev" ] || losetup -d "$dev" || true
-	done < <(losetup -a 2>/dev/null | grep -F "$work/" || true)
-	while read -r _ dir _; do
-		case $dir in "$work"/*) fusermount3 -u "$dir" 2>/dev/null || umount -l "$dir" || true ;; esac
+		case $dir in "$work"/*) echo "$dir" ;; esac
 	done < <(tac /proc/mounts)
+}
+
+# undo_mounts: unmount whatever lies under the work directory, then detach the loop
+# device whose name is in $work/loop. (The kernel's list does not tell whose it is: the
+# path of its file begins at the file system of nbdfuse.)
+undo_mounts() {
+	local dir
+	for dir in $(mounted_below); do
+		grep -qF "$dir fuse" /proc/mounts || umount "$dir" || umount -l "$dir" || true
+	done
+	if [ -s "$work/loop" ]; then
+		losetup -d "$(cat "$work/loop")" && rm "$work/loop"
+	fi
+	for dir in $(mounted_below); do
+		umount "$dir" || umount -l "$dir" || true
+	done
 }
 
 cleanup() {
