@@ -45,10 +45,6 @@ const (
 	pageUsed                           // since the clock's hand passed
 )
 
-func newPageFile(kind pageKind, f env.File, name string, pages int64, limit int) *pageFile {
-	return &pageFile{kind: kind, f: f, name: name, entries: make([]pageEntry, pages), limit: limit}
-}
-
 // known tells whether page i is in memory, or known not to exist.
 func (pf *pageFile) known(i int64) bool { return pf.entries[i].flags&pageKnown != 0 }
 

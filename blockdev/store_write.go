@@ -37,7 +37,6 @@ type writeBatch struct {
 	// What is encoded and not yet written to the log.
 	start, end uint64
 	first      int // index of the first such piece
-	count      int
 	iov        [][]byte
 	arena      []byte
 	crcs       []uint32

@@ -38,8 +38,9 @@ type File interface {
 	WritevAt(bufs [][]byte, off int64) error
 	// Map asks that reads and writes within [0, size) go through memory shared
 	// with the page cache, which for small ones is cheaper than a system call.
-	// The file must have that size and keep it. What they mean does not change:
-	// a write is in the kernel when it returns, errors are errors.
+	// The file must have that size and keep it. A write is in the kernel when
+	// it returns, and errors are errors, as before; but a write under way may
+	// be torn anywhere, also inside a sector.
 	Map(size int64) error
 	// Sync makes contents and size durable (fdatasync). After an error the
 	// state of what was written before is unknown: never retry.
