@@ -1,7 +1,9 @@
 package nbd
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,7 +28,7 @@ type load struct {
 func newLoad(dev blockdev.Device, op blockdev.Op, depth int, block int64) *load {
 	l := &load{dev: dev, op: op, block: block, done: make(chan *blockdev.Request, depth)}
 	for range depth {
-		r := &blockdev.Request{Op: op, Len: block, Data: make([]byte, block)}
+		r := &blockdev.Request{Op: op, Len: block, Data: bytes.Repeat([]byte{1}, int(block))}
 		r.Done = func(r *blockdev.Request) { l.done <- r }
 		l.reqs = append(l.reqs, r)
 	}
@@ -82,24 +84,56 @@ var benchCases = []struct {
 
 const benchSize = 64 << 20
 
-func benchServer(b *testing.B, dev blockdev.Device) *testServer {
-	s := startServer(b, Options{}, dev)
-	if err := blockdev.WriteZeroes(s.dev, 0, s.dev.Size(), blockdev.NoHole); err != nil {
-		b.Fatal(err)
+// benchMemory is a device full of data: zeros would be read as holes.
+func benchMemory(b testing.TB) blockdev.Device {
+	dev := blockdev.NewMemory(benchSize)
+	p := make([]byte, 1<<20)
+	for i := range p {
+		p[i] = byte(i%255) + 1
 	}
-	return s
+	for off := int64(0); off < benchSize; off += int64(len(p)) {
+		if err := blockdev.WriteAt(dev, p, off, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return dev
 }
 
 // BenchmarkUnix is server and client in one process over a Unix socket.
 func BenchmarkUnix(b *testing.B) {
-	s := benchServer(b, blockdev.NewMemory(benchSize))
+	s := startServer(b, Options{}, benchMemory(b))
 	benchURI(b, s.uri("disk"), DialOptions{})
 }
 
 // BenchmarkAsync is the same with a device that finishes on another goroutine.
 func BenchmarkAsync(b *testing.B) {
-	s := benchServer(b, newAsync(b, blockdev.NewMemory(benchSize)))
+	s := startServer(b, Options{}, newAsync(b, benchMemory(b)))
 	benchURI(b, s.uri("disk"), DialOptions{})
+}
+
+// BenchmarkTLS is the same over TCP with TLS 1.3; BenchmarkTCP is what to compare it
+// with.
+func BenchmarkTLS(b *testing.B) {
+	ca := newPKI(b)
+	s := startServer(b, ca.server(b, TLSRequired), benchMemory(b))
+	benchURI(b, "nbds://"+benchListen(b, s)+"/disk", DialOptions{TLS: &tls.Config{RootCAs: ca.pool}})
+}
+
+// BenchmarkTCP is server and client in one process over TCP.
+func BenchmarkTCP(b *testing.B) {
+	s := startServer(b, Options{}, benchMemory(b))
+	benchURI(b, "nbd://"+benchListen(b, s)+"/disk", DialOptions{})
+}
+
+// benchListen makes a server listen on TCP, at localhost and a port.
+func benchListen(b *testing.B, s *testServer) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	go s.Serve(l)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return net.JoinHostPort("localhost", port)
 }
 
 // BenchmarkURI measures the server that BLKD_NBD_URI names, with the batching
@@ -144,10 +178,7 @@ func TestServe(t *testing.T) {
 	if stop == "" {
 		t.Skip("BLKD_NBD_SERVE names no file")
 	}
-	dev := blockdev.NewMemory(benchSize)
-	if err := blockdev.WriteZeroes(dev, 0, benchSize, blockdev.NoHole); err != nil {
-		t.Fatal(err)
-	}
+	dev := benchMemory(t)
 	s := NewServer(Options{Logger: testLogger(t)})
 	if err := s.SetExport(Export{Name: "", Device: dev}); err != nil {
 		t.Fatal(err)

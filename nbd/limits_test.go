@@ -199,7 +199,9 @@ func TestGarbage(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return runtime.NumGoroutine(), m.HeapAlloc
 	}
-	for i := range 100 { // pools fill, the sweeper starts
+	r := rawTransmit(t, s, modeSimple) // the sweeper starts
+	r.nc.Close()
+	for i := range 100 { // pools fill
 		one(i)
 	}
 	goroutines, heap := settle()

@@ -18,6 +18,7 @@ type socket struct {
 	net.Conn
 	raw     syscall.RawConn // nil if writes cannot avoid waiting
 	records *recordConn     // TLS only
+	plain   []byte          // TLS only: less than a record, to be sent
 
 	iov       []unix.Iovec
 	wait      bool
@@ -87,21 +88,70 @@ func (s *socket) write(bufs [][]byte, wait bool) ([][]byte, error) {
 	return nil, nil
 }
 
-// writeThrough sends all with calls that wait.
+// writeThrough sends all with calls that wait. Under TLS small pieces become full
+// records, and the records one write.
 func (s *socket) writeThrough(bufs [][]byte) error {
-	if s.records != nil {
-		s.records.held = true
+	if s.records == nil {
+		for _, b := range bufs {
+			if _, err := s.Conn.Write(b); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
+	s.records.hold()
 	for _, b := range bufs {
-		if _, err := s.Conn.Write(b); err != nil {
-			return err
+		for len(b) > 0 {
+			if len(s.plain) == 0 && len(b) >= tlsRecord {
+				n := len(b) / tlsRecord * tlsRecord
+				if _, err := s.Conn.Write(b[:n]); err != nil {
+					return err
+				}
+				b = b[n:]
+				continue
+			}
+			n := min(len(b), tlsRecord-len(s.plain))
+			s.plain = append(s.plain, b[:n]...)
+			b = b[n:]
+			if len(s.plain) == tlsRecord {
+				if err := s.flushPlain(); err != nil {
+					return err
+				}
+			}
 		}
 	}
-	if s.records != nil {
-		s.records.held = false
-		return s.records.flush()
+	if err := s.flushPlain(); err != nil {
+		return err
 	}
-	return nil
+	return s.records.letGo()
+}
+
+// tlsRecord is the most, in bytes, that a TLS record carries.
+const tlsRecord = 16 << 10
+
+// flushPlain encrypts what has gathered.
+func (s *socket) flushPlain() error {
+	if len(s.plain) == 0 {
+		return nil
+	}
+	_, err := s.Conn.Write(s.plain)
+	s.plain = s.plain[:0]
+	return err
+}
+
+// Read reads what there is. Under TLS, which reads a record at a time, it goes on
+// as long as there are whole ones.
+func (s *socket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	for s.records != nil && err == nil && n < len(p) && s.records.hasRecord() {
+		var m int
+		m, err = s.Conn.Read(p[n:])
+		n += m
+	}
+	if n > 0 {
+		err = nil // it comes again
+	}
+	return n, err
 }
 
 // advance drops the first n bytes.

@@ -3,43 +3,71 @@ package nbd
 import (
 	"crypto/tls"
 	"net"
+	"sync"
 )
 
 // tlsRecordBuffer is how much, in bytes, is read from or written to the socket at
 // once under TLS: several records of 16 KiB.
-const tlsRecordBuffer = 64 << 10
+const tlsRecordBuffer = 128 << 10
 
 // recordConn sits between TLS and the socket. It reads many records with one system
-// call, and while it is held, gathers written records for one.
+// call but hands them to TLS one at a time, so that it knows whether another one is
+// there; while it is held, it gathers written records for one system call.
 type recordConn struct {
 	net.Conn
 	in         []byte
 	start, end int
-	held       bool
-	out        []byte
+	left       int // bytes of the current record not handed over yet
+
+	mu   sync.Mutex // TLS answers a key update from within Read
+	held bool
+	out  []byte
 }
+
+// recordHeader is the length, in bytes, of a TLS record's header; its last two are
+// the length of what follows.
+const recordHeader = 5
 
 func newRecordConn(nc net.Conn) *recordConn { return &recordConn{Conn: nc} }
 
-// Read serves from the buffer, which it fills when it is empty.
+// Read hands over bytes of the current record, or begins the next.
 func (r *recordConn) Read(p []byte) (int, error) {
-	if r.start == r.end {
-		if r.in == nil {
-			r.in = make([]byte, tlsRecordBuffer)
+	if r.in == nil {
+		r.in = make([]byte, tlsRecordBuffer)
+	}
+	for r.start == r.end || r.left == 0 && r.end-r.start < recordHeader {
+		if r.start > 0 {
+			r.end = copy(r.in, r.in[r.start:r.end])
+			r.start = 0
 		}
-		n, err := r.Conn.Read(r.in)
-		r.start, r.end = 0, n
+		n, err := r.Conn.Read(r.in[r.end:])
+		r.end += n
 		if n == 0 {
 			return 0, err
 		}
 	}
-	n := copy(p, r.in[r.start:r.end])
+	if r.left == 0 {
+		r.left = r.next()
+	}
+	n := copy(p[:min(len(p), r.left)], r.in[r.start:r.end])
 	r.start += n
+	r.left -= n
 	return n, nil
+}
+
+// next is the length of the record at start, whose header has arrived.
+func (r *recordConn) next() int { return recordHeader + int(be.Uint16(r.in[r.start+3:])) }
+
+// hasRecord tells whether TLS can read a whole record without waiting.
+func (r *recordConn) hasRecord() bool {
+	n := r.end - r.start
+	return r.left == 0 && n >= recordHeader && n >= r.next()
 }
 
 // Write sends at once, unless the connection is held.
 func (r *recordConn) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if !r.held {
 		return r.Conn.Write(p)
 	}
@@ -50,6 +78,22 @@ func (r *recordConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// hold begins to gather records.
+func (r *recordConn) hold() {
+	r.mu.Lock()
+	r.held = true
+	r.mu.Unlock()
+}
+
+// letGo sends what was gathered.
+func (r *recordConn) letGo() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = false
+	return r.flush()
+}
+
+// flush sends what was gathered; it holds mu.
 func (r *recordConn) flush() error {
 	if len(r.out) == 0 {
 		return nil
