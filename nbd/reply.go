@@ -41,6 +41,9 @@ type replyQueue struct {
 	unsent  [][]byte // the tail of pieces
 	bytes   int
 	stuck   atomic.Bool // the peer does not read; only the sweeper looks
+
+	logged   time.Time // of the last input/output error
+	unlogged int       // errors since then
 }
 
 func (q *replyQueue) init() {
@@ -197,10 +200,21 @@ func (c *conn) encode(r *request) (own []byte) {
 	return nil
 }
 
-// noteFailure hangs up instead of telling of a closed device, if the export wants so.
+// noteFailure hangs up instead of telling of a closed device, if the export wants so,
+// and logs input/output errors, at most one a second.
 func (c *conn) noteFailure(r *request) {
-	if r.errno == errnoShutdown && c.export.HangUp {
+	switch {
+	case r.errno == errnoShutdown && c.export.HangUp:
 		c.hangUp()
+	case r.errno == errnoIO:
+		q := &c.reply
+		if now := time.Now(); now.Sub(q.logged) >= time.Second {
+			c.srv.log.Error("nbd: input/output error", "peer", peerName(c.sock.Conn), "export", c.export.Name,
+				"op", commandNames[statIndex(r.wire.cmd)], "offset", r.wire.offset, "bytes", r.wire.length, "err", r.Err, "unlogged", q.unlogged)
+			q.logged, q.unlogged = now, 0
+		} else {
+			q.unlogged++
+		}
 	}
 }
 

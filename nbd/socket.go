@@ -43,7 +43,11 @@ func (s *socket) init(nc net.Conn) {
 	s.raw = raw
 	s.writeOnce = func(fd uintptr) bool {
 		for {
-			n, _, errno := syscall.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&s.iov[0])), uintptr(len(s.iov)))
+			call, p, count := uintptr(unix.SYS_WRITEV), unsafe.Pointer(&s.iov[0]), uintptr(len(s.iov))
+			if count == 1 {
+				call, p, count = unix.SYS_WRITE, unsafe.Pointer(s.iov[0].Base), uintptr(s.iov[0].Len)
+			}
+			n, _, errno := syscall.Syscall(call, fd, uintptr(p), count)
 			s.n, s.errno = int(n), errno
 			switch errno {
 			case 0:
