@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"sync/atomic"
 	"time"
@@ -141,8 +142,14 @@ func (c *Client) pick() *clientConn {
 // mutations overlap. The protocol does not order them, so they must not be in flight
 // together.
 func independent(batch []*blockdev.Request) int {
+	lo, hi := int64(math.MaxInt64), int64(math.MinInt64) // around all mutations so far
 	for i, r := range batch {
 		if !r.Op.Mutates() {
+			continue
+		}
+		apart := r.Off >= hi || r.Off+r.Len <= lo
+		lo, hi = min(lo, r.Off), max(hi, r.Off+r.Len)
+		if apart { // as in any sequential batch
 			continue
 		}
 		for _, q := range batch[:i] {

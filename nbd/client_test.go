@@ -221,3 +221,55 @@ func extents(t *testing.T, c *Client) {
 		t.Errorf("extents end at %d with %d bytes of data: %v", next, data, err)
 	}
 }
+
+// TestConnectionLost: when the server goes away, what is in flight fails, what waits
+// for a free slot fails, and so does what comes later.
+func TestConnectionLost(t *testing.T) {
+	dev := newSlow(1 << 20)
+	s := startServer(t, Options{}, dev)
+	c := dialTest(t, s.uri("disk"), DialOptions{MaxRequests: 4})
+	results := make(chan error, 10)
+	for i := range 10 {
+		go func() { results <- blockdev.WriteAt(c, make([]byte, 512), int64(i)*512, 0) }()
+	}
+	eventually(t, "4 requests arrive", func() bool { return len(dev.held) == 4 })
+	s.RemoveExport("disk")
+	for range 10 {
+		if err := <-results; !errors.Is(err, ErrConnectionLost) {
+			t.Errorf("write: %v", err)
+		}
+	}
+	if err := blockdev.Flush(c); !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("flush afterwards: %v", err)
+	}
+	dev.letGo(4)
+}
+
+// TestLongRanges: ranges beyond 32 bits take several commands, or one with extended
+// headers.
+func TestLongRanges(t *testing.T) {
+	const size = 9 << 30
+	dev := blockdev.NewMemory(size)
+	s := startServer(t, Options{}, dev)
+	for name, want := range map[string]uint64{"simple": 5, "structured": 5, "extended": 1} {
+		before := s.Stats().Exports[0].Ops[cmdWriteZeroes].Requests
+		c := dialTest(t, s.uri("disk"), modes[name])
+		if err := blockdev.WriteAt(c, []byte("end"), size-3, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := blockdev.WriteZeroes(c, 0, size, blockdev.FUA); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 3)
+		if err := blockdev.ReadAt(c, got, size-3); err != nil || string(got) != "\x00\x00\x00" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if n := s.Stats().Exports[0].Ops[cmdWriteZeroes].Requests - before; n != want {
+			t.Errorf("%s: %d commands, want %d", name, n, want)
+		}
+		covered := int64(0)
+		if err := c.Extents(0, size, func(x blockdev.Extent) bool { covered += x.Len; return true }); err != nil || covered != size {
+			t.Errorf("%s: extents cover %d bytes, %v", name, covered, err)
+		}
+	}
+}

@@ -48,8 +48,7 @@ type conn struct {
 	notDone   atomic.Int64 // submitted, not Done
 	waiting   atomic.Bool  // the reader waits on wake
 	wake      chan struct{}
-	progress  atomic.Uint64 // counts reads and writes of the socket
-	receiving atomic.Bool   // a payload is being received
+	receiving atomic.Bool // a payload is being received
 	memory    account
 	count     opCounters
 
@@ -133,7 +132,6 @@ func (c *conn) fill() error {
 	}
 	n, err := c.sock.Read(c.in.data[c.end:min(len(c.in.data), c.end+c.readMax)])
 	c.end += n
-	c.progress.Add(1)
 	if n > 0 {
 		return nil
 	}

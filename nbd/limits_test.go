@@ -67,8 +67,17 @@ func TestStalledClients(t *testing.T) {
 	s := startServer(t, Options{StallTimeout: 300 * time.Millisecond, MaxServerBytes: 1}, blockdev.NewMemory(64<<20))
 	head := make([]byte, requestLen)
 	putRequest(head, modeSimple, wireRequest{cmd: cmdWrite, length: maxPayload})
-	for range 2 { // announce 32 MiB each and send nothing
-		rawTransmit(t, s, modeSimple).write(head)
+	for range 2 { // announce 32 MiB each and send a byte now and then
+		r := rawTransmit(t, s, modeSimple)
+		r.write(head)
+		go func() {
+			for {
+				if _, err := r.nc.Write([]byte{0}); err != nil {
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		}()
 	}
 	eventually(t, "the memory is used up", func() bool { return s.Stats().BufferBytes == 64<<20 })
 	c := dialTest(t, s.uri("disk"), DialOptions{})

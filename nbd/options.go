@@ -35,8 +35,8 @@ type Options struct {
 	// HandshakeTimeout is the time a client has to finish its whole negotiation,
 	// TLS included. Default 10 s.
 	HandshakeTimeout time.Duration
-	// StallTimeout is how long a connection may hold buffers without progress
-	// while others wait for the server's memory. Default 30 s.
+	// StallTimeout is how long a connection may take to move 1 MiB while it holds
+	// buffers and others wait for the server's memory. Default 30 s.
 	StallTimeout time.Duration
 
 	// MaxConnections limits the connections that have chosen an export.

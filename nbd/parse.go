@@ -72,7 +72,6 @@ func (c *conn) receive(w wireRequest, head []byte) error {
 	for n < len(payload) {
 		m, err := c.sock.Read(payload[n:])
 		n += m
-		c.progress.Add(1)
 		if m == 0 {
 			b.release(1)
 			if err = c.readError(err); errors.Is(err, io.EOF) && !c.draining.Load() {

@@ -118,7 +118,6 @@ func (c *conn) drain(wait bool) {
 			}
 			q.stuck.Store(wait || c.sock.raw == nil)
 			rest, err := c.sock.write(q.unsent, wait)
-			c.progress.Add(1)
 			q.unsent = rest
 			if err != nil {
 				c.hangUp() // the peer is gone; the reader notices

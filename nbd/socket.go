@@ -3,6 +3,7 @@ package nbd
 import (
 	"crypto/tls"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -19,6 +20,7 @@ type socket struct {
 	raw     syscall.RawConn // nil if writes cannot avoid waiting
 	records *recordConn     // TLS only
 	plain   []byte          // TLS only: less than a record, to be sent
+	moved   atomic.Uint64   // bytes read and written
 
 	iov       []unix.Iovec
 	wait      bool
@@ -87,6 +89,7 @@ func (s *socket) write(bufs [][]byte, wait bool) ([][]byte, error) {
 		case s.errno != 0:
 			return bufs, s.errno
 		}
+		s.moved.Add(uint64(s.n))
 		bufs = advance(bufs, s.n)
 	}
 	return nil, nil
@@ -100,6 +103,7 @@ func (s *socket) writeThrough(bufs [][]byte) error {
 			if _, err := s.Conn.Write(b); err != nil {
 				return err
 			}
+			s.moved.Add(uint64(len(b)))
 		}
 		return nil
 	}
@@ -111,6 +115,7 @@ func (s *socket) writeThrough(bufs [][]byte) error {
 				if _, err := s.Conn.Write(b[:n]); err != nil {
 					return err
 				}
+				s.moved.Add(uint64(n))
 				b = b[n:]
 				continue
 			}
@@ -139,6 +144,7 @@ func (s *socket) flushPlain() error {
 		return nil
 	}
 	_, err := s.Conn.Write(s.plain)
+	s.moved.Add(uint64(len(s.plain)))
 	s.plain = s.plain[:0]
 	return err
 }
@@ -153,6 +159,7 @@ func (s *socket) Read(p []byte) (int, error) {
 		n += m
 	}
 	if n > 0 {
+		s.moved.Add(uint64(n))
 		err = nil // it comes again
 	}
 	return n, err

@@ -9,6 +9,10 @@ import (
 // sweepEvery is the sweeper's period while there is traffic.
 const sweepEvery = 5 * time.Millisecond
 
+// stallBytes is how much, in bytes, a connection that is waited for must move in
+// Options.StallTimeout. A byte now and then is no progress.
+const stallBytes = 1 << 20
+
 // sweeper looks after connections that hang:
 //
 //   - A Submit that blocks for long must not hold back the replies of requests that
@@ -31,9 +35,9 @@ type sweeper struct {
 
 // sweepState is what the sweeper remembers of a connection.
 type sweepState struct {
-	seq      uint32
-	progress uint64
-	since    time.Time // of the last progress
+	seq   uint32
+	moved uint64    // when since was set
+	since time.Time // of the last progress
 }
 
 func (w *sweeper) init(s *Server) {
@@ -107,8 +111,8 @@ func (w *sweeper) sweep(now time.Time) (busy bool) {
 		}
 		busy = busy || seq != st.seq
 		st.seq = seq
-		if p := c.progress.Load(); p != st.progress || !c.stalled() {
-			st.progress, st.since = p, now
+		if p := c.sock.moved.Load(); p-st.moved >= stallBytes || !c.stalled() {
+			st.moved, st.since = p, now
 		} else if pressed && now.Sub(st.since) > w.srv.opts.StallTimeout {
 			w.srv.log.Warn("nbd: connection closed: it holds memory that others wait for and makes no progress",
 				"peer", peerName(c.sock.Conn), "export", c.export.Name, "bytes", c.memory.conn.used.Load())
