@@ -2,6 +2,8 @@ package blockdev
 
 import (
 	"fmt"
+
+	"blkd/internal/mutant"
 )
 
 const (
@@ -38,6 +40,9 @@ func (s *Store) place(b *writeBatch, n int) error {
 // fitLap ends the lap of the ring if piece n does not fit into the rest of it.
 func (s *Store) fitLap(b *writeBatch, n int) error {
 	left := s.log.lapLeft(b.end)
+	if left == s.log.size && !mutant.On(mutant.StoreCrossLap) {
+		return s.flushBatch(b, n) // the batch has filled the lap: one write cannot go on at the start
+	}
 	if b.pieces[n].bytes() <= left {
 		return nil
 	}

@@ -31,6 +31,7 @@ const (
 	StoreEarlyReuse
 	StoreReapply
 	StorePartialFlush
+	StoreCrossLap
 	numIDs
 )
 
@@ -53,6 +54,7 @@ var table = [numIDs]Info{
 	{StoreEarlyReuse, "store/early-reuse", "A chunk is handed out again before a checkpoint has forgotten its old content."},
 	{StoreReapply, "store/reapply", "Replay applies references that the map already reflects."},
 	{StorePartialFlush, "store/partial-flush", "A page of the map counts although its checkpoint was not completed."},
+	{StoreCrossLap, "store/cross-lap", "A batch that fills a lap of the log exactly goes on behind the end of the file."},
 }
 
 // All lists the planted bugs.

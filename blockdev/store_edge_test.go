@@ -1,0 +1,108 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"blkd/internal/env/crashfs"
+)
+
+// edges are situations that random runs meet too seldom. TestStoreMutants plants
+// bugs in them too.
+var edges = []struct {
+	name string
+	run  func() error
+}{
+	{"batch ends a lap exactly", batchEndsLap},
+}
+
+func TestStoreEdges(t *testing.T) {
+	for _, e := range edges {
+		t.Run(e.name, func(t *testing.T) {
+			if err := e.run(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// newStore makes and opens a small store that a test drives by hand.
+func newStore(o StoreOptions, size int64) (*Store, StoreOptions, error) {
+	if o.FS == nil {
+		o.FS = crashfs.New()
+	}
+	o.Dir, o.Volume, o.LogBytes = "/v", "v", MinLog
+	if err := CreateStore(o, size); err != nil {
+		return nil, o, err
+	}
+	s, err := OpenStore(o)
+	return s, o, err
+}
+
+// submit submits a batch, answers flushes, and returns what failed.
+func submit(s *Store, batch ...*Request) error {
+	for _, r := range batch {
+		r.Done = func(*Request) {}
+		r.Len = max(r.Len, int64(len(r.Data)))
+	}
+	s.Submit(batch)
+	s.answerFlushes()
+	var errs []error
+	for _, r := range batch {
+		errs = append(errs, r.Err)
+	}
+	return errors.Join(errs...)
+}
+
+func filled(v byte, n int) []byte { return bytes.Repeat([]byte{v}, n) }
+
+// holds checks that the block at off is filled with v.
+func holds(s *Store, off int64, v byte) error {
+	p := make([]byte, BlockSize)
+	if err := ReadAt(s, p, off); err != nil {
+		return err
+	}
+	if !bytes.Equal(p, filled(v, BlockSize)) {
+		return fmt.Errorf("the block at %d begins with %d, not %d", off, p[0], v)
+	}
+	return nil
+}
+
+// batchEndsLap submits two blocks when the rest of the ring holds exactly one:
+// the other one belongs at the ring's start, not behind its end.
+func batchEndsLap() error {
+	s, o, err := newStore(StoreOptions{Manual: true}, 4<<20)
+	if err != nil {
+		return err
+	}
+	const record = recHeader + 4 + BlockSize
+	// References make the lap's length a sum of records.
+	for range 2 {
+		if err := WriteAt(s, filled(9, chunkBytes), 0, 0); err != nil {
+			return err
+		}
+	}
+	for left := s.log.lapLeft(s.log.head); left != record; left = s.log.lapLeft(s.log.head) {
+		err := errors.New("the lap's end was missed")
+		if left%record != 0 {
+			err = Trim(s, 1<<20, BlockSize, 0)
+		} else if left > record {
+			err = WriteAt(s, filled(8, BlockSize), 1<<20, 0)
+		}
+		if err = errors.Join(err, s.Destage()); err != nil {
+			return err
+		}
+	}
+	if err := submit(s, &Request{Op: OpWrite, Off: 2 << 20, Data: filled(1, BlockSize)}, &Request{Op: OpWrite, Off: 3 << 20, Data: filled(2, BlockSize)}); err != nil {
+		return err
+	}
+	if err := errors.Join(holds(s, 2<<20, 1), holds(s, 3<<20, 2), s.Close()); err != nil {
+		return err
+	}
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	return errors.Join(holds(s, 2<<20, 1), holds(s, 3<<20, 2))
+}
