@@ -16,6 +16,7 @@ var edges = []struct {
 	run  func() error
 }{
 	{"batch ends a lap exactly", batchEndsLap},
+	{"crash after shrinking", crashAfterShrinking},
 }
 
 func TestStoreEdges(t *testing.T) {
@@ -105,4 +106,34 @@ func batchEndsLap() error {
 		return err
 	}
 	return errors.Join(holds(s, 2<<20, 1), holds(s, 3<<20, 2))
+}
+
+// crashAfterShrinking replays a log with entries beyond the volume's end.
+func crashAfterShrinking() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	fs := crashfs.New()
+	s, o, err := newStore(StoreOptions{FS: fs, Manual: true}, 32<<20)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(WriteAt(s, filled(1, BlockSize), 1<<20-BlockSize, 0), WriteAt(s, filled(1, BlockSize), 30<<20, 0),
+		WriteAt(s, filled(1, chunkBytes), 31<<20, 0), s.Resize(1<<20))
+	if err != nil {
+		return err
+	}
+	fs.Kill()
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	if err := errors.Join(s.Resize(32<<20), holds(s, 1<<20-BlockSize, 1), holds(s, 30<<20, 0), holds(s, 31<<20, 0), s.Close()); err != nil {
+		return err
+	}
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	return errors.Join(holds(s, 30<<20, 0), holds(s, 31<<20, 0))
 }

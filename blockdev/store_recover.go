@@ -115,12 +115,17 @@ func (s *Store) replay(entries []*scanned, rec *Recovery) error {
 	sb := &s.super.superblock
 	s.gen, s.seq, s.commit = max(sb.lastGen, 1), sb.lastSeq, max(sb.commit, sb.lastSeq)
 	s.applied = appliedState{sb.replayFrom, sb.lastGen, sb.lastSeq}
-	commit := s.commit
+	commit, pages := s.commit, mapPageCount(sb.size)
 	for _, r := range entries {
 		commit = max(commit, r.commit)
+		pages = max(pages, mapPageCount(r.off+r.len)) // from before the volume shrank
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !mutant.On(mutant.StoreForgetTail) {
+		s.maps.resize(pages)
+		s.over.resize(pages)
+	}
 	if mutant.On(mutant.StoreReplayOrder) {
 		slices.Reverse(entries)
 	}

@@ -32,6 +32,7 @@ const (
 	StoreReapply
 	StorePartialFlush
 	StoreCrossLap
+	StoreForgetTail
 	numIDs
 )
 
@@ -55,6 +56,7 @@ var table = [numIDs]Info{
 	{StoreReapply, "store/reapply", "Replay applies references that the map already reflects."},
 	{StorePartialFlush, "store/partial-flush", "A page of the map counts although its checkpoint was not completed."},
 	{StoreCrossLap, "store/cross-lap", "A batch that fills a lap of the log exactly goes on behind the end of the file."},
+	{StoreForgetTail, "store/forget-tail", "Recovery has no place for entries of a part that a smaller volume no longer has."},
 }
 
 // All lists the planted bugs.
