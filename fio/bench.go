@@ -34,6 +34,8 @@ type Config struct {
 	// Disk is a path on the file system of the servers. If set, what reaches its disk
 	// is counted too, for every process of the machine.
 	Disk string
+	// Prepare, if set, is called before every measured run.
+	Prepare func(Job, Target) error
 	// Program is the fio to run; empty: "fio" in PATH.
 	Program string
 	// Dial connects EngineBlkd to an NBD URI.
@@ -163,6 +165,11 @@ func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (
 	}
 	for round := 1; round <= cfg.Rounds; round++ {
 		for i, t := range cfg.Targets {
+			if cfg.Prepare != nil {
+				if err := cfg.Prepare(j, t); err != nil {
+					return res, fmt.Errorf("before %s on %s: %w", j.Name, t.Name, err)
+				}
+			}
 			s, err := cfg.measure(ctx, gen, j, t)
 			if err != nil {
 				return res, err

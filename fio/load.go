@@ -20,6 +20,7 @@ type load struct {
 	conns       int64
 	flushEvery  int64 // writes between flushes; 0: none
 	flushAtEnd  bool
+	once        bool // end after one pass over the device
 	runtime     time.Duration
 }
 
@@ -57,6 +58,7 @@ func loadOf(j Job) (load, error) {
 		}
 	}
 	l.flushAtEnd = j.Get("end_fsync") == "1"
+	l.once = j.Get("time_based") != "1"
 	if l.runtime, err = j.runtime(); err != nil {
 		return l, err
 	}
@@ -137,13 +139,16 @@ func (w *worker) run(ctx context.Context, start time.Time) error {
 	for begun := false; ; begun = true {
 		now := time.Now()
 		late := begun && now.After(end) // a slow start must not be an empty run
-		stop := w.err != nil || late || ctx.Err() != nil
+		stop := w.err != nil || late || ctx.Err() != nil || w.passed()
 		if stop && w.inFlight == 0 {
 			break
 		}
 		if !stop {
 			batch = batch[:0]
 			for _, s := range idle {
+				if w.passed() {
+					break
+				}
 				w.prepare(s)
 				s.begin = now
 				batch = append(batch, &s.req)
@@ -165,6 +170,9 @@ func (w *worker) run(ctx context.Context, start time.Time) error {
 	}
 	return w.err
 }
+
+// passed tells whether a load that ends after one pass has asked for all of it.
+func (w *worker) passed() bool { return w.once && w.next >= w.blocks }
 
 // prepare makes the slot's request the next one of the load.
 func (w *worker) prepare(s *slot) {

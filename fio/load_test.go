@@ -46,7 +46,9 @@ func (d *countingDevice) Submit(batch []*blockdev.Request) {
 func runLoad(t *testing.T, l load, d *countingDevice) (Sample, error) {
 	t.Helper()
 	d.Device = blockdev.NewMemory(1 << 20)
-	l.runtime = 50 * time.Millisecond
+	if l.runtime = 50 * time.Millisecond; l.once {
+		l.runtime = time.Minute // it has to end by itself
+	}
 	return drive(context.Background(), l, []blockdev.Device{d}, 1)
 }
 
@@ -54,6 +56,7 @@ func TestLoadCountsWhatItDid(t *testing.T) {
 	for name, l := range map[string]load{
 		"random read":      {readPercent: 100, random: true, block: 4096, depth: 8},
 		"sequential write": {block: 128 << 10, depth: 4, flushAtEnd: true},
+		"one pass":         {block: 64 << 10, depth: 3, once: true},
 		"odd block":        {readPercent: 50, block: 4608, depth: 3},
 		"one at a time":    {random: true, block: 512, depth: 1, flushEvery: 1},
 		"shared flush":     {random: true, block: 4096, depth: 32, flushEvery: 32},
@@ -74,6 +77,9 @@ func TestLoadCountsWhatItDid(t *testing.T) {
 			}
 		} else if want := map[bool]int64{true: 1}[l.flushAtEnd]; d.flushes.Load() != want {
 			t.Errorf("%s: %d flushes, want %d", name, d.flushes.Load(), want)
+		}
+		if l.once && s.ios != d.Size()/l.block {
+			t.Errorf("%s: %d requests, want one per block, %d", name, s.ios, d.Size()/l.block)
 		}
 		if s.Latency.Count() != counted {
 			t.Errorf("%s: %d latencies for %d requests", name, s.Latency.Count(), counted)

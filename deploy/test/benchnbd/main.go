@@ -107,6 +107,12 @@ func (b *bench) measure(ctx context.Context, title string, e fio.Engine, disk st
 		Dial: func(ctx context.Context, uri string) (blockdev.Device, error) {
 			return nbd.Dial(ctx, uri, nbd.DialOptions{})
 		},
+		Prepare: func(j fio.Job, _ fio.Target) error {
+			if j.Name == coldRead {
+				return b.forget()
+			}
+			return nil
+		},
 	}
 	var err error
 	if cfg.Jobs, err = fio.SelectJobs(jobs); err != nil {

@@ -4,13 +4,19 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"blkd/blockdev"
 	"blkd/fio"
 	"blkd/nbd"
 )
+
+// coldRead is the job before which the page cache forgets the disks.
+const coldRead = "seqread-1m-once"
 
 // The jobs of the targets.
 var (
@@ -18,7 +24,7 @@ var (
 		"randread-4k-qd1", "randread-4k-qd32", "randread-4k-qd128",
 		"randwrite-4k-qd1", "randwrite-4k-qd32", "randwrite-4k-qd128",
 	}
-	sequential1m = []string{"seqread-1m-qd8", "seqwrite-1m-qd8"}
+	sequential1m = []string{coldRead, "seqread-1m-qd8", "seqwrite-1m-qd8"}
 )
 
 // disk compares servers that keep their data on the same file system.
@@ -227,6 +233,23 @@ func fillExport(ctx context.Context, uri string) error {
 		stir(buf, off)
 	}
 	return blockdev.Flush(c)
+}
+
+// forget drops the disks from the page cache, so that a read comes from the disk. Pages
+// that a server has mapped or not written back stay.
+func (b *bench) forget() error {
+	unix.Sync()
+	return filepath.WalkDir(b.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	})
 }
 
 // stir makes a buffer differ in every block from what it was.
