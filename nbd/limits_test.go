@@ -237,3 +237,22 @@ func TestGarbage(t *testing.T) {
 		t.Errorf("%d file descriptors are open (%v)", len(entries), err)
 	}
 }
+
+// TestMemoryOfLongRequests: far more bytes than the budget pass through a
+// connection, and all of them are given back.
+func TestMemoryOfLongRequests(t *testing.T) {
+	s := startServer(t, Options{}, newAsync(t, blockdev.NewMemory(maxPayload)))
+	c := dialTest(t, s.uri("disk"), DialOptions{})
+	buf := make([]byte, maxPayload)
+	for range 3 {
+		for _, n := range []int{maxPayload, 1<<20 + 1, 200 << 10, 100} {
+			if err := blockdev.WriteAt(c, buf[:n], 0, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := blockdev.ReadAt(c, buf[:n], 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "the memory comes back", func() bool { return s.Stats().BufferBytes == 0 })
+}
