@@ -50,7 +50,7 @@ type Config struct {
 var ErrWouldOverwrite = errors.New("the job overwrites what the exports hold")
 
 // Run runs every job against every target, in turns: round by round, within a round
-// target by target. It stops at the first error and returns what was measured until
+// target by target, each round beginning with the next one. It stops at the first error and returns what was measured until
 // then together with the error.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	if err := cfg.complete(ctx); err != nil {
@@ -148,6 +148,8 @@ func (cfg *Config) generator(e Engine) generator {
 }
 
 // runJob measures one job: a short run per target that is thrown away, then the rounds.
+// Each round begins with another target: what the machine did in between (freed memory
+// that a hypervisor took back, say) hurts whoever comes first.
 func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (*Result, error) {
 	res := &Result{Job: j.Name, Claim: j.Claim, Engine: e, Flushes: j.Flushes()}
 	for _, t := range cfg.Targets {
@@ -164,7 +166,9 @@ func (cfg *Config) runJob(ctx context.Context, gen generator, e Engine, j Job) (
 		}
 	}
 	for round := 1; round <= cfg.Rounds; round++ {
-		for i, t := range cfg.Targets {
+		for k := range cfg.Targets {
+			i := (k + round - 1) % len(cfg.Targets)
+			t := cfg.Targets[i]
 			if cfg.Prepare != nil {
 				if err := cfg.Prepare(j, t); err != nil {
 					return res, fmt.Errorf("before %s on %s: %w", j.Name, t.Name, err)

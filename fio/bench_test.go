@@ -99,8 +99,8 @@ func TestRunWithFio(t *testing.T) {
 			order = append(order, name[:1])
 		}
 	}
-	if got := strings.Join(order, ""); got != "abab" {
-		t.Errorf("runs went %q, want abab", got)
+	if got := strings.Join(order, ""); got != "abba" {
+		t.Errorf("runs went %q, want abba", got)
 	}
 	if err := rep.HTML(io.Discard); err != nil {
 		t.Error(err)

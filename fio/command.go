@@ -37,7 +37,7 @@ func Command() *cobra.Command {
 		Long: `Bench runs load against NBD exports and prints request rates, latencies, the
 server's CPU time per request and how much it wrote.
 
-Several exports are measured in turns (A B A B …), round by round, so that a busy
+Several exports are measured in turns (A B, B A, …), round by round, so that a busy
 machine hurts all of them alike; ratios compare runs of the same round with the
 first export's. CPU time and bytes written are those of the processes that listen
 on the export's address, or of --pid.

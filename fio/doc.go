@@ -1,5 +1,5 @@
 // Package fio measures NBD servers: the job files beside this source, one per
-// claim, run against one or several servers in turns (A B A B …), by the fio
+// claim, run against one or several servers in turns (A B, B A, …), by the fio
 // program or by this project's own batching client.
 //
 // What is measured, and how:
