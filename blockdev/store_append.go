@@ -164,20 +164,23 @@ func (s *Store) mergeBlock(b *writeBatch, p *piece) error {
 // makeRoom waits until the log has room for piece n.
 func (s *Store) makeRoom(b *writeBatch, n int) error {
 	need := s.roomFor(&b.pieces[n])
-	if s.log.room(b.end, need) {
+	if s.log.room(b.end, need) && !s.closed { // it may be closed while an earlier piece waits
 		return nil
 	}
 	if err := s.flushBatch(b, n); err != nil {
 		return err
 	}
-	for !s.log.room(b.end, need) {
-		if err := s.awaitSpace(need); err != nil {
+	for !s.closed && !s.log.room(b.end, need) {
+		err := s.awaitSpace(need)
+		if err == nil || !mutant.On(mutant.StoreStaleHead) {
+			b.start, b.end = s.log.head, s.log.head // others have appended meanwhile, even if it waited in vain
+		}
+		if err != nil {
 			return err
 		}
-		if s.closed {
-			return ErrClosed
-		}
-		b.start, b.end = s.log.head, s.log.head // others have appended meanwhile
+	}
+	if s.closed {
+		return ErrClosed
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ var edges = []struct {
 }{
 	{"batch ends a lap exactly", batchEndsLap},
 	{"crash after shrinking", crashAfterShrinking},
+	{"append while another waits in vain", appendWhileWaiting},
 }
 
 func TestStoreEdges(t *testing.T) {
@@ -136,4 +137,42 @@ func crashAfterShrinking() (err error) {
 		return err
 	}
 	return errors.Join(holds(s, 30<<20, 0), holds(s, 31<<20, 0))
+}
+
+// appendWhileWaiting has a batch whose first entry waits for log space until the
+// disk turns out to be full. Meanwhile another writer appends; what is left of
+// the batch must go behind it.
+func appendWhileWaiting() error {
+	fs, hooked := crashfs.New(), false
+	var s *Store
+	var inner error
+	hook := func(op, name string, _ int64, do func() error) error {
+		if op == "write" && name == imageFile && !hooked {
+			hooked = true
+			inner = Trim(s, 1<<20, BlockSize, 0)
+		}
+		return do()
+	}
+	s, o, err := newStore(StoreOptions{FS: &hookFS{fs, hook}, Manual: true, FailOnFull: true}, 4<<20)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(WriteAt(s, filled(1, 2*BlockSize), 1<<20, 0), s.Sync()); err != nil {
+		return err
+	}
+	for i := int64(0); s.log.room(s.log.head, s.log.size/8+recHeader+4+BlockSize); i++ {
+		if err := WriteAt(s, filled(2, BlockSize), i*BlockSize, 0); err != nil {
+			return err
+		}
+	}
+	fs.SetBudget(0)
+	err = submit(s, &Request{Op: OpWrite, Data: filled(3, BlockSize)}, &Request{Op: OpTrim, Off: 1<<20 + BlockSize, Len: BlockSize})
+	if !hooked || inner != nil || !errors.Is(err, ErrNoSpace) {
+		return fmt.Errorf("the log was not full: %w", errors.Join(inner, err))
+	}
+	fs.Kill()
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	return errors.Join(holds(s, 0, 2), holds(s, 1<<20, 0), holds(s, 1<<20+BlockSize, 0))
 }

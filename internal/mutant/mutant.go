@@ -33,6 +33,7 @@ const (
 	StorePartialFlush
 	StoreCrossLap
 	StoreForgetTail
+	StoreStaleHead
 	numIDs
 )
 
@@ -57,6 +58,7 @@ var table = [numIDs]Info{
 	{StorePartialFlush, "store/partial-flush", "A page of the map counts although its checkpoint was not completed."},
 	{StoreCrossLap, "store/cross-lap", "A batch that fills a lap of the log exactly goes on behind the end of the file."},
 	{StoreForgetTail, "store/forget-tail", "Recovery has no place for entries of a part that a smaller volume no longer has."},
+	{StoreStaleHead, "store/stale-head", "A batch whose entry found no space goes on where the log ended before it waited."},
 }
 
 // All lists the planted bugs.
