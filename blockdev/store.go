@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"blkd/internal/env"
+	"blkd/internal/mutant"
 )
 
 const openCreate = syscall.O_RDWR | syscall.O_CREAT | syscall.O_EXCL
@@ -185,12 +186,17 @@ func (s *Store) wakeAppenders() {
 }
 
 // needPage brings map page i into memory. It holds mu, and releases it while it
-// reads from disk.
+// reads from disk. What was read counts only if no checkpoint was completed
+// meanwhile: it may have written the page, and another reader evicted it again.
 func (s *Store) needPage(i int64) error {
 	for !s.maps.known(i) {
+		before := s.maps.ckpt.Load()
 		s.mu.Unlock()
 		r, err := s.maps.read(i)
 		s.mu.Lock()
+		if before != s.maps.ckpt.Load() && !mutant.On(mutant.StoreStalePage) || s.maps.known(i) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ var edges = []struct {
 	{"batch ends a lap exactly", batchEndsLap},
 	{"crash after shrinking", crashAfterShrinking},
 	{"append while another waits in vain", appendWhileWaiting},
+	{"checkpoint during the read of a map page", checkpointDuringRead},
 }
 
 func TestStoreEdges(t *testing.T) {
@@ -175,4 +176,48 @@ func appendWhileWaiting() error {
 		return err
 	}
 	return errors.Join(holds(s, 0, 2), holds(s, 1<<20, 0), holds(s, 1<<20+BlockSize, 0))
+}
+
+// checkpointDuringRead holds up the read of a map page until the page was
+// changed, written by a checkpoint, and evicted.
+func checkpointDuringRead() error {
+	const pageSpan = pageChunks * chunkBytes
+	var held func() error
+	hook := func(op, name string, off int64, do func() error) error {
+		err := do()
+		if h := held; op == "read" && name == mapFile && off == 0 && h != nil {
+			held = nil
+			err = errors.Join(err, h())
+		}
+		return err
+	}
+	s, o, err := newStore(StoreOptions{FS: &hookFS{crashfs.New(), hook}, Manual: true, CacheBytes: 1}, 200*pageSpan)
+	if err != nil {
+		return err
+	}
+	touch := func() error { // every page but the first, so that the cache turns over
+		for i := range int64(199) {
+			if err := WriteAt(s, filled(7, BlockSize), (i+1)*pageSpan, 0); err != nil {
+				return err
+			}
+		}
+		return s.Destage()
+	}
+	err = errors.Join(WriteAt(s, filled(1, chunkBytes), 0, 0), s.Destage(), touch(), s.Close())
+	if err != nil {
+		return err
+	}
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	held = func() error {
+		return errors.Join(WriteAt(s, filled(2, chunkBytes), 0, 0), s.Destage(), touch())
+	}
+	if err := s.Extents(0, BlockSize, func(Extent) bool { return true }); err != nil { // takes no stripe: a checkpoint does not wait for it
+		return err
+	}
+	if held != nil {
+		return errors.New("the page was not read")
+	}
+	return errors.Join(holds(s, 0, 2), s.Close())
 }

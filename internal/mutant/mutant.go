@@ -34,6 +34,7 @@ const (
 	StoreCrossLap
 	StoreForgetTail
 	StoreStaleHead
+	StoreStalePage
 	numIDs
 )
 
@@ -59,6 +60,7 @@ var table = [numIDs]Info{
 	{StoreCrossLap, "store/cross-lap", "A batch that fills a lap of the log exactly goes on behind the end of the file."},
 	{StoreForgetTail, "store/forget-tail", "Recovery has no place for entries of a part that a smaller volume no longer has."},
 	{StoreStaleHead, "store/stale-head", "A batch whose entry found no space goes on where the log ended before it waited."},
+	{StoreStalePage, "store/stale-page", "A map page that was read during a checkpoint is used although the checkpoint wrote it."},
 }
 
 // All lists the planted bugs.
