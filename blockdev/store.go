@@ -61,7 +61,10 @@ type Store struct {
 	freed   []freedChunk // until the next checkpoint
 	pending []pendingEntry
 	commit  Seq // entries up to here are committed and applied
-	applied appliedState
+	// applying: entries up to here are committed, and the last one may be applied
+	// in part.
+	applying Seq
+	applied  appliedState
 
 	stripes [stripes]struct {
 		sync.RWMutex

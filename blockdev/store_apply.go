@@ -7,6 +7,7 @@ import "blkd/internal/mutant"
 // It holds mu and may release it for a while.
 func (s *Store) apply(r *record, crc []uint32) error {
 	var err error
+	s.applying = r.seq
 	switch r.kind {
 	case recData:
 		block, pos := r.off/BlockSize, r.pos+uint64(r.headerBytes())
@@ -51,8 +52,9 @@ func (s *Store) applyRef(r *record, crc []uint32) error {
 	})
 }
 
-// applyZero unmaps whole chunks, and covers single blocks at the edges with
-// zeros in the overlay.
+// applyZero unmaps whole chunks, and then covers single blocks at the edges with
+// zeros in the overlay: a round of destaging must not begin with these in it and
+// without the entry.
 func (s *Store) applyZero(r *record) error {
 	punch := uint32(1)
 	if r.flags&flagZeroed != 0 {
@@ -64,14 +66,23 @@ func (s *Store) applyZero(r *record) error {
 		s.zeroBlocks(block, end, punch)
 		return nil
 	}
-	s.zeroBlocks(block, first*chunkBlocks, punch)
-	s.zeroBlocks(last*chunkBlocks, end, punch)
-	return s.eachPage(first, last, func(page, lo, hi int64) {
+	edges := func() {
+		s.zeroBlocks(block, first*chunkBlocks, punch)
+		s.zeroBlocks(last*chunkBlocks, end, punch)
+	}
+	if mutant.On(mutant.StoreEarlyEdges) {
+		edges()
+	}
+	err := s.eachPage(first, last, func(page, lo, hi int64) {
 		if p := s.maps.get(page); p != nil && p.applied() < r.pos {
 			s.unmap(page, lo, hi, r.pos)
 		}
 		s.over.drop(lo*chunkBlocks, hi*chunkBlocks)
 	})
+	if err == nil && !mutant.On(mutant.StoreEarlyEdges) {
+		edges()
+	}
+	return err
 }
 
 func (s *Store) zeroBlocks(first, last int64, punch uint32) {

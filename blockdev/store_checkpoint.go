@@ -1,10 +1,13 @@
 package blockdev
 
+import "blkd/internal/mutant"
+
 // checkpoint makes the image and its map durable as they are, and the point at
 // the place from which a crash replays the log. The steps and their order:
 //
 //  1. copy the dirty pages, all at one instant;
-//  2. sync the log (pages must not be ahead of it) and the image;
+//  2. sync the log (pages must not be ahead of it) and the image; on a replica,
+//     write a superblock that says that what the pages reflect is committed;
 //  3. write the copies to the slots that do not count, sync;
 //  4. write the superblock: now they count;
 //  5. chunks that the map no longer refers to may be used again.
@@ -16,7 +19,10 @@ func (s *Store) checkpoint(at appliedState) error {
 	maps, alloc := s.maps.snapshot(), s.alloc.pages.snapshot()
 	freed := s.freed
 	s.freed = nil
-	commit := s.commit
+	commit := max(s.commit, s.applying)
+	if mutant.On(mutant.StorePartialCommit) {
+		commit = s.commit
+	}
 	s.mu.Unlock()
 	ckpt := s.super.ckpt + 1
 	if err := s.Sync(); err != nil {
@@ -24,6 +30,9 @@ func (s *Store) checkpoint(at appliedState) error {
 	}
 	if err := s.image.Sync(); err != nil {
 		return s.fail(err)
+	}
+	if err := s.markCommitted(commit); err != nil {
+		return err
 	}
 	err := s.maps.write(maps, ckpt)
 	if err == nil {
@@ -46,6 +55,22 @@ func (s *Store) checkpoint(at appliedState) error {
 	s.counters.checkpoints.Add(1)
 	s.drainReaders()
 	s.reuse(freed)
+	return nil
+}
+
+// markCommitted records durably that entries up to commit are committed. Pages
+// that reflect them are about to be written. If a crash comes then, recovery must
+// replay these entries, and so find the remnants of the pages and write over
+// them: an entry that could be cut instead would come back with the next
+// checkpoint, which has the same number.
+func (s *Store) markCommitted(commit Seq) error {
+	if !s.o.Replica || s.super.commit >= commit || mutant.On(mutant.StoreCommitUnmarked) {
+		return nil
+	}
+	s.super.durable, s.super.commit = s.durable.Load(), commit
+	if err := s.super.save(); err != nil {
+		return s.fail(err)
+	}
 	return nil
 }
 

@@ -19,6 +19,9 @@ var edges = []struct {
 	{"crash after shrinking", crashAfterShrinking},
 	{"append while another waits in vain", appendWhileWaiting},
 	{"checkpoint during the read of a map page", checkpointDuringRead},
+	{"crash in a checkpoint with a fresh commit", crashWithFreshCommit},
+	{"checkpoint while a reference is applied", checkpointDuringApply},
+	{"crash while a trim is applied", crashDuringTrim},
 }
 
 func TestStoreEdges(t *testing.T) {
@@ -36,7 +39,7 @@ func newStore(o StoreOptions, size int64) (*Store, StoreOptions, error) {
 	if o.FS == nil {
 		o.FS = crashfs.New()
 	}
-	o.Dir, o.Volume, o.LogBytes = "/v", "v", MinLog
+	o.Dir, o.Volume, o.LogBytes = "/v", "v", max(o.LogBytes, MinLog)
 	if err := CreateStore(o, size); err != nil {
 		return nil, o, err
 	}

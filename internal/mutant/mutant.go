@@ -35,6 +35,9 @@ const (
 	StoreForgetTail
 	StoreStaleHead
 	StoreStalePage
+	StoreCommitUnmarked
+	StorePartialCommit
+	StoreEarlyEdges
 	numIDs
 )
 
@@ -61,6 +64,9 @@ var table = [numIDs]Info{
 	{StoreForgetTail, "store/forget-tail", "Recovery has no place for entries of a part that a smaller volume no longer has."},
 	{StoreStaleHead, "store/stale-head", "A batch whose entry found no space goes on where the log ended before it waited."},
 	{StoreStalePage, "store/stale-page", "A map page that was read during a checkpoint is used although the checkpoint wrote it."},
+	{StoreCommitUnmarked, "store/commit-unmarked", "A checkpoint writes pages before the superblock says that what they reflect is committed."},
+	{StorePartialCommit, "store/partial-commit", "A checkpoint takes an entry that is applied in part for one that is not committed."},
+	{StoreEarlyEdges, "store/early-edges", "The edges of a trim may be poured before the trim counts as applied."},
 }
 
 // All lists the planted bugs.
