@@ -147,6 +147,10 @@ func (r *replicaRunner) append() error {
 		return fmt.Errorf("an entry out of order: %w", err)
 	}
 	err := r.s.Append(entries)
+	if errors.Is(err, ErrNoSpace) { // the log is full of what is not committed
+		_, last := r.s.Last()
+		entries, err = entries[:int(last)-len(r.log)], nil
+	}
 	r.log = append(r.log, entries...) // after a failure: some of them, maybe
 	return err
 }

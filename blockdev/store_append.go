@@ -115,9 +115,7 @@ func (s *Store) flushBatch(b *writeBatch, upTo int) error {
 	s.log.written.Store(b.end)
 	clear(b.iov)
 	b.start, b.iov, b.arena = b.end, b.iov[:0], b.arena[:0]
-	if s.log.used() > s.log.size/2 {
-		s.kick()
-	}
+	s.kickIfHalf()
 	pieces := b.pieces[b.first:upTo]
 	b.first = upTo
 	if s.o.Replica {
@@ -196,26 +194,39 @@ func (s *Store) roomFor(p *piece) int64 {
 	return p.bytes()
 }
 
-// awaitSpace releases appendMu until destaging has freed log space.
+// awaitSpace releases appendMu until there is log space, by destaging or by a
+// cut of the log.
 func (s *Store) awaitSpace(need int64) error {
-	head := s.log.head
 	s.appendMu.Unlock()
 	defer s.appendMu.Lock()
 	s.counters.stalls.Add(1)
 	if s.o.Manual {
-		return s.Destage()
+		return s.destageForSpace(need)
 	}
-	s.kick()
 	s.spaceMu.Lock()
 	defer s.spaceMu.Unlock()
-	for !s.log.room(head, need) {
+	for !s.log.room(s.log.written.Load(), need) {
 		if err := s.failed(); err != nil {
 			return err
 		}
 		if s.full.Load() && s.o.FailOnFull {
 			return fmt.Errorf("volume %s: %w and its log is full; free space there or trim the volume", s.o.Volume, ErrNoSpace)
 		}
+		s.kick()
 		s.space.Wait()
+	}
+	return nil
+}
+
+// destageForSpace is awaitSpace without background work: nobody commits or cuts
+// while it waits, so it must not wait for that.
+func (s *Store) destageForSpace(need int64) error {
+	tail := s.log.tail.Load()
+	if err := s.Destage(); err != nil {
+		return err
+	}
+	if s.log.tail.Load() == tail && !s.log.room(s.log.written.Load(), need) {
+		return fmt.Errorf("volume %s: %w in its log, which is full of entries that are not committed", s.o.Volume, ErrNoSpace)
 	}
 	return nil
 }
@@ -225,5 +236,12 @@ func (s *Store) kick() {
 	select {
 	case s.pourNow <- struct{}{}:
 	default:
+	}
+}
+
+// kickIfHalf asks for a round when half of the log is used.
+func (s *Store) kickIfHalf() {
+	if s.log.used() > s.log.size/2 {
+		s.kick()
 	}
 }

@@ -206,9 +206,18 @@ func (s *Store) Close() error {
 	s.workers.Wait()
 	s.closeFlusher()
 	err := s.closeClean()
+	// The files must not be closed while somebody uses them: a descriptor may
+	// belong to another file a moment later.
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	s.pourMu.Lock()
+	defer s.pourMu.Unlock()
 	closed := ErrClosed
 	s.failure.Store(&closed)
+	s.wakeAppenders() // what still waits for space waits in vain
 	s.drainReaders()
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
 	return errors.Join(err, s.closeFiles())
 }
 

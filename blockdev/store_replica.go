@@ -165,6 +165,7 @@ func (s *Store) Commit(seq Seq) error {
 		}
 	}
 	s.pending = append(s.pending[:0], s.pending[n:]...)
+	s.kickIfHalf() // what could not be poured when it was appended can be now
 	return nil
 }
 
@@ -226,5 +227,6 @@ func (s *Store) cutLog(end appliedState, cut []pendingEntry) error {
 	for i := range cut {
 		s.abandon(&piece{record: cut[i].record})
 	}
+	s.wakeAppenders()
 	return nil
 }

@@ -58,6 +58,9 @@ func (s *Store) cutTail(size, old int64) error {
 }
 
 func (s *Store) saveSize(size int64) error {
+	if err := s.failed(); err != nil {
+		return err // the file may be closed
+	}
 	s.super.size = size
 	if err := s.super.save(); err != nil {
 		return s.fail(err)

@@ -264,7 +264,11 @@ func (s *Store) writeChunks(b *writeBatch, off int64, data []byte) (done int64) 
 			record: record{kind: recRef, blocks: n * chunkBlocks, off: off + done, len: int64(len(run)), phys: phys},
 			crc:    s.sums(b, run),
 		}
-		if _, err := s.image.WriteAt(run, chunkOffset(phys)); err != nil {
+		err := s.useImage(p.off, func() error {
+			_, err := s.image.WriteAt(run, chunkOffset(phys))
+			return err
+		})
+		if err != nil {
 			s.abandon(&p)
 			if !isFull(err) {
 				s.fail(err)
@@ -296,7 +300,7 @@ func (s *Store) planNoHole(b *writeBatch, off, n int64) {
 		p := piece{record: record{
 			kind: recRef, flags: flagZeroed, blocks: got * chunkBlocks, off: first, len: int64(got) * chunkBytes, phys: phys,
 		}}
-		if err := s.image.Allocate(chunkOffset(phys), p.len); err != nil {
+		if err := s.useImage(p.off, func() error { return s.image.Allocate(chunkOffset(phys), p.len) }); err != nil {
 			s.abandon(&p)
 			if !isFull(err) {
 				s.fail(err)
@@ -309,6 +313,18 @@ func (s *Store) planNoHole(b *writeBatch, off, n int64) {
 	}
 	s.imageDirty.Store(true)
 	zero(last, end)
+}
+
+// useImage calls f, which uses the image for the chunk at off of the volume,
+// unless the store has failed. The stripe keeps the file open.
+func (s *Store) useImage(off int64, f func() error) error {
+	stripe := &s.stripes[off/chunkBytes%stripes]
+	stripe.RLock()
+	defer stripe.RUnlock()
+	if err := s.failed(); err != nil {
+		return err
+	}
+	return f()
 }
 
 func (s *Store) takeChunks(n int) (first uint32, got int) {
