@@ -44,6 +44,10 @@ func (f *hookFile) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
+func (f *hookFile) WritevAt(bufs [][]byte, off int64) error {
+	return f.fs.hook("write", f.name, off, func() error { return f.File.WritevAt(bufs, off) })
+}
+
 func (f *hookFile) Close() error {
 	return f.fs.hook("close", f.name, 0, f.File.Close)
 }

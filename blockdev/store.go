@@ -36,6 +36,7 @@ const stripes = 64 // locks over chunks of the image
 //
 // Locks, in the order in which they may be held together:
 //
+//	resizeMu   one resize at a time
 //	appendMu   the log's head; held over the append and its application
 //	pourMu     one destage or checkpoint at a time
 //	stripes    a reader holds its chunks' stripes shared while it reads the
@@ -44,9 +45,11 @@ const stripes = 64 // locks over chunks of the image
 //	mu         all state in memory; never held over a system call
 type Store struct {
 	o     StoreOptions
-	size  atomic.Int64
+	size  atomic.Int64 // shrinks only under appendMu
 	image env.File
 	super superFileState // guarded by pourMu
+
+	resizeMu sync.Mutex
 
 	appendMu sync.Mutex
 	log      ringLog

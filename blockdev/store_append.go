@@ -11,9 +11,9 @@ const (
 	maxBatchBytes = 4 << 20 // of one log write
 )
 
-// place encodes piece n at the end of the batch. When the log has no room for
+// place encodes piece n, of mutation r, at the end of the batch. When the log has no room for
 // it, what is encoded so far is written and it waits. It holds appendMu.
-func (s *Store) place(b *writeBatch, n int) error {
+func (s *Store) place(b *writeBatch, n int, r *Request) error {
 	p := &b.pieces[n]
 	if p.merge {
 		// The block may have been written by this very batch.
@@ -23,6 +23,11 @@ func (s *Store) place(b *writeBatch, n int) error {
 	}
 	if err := s.makeRoom(b, n); err != nil {
 		return err
+	}
+	// The volume may have shrunk since the request was checked, also while it
+	// waited for room. Nothing may be written behind the trim of the tail.
+	if size := max(s.size.Load(), b.limit); r.Off+r.Len > size && !mutant.On(mutant.StoreWriteCutTail) {
+		return &RangeError{Op: r.Op, Off: r.Off, Len: r.Len, Size: size}
 	}
 	if p.merge {
 		if err := s.mergeBlock(b, p); err != nil {

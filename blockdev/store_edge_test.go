@@ -17,6 +17,7 @@ var edges = []struct {
 }{
 	{"batch ends a lap exactly", batchEndsLap},
 	{"crash after shrinking", crashAfterShrinking},
+	{"write while the volume shrinks", writeWhileShrinking},
 	{"append while another waits in vain", appendWhileWaiting},
 	{"checkpoint during the read of a map page", checkpointDuringRead},
 	{"crash in a checkpoint with a fresh commit", crashWithFreshCommit},
@@ -223,4 +224,31 @@ func checkpointDuringRead() error {
 		return errors.New("the page was not read")
 	}
 	return errors.Join(holds(s, 0, 2), s.Close())
+}
+
+// writeWhileShrinking shrinks the volume between the check of a write and its
+// entry in the log. What is cut off must stay zero.
+func writeWhileShrinking() error {
+	const end = 2*chunkBytes + BlockSize/2
+	var s *Store
+	var inner error
+	hooked := false
+	hook := func(op, name string, _ int64, do func() error) error {
+		if op == "write" && name == imageFile && !hooked {
+			hooked = true
+			inner = s.Resize(end)
+		}
+		return do()
+	}
+	s, _, err := newStore(StoreOptions{FS: &hookFS{crashfs.New(), hook}, Manual: true}, 1<<20)
+	if err != nil {
+		return err
+	}
+	if err := WriteAt(s, filled(1, 4*chunkBytes), 0, 0); !errors.Is(err, ErrRange) || inner != nil {
+		return fmt.Errorf("write beyond the new end: %v (%v)", err, inner)
+	}
+	if err := s.Resize(1 << 20); err != nil {
+		return err
+	}
+	return errors.Join(holds(s, 2*chunkBytes, 0), holds(s, 3*chunkBytes, 0), s.Close())
 }

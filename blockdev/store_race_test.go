@@ -115,3 +115,52 @@ func TestStoreRaceClose(t *testing.T) {
 		t.Fatalf("%d writes were under way when their file was closed", n)
 	}
 }
+
+// TestStoreRaceResize resizes from two sides: what is saved is what is served.
+func TestStoreRaceResize(t *testing.T) {
+	hook := func(op, name string, _ int64, do func() error) error {
+		if op == "write" && name == logFile { // the trim of what is cut off
+			for range 50 {
+				runtime.Gosched()
+			}
+		}
+		return do()
+	}
+	s, _, err := newStore(StoreOptions{FS: &hookFS{crashfs.New(), hook}}, 8<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for range 200 {
+		var wg sync.WaitGroup
+		for _, size := range []int64{16 << 20, 1 << 20} {
+			wg.Go(func() {
+				if err := s.Resize(size); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		s.pourMu.Lock()
+		saved := s.super.size
+		s.pourMu.Unlock()
+		if saved != s.Size() {
+			t.Fatalf("%d bytes saved, %d served", saved, s.Size())
+		}
+	}
+}
+
+// TestReplicaResize grows a replica; to shrink one would append to its log, which
+// is not its own to write.
+func TestReplicaResize(t *testing.T) {
+	s, _, err := newStore(StoreOptions{Replica: true, Manual: true}, 2<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Resize(1 << 20); !errors.Is(err, ErrNotSupported) || s.Size() != 2<<20 {
+		t.Fatalf("shrink: %v", err)
+	}
+	if err := errors.Join(s.Resize(4<<20), s.Close()); err != nil || s.Size() != 4<<20 {
+		t.Fatalf("grow: %v", err)
+	}
+}

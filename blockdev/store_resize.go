@@ -8,25 +8,26 @@ func (s *Store) Resize(size int64) error {
 	if err := checkSize(size); err != nil {
 		return fmt.Errorf("volume %s: %w", s.o.Volume, err)
 	}
+	s.resizeMu.Lock()
+	defer s.resizeMu.Unlock()
 	if err := s.failed(); err != nil {
 		return err
 	}
-	s.pourMu.Lock() // no checkpoint, and no other resize, meanwhile
-	old := s.super.size
-	if size >= old {
-		defer s.pourMu.Unlock()
-		return s.grow(size)
-	}
-	s.pourMu.Unlock()
-	if err := s.cutTail(size, old); err != nil {
-		return err
+	if old := s.size.Load(); size < old {
+		if s.o.Replica {
+			return fmt.Errorf("volume %s: shrink a replica: %w: append the trim of what lies beyond to its log", s.o.Volume, ErrNotSupported)
+		}
+		if err := s.cutTail(size, old); err != nil {
+			return err
+		}
 	}
 	s.pourMu.Lock()
 	defer s.pourMu.Unlock()
-	return s.saveSize(size)
+	return s.setSize(size)
 }
 
-func (s *Store) grow(size int64) error {
+// setSize saves the size and lets requests use it. It holds pourMu.
+func (s *Store) setSize(size int64) error {
 	s.mu.Lock()
 	s.maps.resize(mapPageCount(size))
 	s.over.resize(mapPageCount(size))
@@ -46,9 +47,10 @@ func (s *Store) cutTail(size, old int64) error {
 	b.mutations, b.errs = append(b.mutations, &tail), append(b.errs, nil)
 	s.plan(b, &tail)
 	b.ends = append(b.ends, len(b.pieces))
+	b.limit = old
 	s.appendMu.Lock()
 	s.size.Store(size)
-	s.appendPieces(b, old)
+	s.appendPieces(b)
 	s.appendMu.Unlock()
 	if b.errs[0] != nil {
 		s.size.Store(old)

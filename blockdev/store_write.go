@@ -31,6 +31,7 @@ type writeBatch struct {
 	reads     []*Request
 	flushes   []*Request
 
+	limit  int64 // a resize that shrinks: the old size, up to which it trims
 	pieces []piece
 	ends   []int // pieces[:ends[i]] belong to mutations[:i+1]
 
@@ -111,7 +112,7 @@ func (s *Store) mutate(b *writeBatch) {
 		b.ends = append(b.ends, len(b.pieces))
 	}
 	s.appendMu.Lock()
-	s.appendPieces(b, s.size.Load())
+	s.appendPieces(b)
 	s.appendMu.Unlock()
 	for i, r := range b.mutations {
 		if b.errs[i] == nil && r.Flags&FUA != 0 {
@@ -122,9 +123,9 @@ func (s *Store) mutate(b *writeBatch) {
 	}
 }
 
-// appendPieces logs and applies all pieces; failures go to errs. Pieces beyond
-// limit, the size now that it can no longer change, fail. It holds appendMu.
-func (s *Store) appendPieces(b *writeBatch, limit int64) {
+// appendPieces logs and applies all pieces; failures go to errs. It holds
+// appendMu.
+func (s *Store) appendPieces(b *writeBatch) {
 	if s.closed {
 		b.failFrom(0, ErrClosed)
 	}
@@ -135,11 +136,8 @@ func (s *Store) appendPieces(b *writeBatch, limit int64) {
 			first = b.ends[i-1]
 		}
 		for n := first; n < b.ends[i]; n++ {
-			if p := &b.pieces[n]; b.errs[i] == nil && p.off >= limit {
-				b.errs[i] = ErrRange // a resize came before it
-			}
 			if b.errs[i] == nil {
-				b.errs[i] = s.place(b, n)
+				b.errs[i] = s.place(b, n, b.mutations[i])
 			}
 			if b.errs[i] != nil {
 				s.abandon(&b.pieces[n])

@@ -38,6 +38,7 @@ const (
 	StoreCommitUnmarked
 	StorePartialCommit
 	StoreEarlyEdges
+	StoreWriteCutTail
 	numIDs
 )
 
@@ -67,6 +68,7 @@ var table = [numIDs]Info{
 	{StoreCommitUnmarked, "store/commit-unmarked", "A checkpoint writes pages before the superblock says that what they reflect is committed."},
 	{StorePartialCommit, "store/partial-commit", "A checkpoint takes an entry that is applied in part for one that is not committed."},
 	{StoreEarlyEdges, "store/early-edges", "The edges of a trim may be poured before the trim counts as applied."},
+	{StoreWriteCutTail, "store/write-cut-tail", "A write that was checked before the volume shrank reaches beyond the new end."},
 }
 
 // All lists the planted bugs.
