@@ -111,6 +111,7 @@ func (s *Store) remap(e entry, phys uint32, punch bool) {
 			s.alloc.release(old - 1)
 		} else {
 			s.freed = append(s.freed, freedChunk{old - 1, punch})
+			s.kickFreed()
 		}
 	}
 	clear(e)

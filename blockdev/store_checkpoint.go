@@ -89,9 +89,21 @@ func (s *Store) abortCheckpoint(maps, alloc snapshot, freed []freedChunk, err er
 	return s.noSpace(err)
 }
 
-// keepFree is how many free chunks may keep their space in the file system, so
-// that the next large writes need not allocate it again.
-const keepFree = 1024
+// keepFree is how many chunks that are free may keep their space in the file
+// system, and their pages in the page cache: an eighth of the volume, from 16 to
+// 512 MiB. The next large writes go there; a place of which the file system and
+// the page cache know nothing costs several times as much.
+func (s *Store) keepFree() int {
+	return int(min(max(s.size.Load()/chunkBytes/8, 256), 8192))
+}
+
+// kickFreed asks for a checkpoint when so many chunks wait for one that large
+// writes would soon run out of kept ones. It holds mu.
+func (s *Store) kickFreed() {
+	if len(s.freed) > s.keepFree()/4 {
+		s.kick()
+	}
+}
 
 // reuse makes freed chunks available, and gives back the space of those that
 // were trimmed or are more than is worth keeping.
@@ -104,7 +116,7 @@ func (s *Store) reuse(freed []freedChunk) {
 		for i+n < len(freed) && freed[i+n].chunk == freed[i].chunk+uint32(n) && freed[i+n].punch == freed[i].punch {
 			n++
 		}
-		if freed[i].punch || free+i+n > keepFree {
+		if freed[i].punch || free+i+n > s.keepFree() {
 			s.punch(chunkOffset(freed[i].chunk), int64(n)*chunkBytes)
 		}
 		i += n

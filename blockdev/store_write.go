@@ -258,12 +258,9 @@ func (s *Store) writeChunks(b *writeBatch, off int64, data []byte) (done int64) 
 		rest := data[done:]
 		phys, n := s.takeChunks(min(len(rest)/chunkBytes, recMaxBlocks/chunkBlocks))
 		run := rest[:n*chunkBytes]
-		p := piece{
-			record: record{kind: recRef, blocks: n * chunkBlocks, off: off + done, len: int64(len(run)), phys: phys},
-			crc:    s.sums(b, run),
-		}
-		err := s.useImage(p.off, func() error {
-			_, err := s.image.WriteAt(run, chunkOffset(phys))
+		p := piece{record: record{kind: recRef, blocks: n * chunkBlocks, off: off + done, len: int64(len(run)), phys: phys}}
+		err := s.useImage(p.off, func() (err error) {
+			p.crc, err = s.writeRun(b, run, chunkOffset(phys))
 			return err
 		})
 		if err != nil {
@@ -279,6 +276,20 @@ func (s *Store) writeChunks(b *writeBatch, off int64, data []byte) (done int64) 
 		done += int64(len(run))
 	}
 	return done
+}
+
+// writeRun writes to the image, and computes the checksum of each block while it
+// is in the processor's cache.
+func (s *Store) writeRun(b *writeBatch, run []byte, at int64) (crc []uint32, err error) {
+	first := len(b.crcs)
+	for done := 0; done < len(run); done += cacheStep {
+		part := run[done:min(done+cacheStep, len(run))]
+		s.sums(b, part)
+		if _, err := s.image.WriteAt(part, at+int64(done)); err != nil {
+			return nil, err
+		}
+	}
+	return b.crcs[first:len(b.crcs):len(b.crcs)], nil
 }
 
 // planNoHole plans a zeroed range that keeps its space: fresh, allocated chunks,
