@@ -20,6 +20,8 @@ var edges = []struct {
 	{"write while the volume shrinks", writeWhileShrinking},
 	{"append while another waits in vain", appendWhileWaiting},
 	{"checkpoint during the read of a map page", checkpointDuringRead},
+	{"power loss after a failed sync of the log", func() error { return failedSync(logFile) }},
+	{"power loss after a failed sync of the image", func() error { return failedSync(imageFile) }},
 	{"crash in a checkpoint with a fresh commit", crashWithFreshCommit},
 	{"checkpoint while a reference is applied", checkpointDuringApply},
 	{"crash while a trim is applied", crashDuringTrim},
@@ -251,4 +253,38 @@ func writeWhileShrinking() error {
 		return err
 	}
 	return errors.Join(holds(s, 2*chunkBytes, 0), holds(s, 3*chunkBytes, 0), s.Close())
+}
+
+// failedSync fails a sync, so that the page cache holds what the disk does not.
+// The store is opened again, serves, flushes, and then the power goes.
+func failedSync(file string) error {
+	fs := crashfs.New()
+	s, o, err := newStore(StoreOptions{FS: fs, Manual: true}, 1<<20)
+	if err != nil {
+		return err
+	}
+	// A place before the image's end is free, so that the file need not grow.
+	err = errors.Join(WriteAt(s, filled(9, 2*chunkBytes), 8*chunkBytes, 0), s.Sync(), Trim(s, 8*chunkBytes, chunkBytes, 0), s.Destage(),
+		WriteAt(s, filled(1, BlockSize), 0, 0), WriteAt(s, filled(2, chunkBytes), 4*chunkBytes, 0))
+	if err != nil {
+		return err
+	}
+	fs.Inject(crashfs.Rule{Ops: crashfs.OpSync, Name: file})
+	if err := s.Sync(); !errors.Is(err, ErrIO) {
+		return fmt.Errorf("a sync that failed: %w", err)
+	}
+	fs.Kill()
+	fs.ClearRules()
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	err = errors.Join(holds(s, 0, 1), holds(s, 4*chunkBytes, 2), WriteAt(s, filled(3, BlockSize), BlockSize, 0), s.Sync())
+	if err != nil {
+		return err
+	}
+	o.FS = fs.CrashMode(crashfs.AllLost, 1)
+	if s, err = OpenStore(o); err != nil {
+		return err
+	}
+	return errors.Join(holds(s, 0, 1), holds(s, BlockSize, 3), holds(s, 4*chunkBytes, 2))
 }

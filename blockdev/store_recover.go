@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 
+	"blkd/internal/env"
 	"blkd/internal/mutant"
 )
 
@@ -86,7 +87,43 @@ func (s *Store) scanLog() (kept []*scanned, end uint64, rec Recovery, err error)
 		return nil, 0, rec, fmt.Errorf("%s: it ends at %d, flushed up to %d: %w", s.file(logFile), end, durable, errLogDamaged)
 	}
 	rec.Entries, rec.Bytes = len(kept), int64(end-sb.replayFrom)
-	return kept, end, rec, nil
+	return kept, end, rec, s.rewrite(kept, sc.durable, end)
+}
+
+// rewrite writes the log from a position on, and the payloads of references that
+// lie there, once more. If a sync has failed, and only the process ended, the page
+// cache still holds what it could not write, but as clean: recovery finds it, and
+// its own sync would pass it over.
+func (s *Store) rewrite(entries []*scanned, from, end uint64) error {
+	if mutant.On(mutant.StoreTrustCache) {
+		return nil
+	}
+	buf := make([]byte, recMaxBlocks*BlockSize)
+	for pos := from; pos < end; {
+		n := min(int64(len(buf)), int64(end-pos), s.log.lapLeft(pos))
+		if err := copyOver(s.log.f, buf[:n], s.log.offset(pos)); err != nil {
+			return err
+		}
+		pos += uint64(n)
+	}
+	for _, r := range entries {
+		if r.kind != recRef || len(r.crc) == 0 || r.pos < from {
+			continue
+		}
+		if err := copyOver(s.image, buf[:r.len], chunkOffset(r.phys)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyOver reads len(buf) bytes at off and writes them to the same place.
+func copyOver(f env.File, buf []byte, off int64) error {
+	_, err := f.ReadAt(buf, off)
+	if err == nil {
+		_, err = f.WriteAt(buf, off)
+	}
+	return err
 }
 
 // payloadHeld tells whether the payload of an entry is complete.

@@ -39,6 +39,7 @@ const (
 	StorePartialCommit
 	StoreEarlyEdges
 	StoreWriteCutTail
+	StoreTrustCache
 	numIDs
 )
 
@@ -69,6 +70,7 @@ var table = [numIDs]Info{
 	{StorePartialCommit, "store/partial-commit", "A checkpoint takes an entry that is applied in part for one that is not committed."},
 	{StoreEarlyEdges, "store/early-edges", "The edges of a trim may be poured before the trim counts as applied."},
 	{StoreWriteCutTail, "store/write-cut-tail", "A write that was checked before the volume shrank reaches beyond the new end."},
+	{StoreTrustCache, "store/trust-cache", "Recovery syncs, but does not write again, what a failed sync may have left in the page cache alone."},
 }
 
 // All lists the planted bugs.
