@@ -190,6 +190,9 @@ func (pf *pageFile) snapshot() snapshot {
 func (pf *pageFile) write(s snapshot, ckpt uint64) error {
 	for n, i := range s.index {
 		p := &s.pages[n]
+		if err := pf.reserve(i, p); err != nil {
+			return err
+		}
 		p.seal(pf.kind, uint64(i), ckpt)
 		if _, err := pf.f.WriteAt(p[:], slotOffset(i, s.slot[n])); err != nil {
 			return err
@@ -202,12 +205,27 @@ func (pf *pageFile) write(s snapshot, ckpt uint64) error {
 	return pf.f.Sync()
 }
 
+// reserve takes the space of both slots when a page is written for the first
+// time: later checkpoints must not fail on a full disk, because they are what
+// gives space back.
+func (pf *pageFile) reserve(i int64, p *page) error {
+	if p.ckpt() != 0 {
+		return nil
+	}
+	err := pf.f.Allocate(slotOffset(i, 0), 2*pageBytes)
+	if isFull(err) {
+		return err
+	}
+	return nil // a file system that cannot reserve: then it may fail later
+}
+
 // landed makes the written slots count.
 func (pf *pageFile) landed(s snapshot, ckpt uint64) {
 	for _, i := range s.index {
 		e := &pf.entries[i]
 		e.slot ^= 1
 		e.flags &^= pageInflight
+		le.PutUint64(e.buf[16:], ckpt)
 	}
 	pf.ckpt.Store(ckpt)
 }

@@ -9,6 +9,9 @@ import (
 const (
 	maxBatchIOV   = 900     // buffers of one log write, below IOV_MAX
 	maxBatchBytes = 4 << 20 // of one log write
+	// maxBatchSpan is the longest range of an entry that may wait for others: one
+	// that is longer may dirty many map pages, which hasRoom has to see.
+	maxBatchSpan = 64 << 20
 )
 
 // place encodes piece n, of mutation r, at the end of the batch. When the log has no room for
@@ -69,7 +72,7 @@ func (s *Store) encode(b *writeBatch, p *piece, n int) error {
 		b.iov = append(b.iov, p.data)
 	}
 	b.end += uint64(p.bytes())
-	if len(b.iov) > maxBatchIOV || b.end-b.start > maxBatchBytes {
+	if len(b.iov) > maxBatchIOV || b.end-b.start > maxBatchBytes || p.len > maxBatchSpan {
 		return s.flushBatch(b, n+1)
 	}
 	return nil
@@ -166,15 +169,15 @@ func (s *Store) mergeBlock(b *writeBatch, p *piece) error {
 
 // makeRoom waits until the log has room for piece n.
 func (s *Store) makeRoom(b *writeBatch, n int) error {
-	need := s.roomFor(&b.pieces[n])
-	if s.log.room(b.end, need) && !s.closed { // it may be closed while an earlier piece waits
+	p := &b.pieces[n]
+	if s.hasRoom(p, b.end) && !s.closed { // it may be closed while an earlier piece waits
 		return nil
 	}
 	if err := s.flushBatch(b, n); err != nil {
 		return err
 	}
-	for !s.closed && !s.log.room(b.end, need) {
-		err := s.awaitSpace(need)
+	for !s.closed && !s.hasRoom(p, b.end) {
+		err := s.awaitSpace(p)
 		if err == nil || !mutant.On(mutant.StoreStaleHead) {
 			b.start, b.end = s.log.head, s.log.head // others have appended meanwhile, even if it waited in vain
 		}
@@ -199,18 +202,35 @@ func (s *Store) roomFor(p *piece) int64 {
 	return p.bytes()
 }
 
+// hasRoom tells whether a piece can be appended at pos: there is room in the log
+// and, if it changes map pages, in the cache for dirty ones.
+func (s *Store) hasRoom(p *piece, pos uint64) bool {
+	if !s.log.room(pos, s.roomFor(p)) {
+		return false
+	}
+	if p.kind == recData {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.manyDirty()
+}
+
+// manyDirty tells whether half of the cache waits for a checkpoint. It holds mu.
+func (s *Store) manyDirty() bool { return s.maps.dirty > s.maps.limit/2 }
+
 // awaitSpace releases appendMu until there is log space, by destaging or by a
 // cut of the log.
-func (s *Store) awaitSpace(need int64) error {
+func (s *Store) awaitSpace(p *piece) error {
 	s.appendMu.Unlock()
 	defer s.appendMu.Lock()
 	s.counters.stalls.Add(1)
 	if s.o.Manual {
-		return s.destageForSpace(need)
+		return s.destageForSpace(p)
 	}
 	s.spaceMu.Lock()
 	defer s.spaceMu.Unlock()
-	for !s.log.room(s.log.written.Load(), need) {
+	for !s.hasRoom(p, s.log.written.Load()) {
 		if err := s.failed(); err != nil {
 			return err
 		}
@@ -225,12 +245,12 @@ func (s *Store) awaitSpace(need int64) error {
 
 // destageForSpace is awaitSpace without background work: nobody commits or cuts
 // while it waits, so it must not wait for that.
-func (s *Store) destageForSpace(need int64) error {
+func (s *Store) destageForSpace(p *piece) error {
 	tail := s.log.tail.Load()
 	if err := s.Destage(); err != nil {
 		return err
 	}
-	if s.log.tail.Load() == tail && !s.log.room(s.log.written.Load(), need) {
+	if s.log.tail.Load() == tail && !s.hasRoom(p, s.log.written.Load()) {
 		return fmt.Errorf("volume %s: %w in its log, which is full of entries that are not committed", s.o.Volume, ErrNoSpace)
 	}
 	return nil

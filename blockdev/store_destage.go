@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -21,7 +22,7 @@ func (s *Store) Destage() error {
 		return err
 	}
 	if err := s.pourRound(); err != nil {
-		return err
+		return s.freeSpace(err)
 	}
 	if err := s.checkpoint(s.round); err != nil {
 		return err
@@ -88,6 +89,23 @@ func (s *Store) pourRound() error {
 		}
 	}
 	return nil
+}
+
+// freeSpace completes a checkpoint after a round that found the disk full, if
+// chunks wait for one: that gives back the space of what was trimmed, and the
+// round may go on.
+func (s *Store) freeSpace(full error) error {
+	s.mu.Lock()
+	freed := len(s.freed)
+	s.mu.Unlock()
+	if !errors.Is(full, ErrNoSpace) || freed == 0 || s.recoverTo > s.super.replayFrom {
+		return full
+	}
+	if err := s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq}); err != nil {
+		return err
+	}
+	s.wakeAppenders()
+	return full
 }
 
 // maxDirty bounds the pages that one checkpoint copies at one instant.
@@ -315,5 +333,5 @@ func (s *Store) runPourer() {
 func (s *Store) needsPouring() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failed() == nil && (s.applied.pos > s.log.tail.Load() || len(s.freed) > 0)
+	return s.failed() == nil && (s.applied.pos > s.log.tail.Load() || len(s.freed) > 0 || s.manyDirty())
 }

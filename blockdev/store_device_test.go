@@ -212,6 +212,70 @@ func TestStoreFull(t *testing.T) {
 	check()
 }
 
+// TestStoreFullTrim: when the disk and the log are full, trimming gives back the
+// space that lets writes go on.
+func TestStoreFullTrim(t *testing.T) {
+	fs := crashfs.New()
+	o := blockdev.StoreOptions{FS: fs, Dir: "/v", Volume: "pg", LogBytes: blockdev.MinLog}
+	s := openStore(t, o, 8<<20)
+	defer s.Close()
+	fs.SetBudget(1 << 20)
+	big := make([]byte, 64<<10)
+	for off := int64(4 << 20); off < 4<<20+512<<10; off += 64 << 10 { // half a MiB, in the image
+		if err := blockdev.WriteAt(s, big, off, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := make(chan error, 1)
+	go func() { // these need more than there is, and wait
+		for off := int64(0); off < 700<<10; off += 4096 {
+			if err := blockdev.WriteAt(s, big[:4096], off, 0); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for !s.Stats().Full {
+		time.Sleep(time.Millisecond)
+	}
+	if err := blockdev.Trim(s, 4<<20, 4<<20, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStoreTrimMemory trims a volume of which many map pages exist: no more of
+// them than half the cache are dirty for long.
+func TestStoreTrimMemory(t *testing.T) {
+	const size, region = 64 << 30, 56 * 64 << 10
+	s := openStore(t, blockdev.StoreOptions{LogBytes: 4 << 20, CacheBytes: 1}, size)
+	defer s.Close()
+	block := make([]byte, 4096)
+	for off := int64(0); off < size; off += 2 * region {
+		if err := blockdev.WriteAt(s, block, off, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Destage(); err != nil {
+		t.Fatal(err)
+	}
+	if err := blockdev.Trim(s, 0, size, 0); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.CachePages > 1000 {
+		t.Fatalf("%d pages cached after a trim", st.CachePages)
+	}
+	if err := s.Destage(); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.AllocatedBytes != 0 {
+		t.Fatalf("%d bytes are allocated", st.AllocatedBytes)
+	}
+}
+
 // TestStoreFullWaits: without FailOnFull the write that finds no room waits.
 func TestStoreFullWaits(t *testing.T) {
 	fs := crashfs.New()

@@ -98,51 +98,66 @@ const MaxBadReported = 1000
 // Writes go on meanwhile. A bad block is not an error of Verify.
 func (s *Store) Verify(ctx context.Context, progress func(done, total int64)) (VerifyReport, error) {
 	const step = 64 << 20
-	var report VerifyReport
-	buf := make([]byte, min(verifyRead, (s.size.Load()+BlockSize-1)/BlockSize*BlockSize))
+	v := verifier{s: s, ctx: ctx, progress: progress, buf: make([]byte, min(verifyRead, (s.size.Load()+BlockSize-1)/BlockSize*BlockSize))}
 	for off := int64(0); off < s.size.Load(); off += step {
-		size := s.size.Load()
 		var extents []Extent
-		err := s.Extents(off, min(step, size-off), func(e Extent) bool {
+		err := s.Extents(off, min(step, s.size.Load()-off), func(e Extent) bool {
 			extents = append(extents, e)
 			return true
 		})
 		for i := 0; err == nil && i < len(extents); i++ {
-			err = s.verifyExtent(ctx, extents[i], buf, &report)
+			err = v.extent(extents[i])
 		}
 		if err != nil {
-			return report, err
-		}
-		if progress != nil {
-			progress(min(off+step, size), size)
+			return v.report, err
 		}
 	}
-	return report, nil
+	return v.report, nil
+}
+
+// verifier is one run of Verify.
+type verifier struct {
+	s        *Store
+	ctx      context.Context
+	progress func(done, total int64)
+	buf      []byte
+	report   VerifyReport
 }
 
 // verifyRead is how much Verify reads at once, bytes.
 const verifyRead = 1 << 20
 
-// verifyExtent reads it piece by piece.
-func (s *Store) verifyExtent(ctx context.Context, e Extent, buf []byte, report *VerifyReport) error {
-	if err := ctx.Err(); err != nil || e.Zero {
-		return err
+// extent reads an extent piece by piece.
+func (v *verifier) extent(e Extent) error {
+	end := e.Off + e.Len
+	if e.Zero {
+		return v.passed(end)
 	}
-	report.Checked += e.Len
-	end := (e.Off + e.Len + BlockSize - 1) / BlockSize * BlockSize
-	for off := e.Off; off < end; off += int64(len(buf)) {
-		if err := ctx.Err(); err != nil {
+	v.report.Checked += e.Len
+	last := (end + BlockSize - 1) / BlockSize * BlockSize
+	for off := e.Off; off < last; off += int64(len(v.buf)) {
+		n := min(int64(len(v.buf)), last-off)
+		if err := v.piece(off, v.buf[:n]); err != nil {
 			return err
 		}
-		if err := s.verifyPiece(off, buf[:min(int64(len(buf)), end-off)], report); err != nil {
+		if err := v.passed(min(off+n, end)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// verifyPiece reads it as a whole, and block by block if that fails.
-func (s *Store) verifyPiece(at int64, buf []byte, report *VerifyReport) error {
+// passed reports progress, and whether to stop.
+func (v *verifier) passed(off int64) error {
+	if v.progress != nil {
+		v.progress(off, v.s.size.Load())
+	}
+	return v.ctx.Err()
+}
+
+// piece reads it as a whole, and block by block if that fails.
+func (v *verifier) piece(at int64, buf []byte) error {
+	s, report := v.s, &v.report
 	if s.read(buf, at) == nil {
 		return nil
 	}

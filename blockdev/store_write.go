@@ -193,12 +193,23 @@ func (s *Store) plan(b *writeBatch, r *Request) {
 		case r.Op == OpWriteZeroes && r.Flags&NoHole != 0:
 			s.planNoHole(b, off, whole)
 		default:
-			b.pieces = append(b.pieces, piece{record: record{kind: recZero, off: off, len: whole}})
+			b.planZero(off, whole)
 		}
 		off += whole
 	}
 	if off < end {
 		b.planMerge(off, 0, int(end-off), cut(end-off))
+	}
+}
+
+// zeroBytes bounds a trim's entry, and so the map pages that it dirties at once.
+const zeroBytes = 1 << 30
+
+func (b *writeBatch) planZero(off, n int64) {
+	for n > 0 {
+		part := min(n, zeroBytes-off%zeroBytes)
+		b.pieces = append(b.pieces, piece{record: record{kind: recZero, off: off, len: part}})
+		off, n = off+part, n-part
 	}
 }
 
