@@ -93,9 +93,10 @@ func createLog(fs env.FS, name string, size int64) error {
 	if err := f.Allocate(0, size); err != nil {
 		return err
 	}
-	zeros := make([]byte, min(size, 4<<20))
-	for off := int64(0); off < size; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
+	// Page by page: a page that came into memory in a large folio would be written
+	// back with all of it.
+	for off := int64(0); off < size; off += BlockSize {
+		if _, err := f.WriteAt(zeroPadding[:], off); err != nil {
 			return err
 		}
 	}

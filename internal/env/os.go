@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -76,10 +77,15 @@ type osFile struct {
 	fd   int
 	iovs sync.Pool // *[]unix.Iovec
 	mem  []byte    // see Map
+
+	lastRead, lastWrite atomic.Int64 // steps of mem
 }
 
 func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
 	if o.mapped(off, len(p)) {
+		if step := off / aheadBytes; o.lastRead.Swap(step) == step-1 {
+			o.fetch(step + 1) // it reads in order, as recovery does
+		}
 		return o.copyMapped(p, o.mem[off:], "read", off)
 	}
 	done := 0
@@ -121,6 +127,7 @@ const iovMax = 1024
 
 func (o *osFile) WritevAt(bufs [][]byte, off int64) error {
 	if o.mem != nil {
+		o.readAhead(off)
 		for _, b := range bufs {
 			if _, err := o.WriteAt(b, off); err != nil {
 				return err
@@ -210,7 +217,31 @@ func (o *osFile) Map(size int64) error {
 		return o.wrap("map", 0, err)
 	}
 	o.mem = mem
-	return nil
+	// Large folios would be written to the disk as a whole for every few bytes
+	// that change. Without readahead by the kernel they are not made.
+	if err := unix.Madvise(mem, unix.MADV_RANDOM); err != nil {
+		return o.wrap("map", 0, err)
+	}
+	return o.wrap("map", 0, unix.Fadvise(o.fd, 0, 0, unix.FADV_RANDOM))
+}
+
+// aheadBytes is the step in which a mapped file is read ahead when it is written
+// or read in order, so that a page that is not in memory need not be waited for.
+const aheadBytes = 2 << 20
+
+// readAhead has the kernel fetch the next steps when a write enters one.
+func (o *osFile) readAhead(off int64) {
+	if step := off / aheadBytes; o.lastWrite.Swap(step) != step {
+		o.fetch(step + 1)
+	}
+}
+
+// fetch has the kernel read a step and the one behind it, if they are not in memory.
+func (o *osFile) fetch(step int64) {
+	if step*aheadBytes >= int64(len(o.mem)) {
+		step = 0
+	}
+	unix.Fadvise(o.fd, step*aheadBytes, 2*aheadBytes, unix.FADV_WILLNEED) //nolint:errcheck // a hint
 }
 
 func (o *osFile) mapped(off int64, n int) bool {
