@@ -98,7 +98,7 @@ func (s *Store) freeSpace(full error) error {
 	s.mu.Lock()
 	freed := len(s.freed)
 	s.mu.Unlock()
-	if !errors.Is(full, ErrNoSpace) || freed == 0 || s.recoverTo > s.super.replayFrom {
+	if !errors.Is(full, ErrNoSpace) || freed == 0 || !s.recovered() {
 		return full
 	}
 	if err := s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq}); err != nil {
@@ -108,6 +108,10 @@ func (s *Store) freeSpace(full error) error {
 	return full
 }
 
+// recovered tells whether the log that the last crash left is poured. Until then
+// a checkpoint must wait for the whole round. It holds pourMu.
+func (s *Store) recovered() bool { return s.recoverTo <= s.super.replayFrom }
+
 // maxDirty bounds the pages that one checkpoint copies at one instant.
 const maxDirty = 4096
 
@@ -116,7 +120,7 @@ const maxDirty = 4096
 // the checkpoint that the crash ended lie beside the pages still to be poured.
 func (s *Store) boundDirty() error {
 	s.mu.Lock()
-	many := s.maps.dirty > min(s.maps.limit/2, maxDirty) && s.recoverTo <= s.super.replayFrom
+	many := s.maps.dirty > min(s.maps.limit/2, maxDirty) && s.recovered()
 	s.mu.Unlock()
 	if !many {
 		return nil

@@ -150,9 +150,8 @@ func FuzzClientHandshake(f *testing.F) {
 			server.Close()
 		}()
 		g := &greeter{nc: client}
-		err := g.greet()
-		if err == nil {
-			_, err = g.choose("disk", &DialOptions{})
+		if g.greet() == nil {
+			g.choose("disk", &DialOptions{}) // an error is as good: it must not panic or hang
 		}
 		client.Close()
 	})
