@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,7 +163,9 @@ func others(t *testing.T, name, pkg string, args func(socket string) []string) s
 		os.RemoveAll(dir)
 	})
 	for range 500 {
-		if _, err := os.Stat(socket); err == nil {
+		// The file is there before anyone listens.
+		if probe, err := net.Dial("unix", socket); err == nil {
+			probe.Close()
 			return "nbd+unix:///?socket=" + socket
 		}
 		time.Sleep(10 * time.Millisecond)
