@@ -4,7 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
+
+	"blkd/internal/crc32c"
 )
 
 // The byte formats of a store, all of them here; docs/formats/store.md tells why
@@ -28,9 +29,7 @@ const (
 	refMaxChunks = 4095
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+func checksum(p []byte) uint32 { return crc32c.Checksum(p) }
 
 var le = binary.LittleEndian
 
