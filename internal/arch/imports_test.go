@@ -15,6 +15,7 @@ import (
 //	cmd/*, deploy/test/*
 //	internal/sim
 //	internal/node     internal/cli
+//	internal/cluster  internal/pki
 //	nbd  replication  metadata  fio  internal/api
 //	blockdev  fencing
 //	internal/env, internal/mutant and other small ones
@@ -32,28 +33,36 @@ var mayImport = map[string][]string{
 		"internal/node", "replication", "metadata", "fencing", "blockdev", "internal/env", "internal/env/crashfs", "internal/mutant",
 	},
 	"internal/node": {
-		"nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
+		"internal/cluster", "internal/pki", "metadata/metapb", "nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
 		"internal/version",
 	},
-	"internal/cli": {"fio", "internal/api", "internal/suggest", "internal/units", "internal/version"},
+	"internal/cluster": {
+		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
+	},
+	"internal/cli": {"fio", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
 
-	"nbd":          {"blockdev"}, // never replication: it serves any Device
-	"replication":  {"blockdev", "fencing", "internal/env", "internal/mutant"},
-	"metadata":     {"fencing", "internal/env", "internal/mutant"},
-	"fio":          {"nbd", "blockdev", "internal/units"},
-	"internal/api": {},
+	"nbd":             {"blockdev"}, // never replication: it serves any Device
+	"replication":     {"blockdev", "fencing", "internal/env", "internal/mutant"},
+	"metadata":        {"metadata/metapb", "fencing", "internal/env", "internal/env/pebblefs", "internal/mutant", "internal/units"},
+	"fio":             {"nbd", "blockdev", "internal/units"},
+	"internal/api":    {"metadata/metapb"},
+	"internal/pki":    {},
+	"metadata/metapb": {},
 
-	"blockdev":            {"internal/env", "internal/mutant"},
+	"blockdev":            {"internal/crc32c", "internal/env", "internal/mutant"},
 	"blockdev/devicetest": {"blockdev"},
 	"fencing":             {"internal/env", "internal/mutant"},
 
-	"internal/env":         {},
-	"internal/env/crashfs": {"internal/env"},
-	"internal/mutant":      {},
-	"internal/suggest":     {},
-	"internal/units":       {},
-	"internal/version":     {},
-	"internal/arch":        {},
+	"internal/crc32c":          {}, // golang.org/x/sys/cpu besides
+	"internal/env":             {},
+	"internal/env/crashfs":     {"internal/env"},
+	"internal/env/manualclock": {"internal/env"},
+	"internal/env/pebblefs":    {"internal/env"},
+	"internal/mutant":          {},
+	"internal/suggest":         {},
+	"internal/units":           {},
+	"internal/version":         {},
+	"internal/arch":            {},
 }
 
 // testsMayImport is what tests may import besides. Helpers for tests are free
@@ -65,7 +74,7 @@ var testsMayImport = map[string][]string{
 	"internal/cli": {"internal/node"},
 }
 
-var testHelpers = []string{"blockdev/devicetest", "internal/env/crashfs", "internal/env", "internal/mutant"}
+var testHelpers = []string{"blockdev/devicetest", "internal/env/crashfs", "internal/env/manualclock", "internal/env", "internal/mutant"}
 
 // onlyStandard packages import nothing but the standard library and this module:
 // they are the data path of one replica, and their tests.
@@ -125,11 +134,16 @@ func TestOrderHasNoCycle(t *testing.T) {
 // clock, the disk and the network reach them through internal/env alone.
 var worldFree = []string{"blockdev", "replication", "metadata", "fencing"}
 
-// world is what they must not import. Of syscall they may use the numbers of
-// errors and the flags of Open.
-var world = []string{"os", "os/exec", "net", "time", "io/ioutil", "path/filepath", "golang.org/x/sys/unix", "math/rand"}
+// world is what they must not import.
+var world = []string{"os", "os/exec", "net", "io/ioutil", "path/filepath", "golang.org/x/sys/unix", "math/rand"}
 
-var syscallConstant = regexp.MustCompile(`^(E[A-Z0-9]+|Errno|O_[A-Z]+)$`)
+// worldless are the names of two packages that they may use: of syscall the
+// numbers of errors and the flags of Open, of time the lengths, which no clock is
+// behind.
+var worldless = map[string]*regexp.Regexp{
+	"syscall": regexp.MustCompile(`^(E[A-Z0-9]+|Errno|O_[A-Z]+)$`),
+	"time":    regexp.MustCompile(`^(Duration|Nanosecond|Microsecond|Millisecond|Second|Minute|Hour)$`),
+}
 
 // worldAllowed are the files that may, and why.
 var worldAllowed = map[string][]string{
@@ -152,8 +166,12 @@ func TestWorldOnlyThroughEnv(t *testing.T) {
 			if !ok {
 				return true
 			}
-			if x, ok := s.X.(*ast.Ident); ok && x.Name == "syscall" && !syscallConstant.MatchString(s.Sel.Name) {
-				t.Errorf("%s uses syscall.%s: package %s must reach the world through internal/env", f.path, s.Sel.Name, f.dir)
+			x, ok := s.X.(*ast.Ident)
+			if !ok || !slices.Contains(f.imports(), x.Name) || slices.Contains(worldAllowed[f.path], x.Name) {
+				return true
+			}
+			if names := worldless[x.Name]; names != nil && !names.MatchString(s.Sel.Name) {
+				t.Errorf("%s uses %s.%s: package %s must reach the world through internal/env", f.path, x.Name, s.Sel.Name, f.dir)
 			}
 			return true
 		})

@@ -40,6 +40,32 @@ const (
 	StoreEarlyEdges
 	StoreWriteCutTail
 	StoreTrustCache
+	DetectorOldRun
+	DetectorNoHysteresis
+	DetectorNoHold
+	DetectorBlameOthers
+	DetectorFixedWait
+	DetectorRepeatedBeat
+	DetectorBurst
+	DetectorAskNobody
+	DetectorIgnoreDeaf
+	StateApplyTwice
+	StateAnyGeneration
+	StateAnyNumber
+	StateQuietTakeover
+	StateShrinkAny
+	StateOldVerdict
+	StatePromoteAny
+	StatePromoteAmnesiac
+	StateCarryUnclean
+	StewardRemoveFirst
+	StewardTwoAtOnce
+	StewardFarBehind
+	StewardAnyQuorum
+	StewardNoPause
+	StewardCountWorking
+	StewardRestless
+	StewardOldVerdict
 	numIDs
 )
 
@@ -71,6 +97,32 @@ var table = [numIDs]Info{
 	{StoreEarlyEdges, "store/early-edges", "The edges of a trim may be poured before the trim counts as applied."},
 	{StoreWriteCutTail, "store/write-cut-tail", "A write that was checked before the volume shrank reaches beyond the new end."},
 	{StoreTrustCache, "store/trust-cache", "Recovery syncs, but does not write again, what a failed sync may have left in the page cache alone."},
+	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
+	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
+	{DetectorNoHold, "detector/no-hold", "A node that comes and goes is not held back."},
+	{DetectorBlameOthers, "detector/blame-others", "A node that was asleep itself takes its peers for silent."},
+	{DetectorFixedWait, "detector/fixed-wait", "The wait for a beat does not adapt to the gaps between beats."},
+	{DetectorRepeatedBeat, "detector/repeated-beat", "A beat that arrives again, or late, counts as a new one."},
+	{DetectorBurst, "detector/burst", "Delayed beats that arrive together count as beats in a row."},
+	{DetectorAskNobody, "detector/ask-nobody", "A node that others hear is called down."},
+	{DetectorIgnoreDeaf, "detector/ignore-deaf", "A network that is cut one way is not noticed."},
+	{StewardRemoveFirst, "steward/remove-first", "A voter leaves before the one that replaces it has come."},
+	{StewardTwoAtOnce, "steward/two-at-once", "A change of the voters is asked for while another may be under way."},
+	{StewardFarBehind, "steward/far-behind", "A node may vote whose log is far behind."},
+	{StewardAnyQuorum, "steward/any-quorum", "The voters are changed without a majority that works."},
+	{StewardNoPause, "steward/no-pause", "What had no effect is tried again at once."},
+	{StewardCountWorking, "steward/count-working", "Voters that are down are counted out."},
+	{StewardRestless, "steward/restless", "Voters are exchanged for others that are no better."},
+	{StewardOldVerdict, "steward/old-verdict", "A verdict on an earlier run of a node is recorded for the present one."},
+	{StateApplyTwice, "state/apply-twice", "A request that is repeated is applied again."},
+	{StateAnyGeneration, "state/any-generation", "A change of a record does not compare the generation."},
+	{StateAnyNumber, "state/any-number", "A change of a record does not compare its number."},
+	{StateQuietTakeover, "state/quiet-takeover", "A client takes a volume over without a new attachment number."},
+	{StateShrinkAny, "state/shrink-any", "Members may leave until fewer than min-copies are left."},
+	{StateOldVerdict, "state/old-verdict", "A verdict about an earlier run of a node is believed."},
+	{StatePromoteAny, "state/promote-any", "A node that is not a member is promoted."},
+	{StatePromoteAmnesiac, "state/promote-amnesiac", "A member that may have lost entries is promoted."},
+	{StateCarryUnclean, "state/carry-unclean", "A restart after power loss keeps its memberships."},
 }
 
 // All lists the planted bugs.

@@ -1,0 +1,62 @@
+package metadata
+
+import (
+	"blkd/internal/mutant"
+	"blkd/metadata/metapb"
+)
+
+// holderLimit is the length of a holder's name in bytes.
+const holderLimit = 255
+
+// attach names the client that may write (S10). The attachment number rises
+// whenever what was sent under the one before must not be executed any more: for
+// another holder, and for a takeover, even one from itself.
+func (a *apply) attach(c *metapb.Attach) (*metapb.Result, *Refusal) {
+	v, no := a.compare(c.Volume, c.Generation, c.Number)
+	if no != nil {
+		return nil, no
+	}
+	now := v.Attachment.Holder
+	switch {
+	case v.Shared:
+		return nil, invalid("volume %s is shared: any client may write, none attaches", v.Name)
+	case len(c.Holder) > holderLimit:
+		return nil, invalid("the holder's name is longer than %d bytes", holderLimit)
+	case c.Holder == "" && c.Takeover:
+		return nil, invalid("a takeover needs a holder")
+	case c.Holder == now && !c.Takeover:
+		return &metapb.Result{Volume: v}, nil
+	case c.Holder == "":
+		return a.editVolume(v, "detached "+now, func(v *metapb.Volume) { v.Attachment.Holder = "" }), nil
+	case now != "" && !c.Takeover:
+		return nil, refused("volume %s is attached by %s", v.Name, now).advise("detach it there, or take it over: blkctl attach %s --takeover", v.Name)
+	}
+	what := "attached by " + c.Holder
+	if c.Takeover {
+		what = "taken over by " + c.Holder + " from " + orNobody(now)
+	}
+	return a.editVolume(v, what, func(v *metapb.Volume) {
+		v.Attachment.Holder = c.Holder
+		if !mutant.On(mutant.StateQuietTakeover) {
+			v.Attachment.Number++
+		}
+	}), nil
+}
+
+// reportMark raises the committed frontier. It is no change of the record: it
+// comes each second, and must not make every other change conflict.
+func (a *apply) reportMark(c *metapb.ReportMark) (*metapb.Result, *Refusal) {
+	v, no := a.volume(c.Volume)
+	if no != nil {
+		return nil, no
+	}
+	if c.Generation != v.Generation {
+		no := conflict("volume %s is at generation %d, the mark is of %d", v.Name, v.Generation, c.Generation)
+		no.volume = v
+		return nil, no
+	}
+	if v.Mark.Generation == c.Generation && v.Mark.Seq >= c.Seq {
+		return &metapb.Result{Volume: v}, nil
+	}
+	return a.markVolume(v, &metapb.Mark{Generation: c.Generation, Seq: c.Seq}), nil
+}

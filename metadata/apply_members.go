@@ -1,0 +1,140 @@
+package metadata
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"blkd/internal/mutant"
+	"blkd/metadata/metapb"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// setMembers replaces the member list. What the members hold, only the primary
+// knows: it asks for a change of the members that count, after it has made sure
+// of what section 5 of the protocol demands. Everything that the record itself
+// shows is checked here.
+func (a *apply) setMembers(c *metapb.SetMembers) (*metapb.Result, *Refusal) {
+	v, no := a.compare(c.Volume, c.Generation, c.Number)
+	if no != nil {
+		return nil, no
+	}
+	next := proto.CloneOf(v)
+	if next.Members, no = a.memberList(v, c.Members); no != nil {
+		return nil, no
+	}
+	if slices.EqualFunc(v.Members, next.Members, func(x, y *metapb.Member) bool { return proto.Equal(x, y) }) {
+		return &metapb.Result{Volume: v}, nil
+	}
+	if no := checkNewcomers(v, next); no != nil {
+		return nil, no
+	}
+	if no := checkCounted(v, next); no != nil {
+		return nil, no
+	}
+	what := "members " + membersText(v.Members) + " -> " + membersText(next.Members)
+	return a.editVolume(v, what, func(v *metapb.Volume) { v.Members = next.Members }), nil
+}
+
+// memberList brings an asked list into the form of records: members of a mirror
+// all keep the log, and the order is that of shards, then names. Each has to name
+// its node's current incarnation (I9).
+func (a *apply) memberList(v *metapb.Volume, asked []*metapb.Member) ([]*metapb.Member, *Refusal) {
+	if len(asked) == 0 || len(asked) > 2*maxShards {
+		return nil, invalid("volume %s cannot have %d members", v.Name, len(asked))
+	}
+	var members []*metapb.Member
+	for _, m := range asked {
+		if m == nil {
+			return nil, invalid("a member without a name")
+		}
+		m = proto.CloneOf(m)
+		n, no := a.node(m.Node)
+		if no != nil {
+			return nil, no
+		}
+		if n.Witness {
+			return nil, refused("node %s is a witness and cannot have replicas", n.Name).advise("name another node: blkctl node list")
+		}
+		if m.Incarnation != n.Incarnation {
+			no := conflict("node %s runs as %s, not as %s", n.Name, hexID(n.Incarnation), hexID(m.Incarnation))
+			no.volume = v
+			return nil, no
+		}
+		if !isEC(v.Layout) {
+			m.Log = true
+		}
+		members = append(members, m)
+	}
+	slices.SortFunc(members, func(x, y *metapb.Member) int {
+		return cmp.Or(cmp.Compare(x.Shard, y.Shard), strings.Compare(x.Node, y.Node))
+	})
+	next := proto.CloneOf(v)
+	next.Members = members
+	if err := checkMembers(a.s, next); err != nil {
+		return nil, invalid("volume %s: %v", v.Name, err)
+	}
+	return members, nil
+}
+
+// checkNewcomers checks what becomes of each member by itself.
+func checkNewcomers(v, next *metapb.Volume) *Refusal {
+	for _, m := range next.Members {
+		was := new(metapb.Member)
+		if i := memberIndex(v.Members, m.Node); i >= 0 {
+			was = v.Members[i]
+		}
+		switch {
+		case m.Amnesiac && !was.Amnesiac:
+			return invalid("volume %s: only a restart makes member %s amnesiac", v.Name, m.Node)
+		case m.Incarnation == 0 && (m.State != was.State || m.Amnesiac != was.Amnesiac):
+			return refused("volume %s: node %s has not registered since it was replaced or restored", v.Name, m.Node).advise("start blkd on %s", m.Node)
+		case counts(m) && counts(was) && m.Shard != was.Shard:
+			return refused("volume %s: %s has shard %d and cannot count as shard %d at once", v.Name, m.Node, was.Shard, m.Shard).
+				advise("let it copy the other shard first, as Syncing")
+		}
+	}
+	return nil
+}
+
+// checkCounted checks the members that acknowledgements and seals are counted
+// over, if they change: the primary of this generation has to ask and to stay,
+// and whoever leaves must leave enough behind (S3).
+func checkCounted(v, next *metapb.Volume) *Refusal {
+	if sameCounted(v.Members, next.Members) {
+		return nil
+	}
+	i := memberIndex(next.Members, v.Primary)
+	if i < 0 || !sound(next.Members[i]) || !next.Members[i].Log || next.Members[i].Incarnation != v.PrimaryIncarnation || !sound(v.Members[memberIndex(v.Members, v.Primary)]) {
+		return refused("volume %s: the primary of generation %d, %s, would not be among the members %s, or runs no longer",
+			v.Name, v.Generation, orNobody(v.Primary), membersText(next.Members)).advise("promote a member first: blkctl promote %s", v.Name)
+	}
+	if grows(v.Members, next.Members) || enough(next, tallyOf(next.Members)) || mutant.On(mutant.StateShrinkAny) {
+		return nil
+	}
+	return refused("volume %s: members %s would be fewer than min-copies %d allows with ack %s",
+		v.Name, membersText(next.Members), v.MinCopies, AckWord(v.Ack)).
+		advise("bring a member back; until then writes wait. To go on with fewer copies: blkctl volume change %s --min-copies N", v.Name)
+}
+
+// sameCounted tells whether two lists have the same members that count, in the
+// same role.
+func sameCounted(before, after []*metapb.Member) bool {
+	return grows(before, after) && grows(after, before)
+}
+
+// grows tells whether every member that counted before does so after, in the
+// same role or more.
+func grows(before, after []*metapb.Member) bool {
+	for _, m := range before {
+		if !counts(m) {
+			continue
+		}
+		i := memberIndex(after, m.Node)
+		if i < 0 || !counts(after[i]) || m.Log && !after[i].Log || sound(m) && !sound(after[i]) {
+			return false
+		}
+	}
+	return true
+}
