@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -22,4 +23,13 @@ func Dial(socket string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///blkd",
 		grpc.WithContextDialer(dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// DialNode prepares a connection to a node of a cluster at HOST:PORT; nil
+// credentials are plain text. It does not wait, like [Dial].
+func DialNode(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	if creds == nil {
+		creds = insecure.NewCredentials()
+	}
+	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds))
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Regenerates the Go code of control.proto. Needs protoc (Debian package
+# Regenerates the Go code of every .proto file. Needs protoc (Debian package
 # protobuf-compiler); the Go plugins are built into a temporary directory.
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/../.."
 
 if ! command -v protoc >/dev/null; then
 	echo "generate.sh: protoc is missing; run: apt-get install protobuf-compiler" >&2
@@ -17,4 +17,4 @@ GOBIN=$bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 PATH=$bin:$PATH protoc \
 	--go_out=. --go_opt=paths=source_relative \
 	--go-grpc_out=. --go-grpc_opt=paths=source_relative \
-	control.proto
+	metadata/metapb/*.proto internal/api/*.proto

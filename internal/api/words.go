@@ -1,6 +1,12 @@
 package api
 
-// Word is the state as people and JSON read it: ok, degraded or failed.
+import (
+	"fmt"
+
+	"blkd/metadata/metapb"
+)
+
+// Word is the state as people and JSON read it: ok, degraded, failed or recorded.
 func (s VolumeState) Word() string {
 	switch s {
 	case VolumeState_VOLUME_STATE_OK:
@@ -9,7 +15,101 @@ func (s VolumeState) Word() string {
 		return "degraded"
 	case VolumeState_VOLUME_STATE_FAILED:
 		return "failed"
+	case VolumeState_VOLUME_STATE_RECORDED:
+		return "recorded"
 	default:
-		return "unknown" // a newer node knows a state that this build does not
+		return unknown
+	}
+}
+
+// unknown is the word for what a newer node knows and this build does not.
+const unknown = "unknown"
+
+// Word is the role as people and JSON read it: leader, voter, learner or none.
+func (r NodeRole) Word() string {
+	switch r {
+	case NodeRole_NODE_ROLE_LEADER:
+		return "leader"
+	case NodeRole_NODE_ROLE_VOTER:
+		return "voter"
+	case NodeRole_NODE_ROLE_LEARNER:
+		return "learner"
+	case NodeRole_NODE_ROLE_NONE:
+		return "none"
+	default:
+		return unknown
+	}
+}
+
+// HealthWord is a node's health as people and JSON read it. A node that has
+// never registered is new.
+func HealthWord(n *metapb.Node) string {
+	switch n.GetHealth() {
+	case metapb.Health_HEALTH_UP:
+		return "up"
+	case metapb.Health_HEALTH_SLOW:
+		return "slow"
+	case metapb.Health_HEALTH_PARTITIONED:
+		return "partitioned"
+	case metapb.Health_HEALTH_DOWN:
+		return "down"
+	case metapb.Health_HEALTH_UNSPECIFIED:
+		if n.GetIncarnation() == 0 {
+			return "new"
+		}
+	}
+	return unknown
+}
+
+// LayoutWord is a layout as it is written on the command line: "mirror 3" or
+// "ec 4+2".
+func LayoutWord(l *metapb.Layout) string {
+	switch l.GetKind() {
+	case metapb.LayoutKind_LAYOUT_KIND_MIRROR:
+		return fmt.Sprintf("mirror %d", l.GetCopies())
+	case metapb.LayoutKind_LAYOUT_KIND_EC:
+		return fmt.Sprintf("ec %d+%d", l.GetData(), l.GetParity())
+	default:
+		return unknown
+	}
+}
+
+// AckWord is a policy of acknowledgement: all or majority.
+func AckWord(a metapb.AckPolicy) string {
+	switch a {
+	case metapb.AckPolicy_ACK_POLICY_ALL:
+		return "all"
+	case metapb.AckPolicy_ACK_POLICY_MAJORITY:
+		return "majority"
+	default:
+		return unknown
+	}
+}
+
+// DurabilityWord is a volume's durability: flush or write.
+func DurabilityWord(d metapb.Durability) string {
+	switch d {
+	case metapb.Durability_DURABILITY_FLUSH:
+		return "flush"
+	case metapb.Durability_DURABILITY_WRITE:
+		return "write"
+	default:
+		return unknown
+	}
+}
+
+// ReplicaWord is the state of a replica, in the words of the glossary.
+func ReplicaWord(s metapb.ReplicaState) string {
+	switch s {
+	case metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE:
+		return "UpToDate"
+	case metapb.ReplicaState_REPLICA_STATE_SYNCING:
+		return "Syncing"
+	case metapb.ReplicaState_REPLICA_STATE_OUTDATED:
+		return "Outdated"
+	case metapb.ReplicaState_REPLICA_STATE_INCONSISTENT:
+		return "Inconsistent"
+	default:
+		return "Unknown"
 	}
 }
