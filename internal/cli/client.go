@@ -6,10 +6,12 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"blkd/internal/api"
 )
@@ -19,6 +21,12 @@ type node struct {
 	conn    *grpc.ClientConn
 	volumes api.VolumeServiceClient
 	node    api.NodeServiceClient
+	cluster api.ClusterServiceClient
+}
+
+func newClient(conn *grpc.ClientConn) *node {
+	return &node{conn: conn, volumes: api.NewVolumeServiceClient(conn), node: api.NewNodeServiceClient(conn),
+		cluster: api.NewClusterServiceClient(conn)}
 }
 
 // socketPath is where blkd is looked for.
@@ -26,17 +34,27 @@ func (a *app) socketPath() string {
 	if a.socket != "" {
 		return a.socket
 	}
-	dir := a.dataDir
-	if dir == "" {
-		dir = api.DefaultDataDir()
-	}
-	return filepath.Join(dir, api.SocketName)
+	return filepath.Join(a.dataDirectory(), api.SocketName)
 }
 
-// connect reaches blkd, or says why that does not work.
-func (a *app) connect() (*node, error) {
+func (a *app) dataDirectory() string {
+	if a.dataDir != "" {
+		return a.dataDir
+	}
+	return api.DefaultDataDir()
+}
+
+// connectTimeout is how long a node may take to accept a connection.
+const connectTimeout = time.Second
+
+// enough is how long blkctl goes on to ask other nodes after one has said that
+// it has no quorum.
+const enough = 2500 * time.Millisecond
+
+// connectSocket reaches the blkd of this machine, or says why that does not work.
+func (a *app) connectSocket() (*node, error) {
 	path := a.socketPath()
-	probe, err := net.DialTimeout("unix", path, time.Second)
+	probe, err := net.DialTimeout("unix", path, connectTimeout)
 	if err != nil {
 		return nil, unreachable(path, err)
 	}
@@ -45,15 +63,15 @@ func (a *app) connect() (*node, error) {
 	if err != nil {
 		return nil, &Error{Code: Failed, Text: err.Error()}
 	}
-	return &node{conn: conn, volumes: api.NewVolumeServiceClient(conn), node: api.NewNodeServiceClient(conn)}, nil
+	return newClient(conn), nil
 }
 
 func unreachable(path string, err error) *Error {
-	e := &Error{Code: Failed, Text: "no blkd answers at " + path + ": " + err.Error()}
+	e := &Error{Code: Failed, Text: "no blkd answers at " + path + ": " + err.Error(), unreached: true}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e.Text = "no blkd runs here: there is no socket " + path
-		e.Advice = "start one (blkd --standalone --volume demo=1GiB), or name its socket with --socket or its data directory with --data-dir"
+		e.Advice = "start one (blkd --standalone --volume demo=1GiB), name its socket with --socket or its data directory with --data-dir, or a node with --node HOST:PORT"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Text = "no blkd runs here: nobody listens on " + path
 		e.Advice = "start blkd; look at its log if it has just ended"
@@ -64,17 +82,112 @@ func unreachable(path string, err error) *Error {
 	return e
 }
 
-// call connects and runs do, within --timeout.
+// call connects and runs do, within --timeout. With --node, do is run again with
+// the next node when one does not answer or has no quorum; so it must carry the
+// same request id each time, and show nothing before it has succeeded.
 func (a *app) call(ctx context.Context, do func(context.Context, *node) error) error {
-	n, err := a.connect()
-	if err != nil {
-		return err
-	}
-	defer n.conn.Close()
 	if a.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, a.timeout)
 		defer cancel()
 	}
-	return do(ctx, n)
+	if len(a.nodes) > 0 {
+		return a.callAny(ctx, do)
+	}
+	n, err := a.connectSocket()
+	if err != nil {
+		return err
+	}
+	defer n.conn.Close()
+	return onlyInCluster(do(ctx, n))
+}
+
+// callAny runs do with one node after the other, in the order in which they
+// accept a connection, until one can answer.
+func (a *app) callAny(ctx context.Context, do func(context.Context, *node) error) error {
+	creds, err := a.credentials()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	var last error
+	var dead []string
+	outcomes := a.probe(ctx)
+	for range a.nodes {
+		reached := <-outcomes
+		if reached.err != nil {
+			dead = append(dead, reached.address+": "+reached.err.Error())
+			continue
+		}
+		conn, err := api.DialNode(reached.address, creds)
+		if err != nil {
+			return &Error{Code: Usage, Text: err.Error()}
+		}
+		err = do(ctx, newClient(conn))
+		conn.Close()
+		if !another(err) || ctx.Err() != nil {
+			return onlyInCluster(err)
+		}
+		last = a.reachError(reached.address, err)
+		if time.Since(start) > enough {
+			break
+		}
+	}
+	if last != nil {
+		return last
+	}
+	return &Error{Code: Failed, Text: "no node answers: " + strings.Join(dead, "; "),
+		Advice: "check that blkd runs there and that --node names its cluster address", unreached: true}
+}
+
+// another tells whether a different node may have a better answer.
+func another(err error) bool {
+	var call *callError
+	return errors.As(err, &call) && api.Explain(call.err).Code == codes.Unavailable
+}
+
+// reachError names the address that a connection failed with; a node that did
+// answer has named itself.
+func (a *app) reachError(address string, err error) error {
+	var call *callError
+	if errors.As(err, &call) {
+		if x := api.Explain(call.err); x.Node == "" {
+			return &Error{Code: Failed, Text: address + " does not answer as a node of a cluster: " + x.Text,
+				Advice: "check the certificates (--tls-cert, --tls-key, --tls-ca) and that --node names its cluster address", unreached: true}
+		}
+	}
+	return err
+}
+
+type probed struct {
+	address string
+	err     error
+}
+
+// probe tries to connect to all nodes at once and tells the outcomes as they
+// come, so that a dead machine costs no time while another one lives.
+func (a *app) probe(ctx context.Context) <-chan probed {
+	outcomes := make(chan probed, len(a.nodes))
+	for _, address := range a.nodes {
+		go func() {
+			d := net.Dialer{Timeout: connectTimeout}
+			c, err := d.DialContext(ctx, "tcp", address)
+			if err == nil {
+				c.Close()
+			}
+			outcomes <- probed{address, err}
+		}()
+	}
+	return outcomes
+}
+
+// onlyInCluster explains the refusal of a node that does not know a service: it
+// stands alone.
+func onlyInCluster(err error) error {
+	var call *callError
+	if errors.As(err, &call) && api.Explain(call.err).Code == codes.Unimplemented {
+		return &Error{Code: Failed, Text: "this blkd stands alone (or is older than blkctl): the command is for clusters",
+			Advice: "blkctl status"}
+	}
+	return err
 }

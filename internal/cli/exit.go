@@ -36,7 +36,7 @@ var exitHelp = []struct {
 	{OK, "done"},
 	{Failed, "failed"},
 	{Usage, "wrong usage"},
-	{NotFound, "there is no such volume"},
+	{NotFound, "there is no such volume or node"},
 	{TimedOut, "timed out"},
 	{NoQuorum, "no quorum"},
 	{Refused, "refused to protect data"},
@@ -52,6 +52,8 @@ type Error struct {
 	Node   string `json:"node,omitempty"`   // which node says so
 	Advice string `json:"advice,omitempty"` // what to do next
 	quiet  bool   // the output has told it already
+
+	unreached bool // no blkd answered
 }
 
 func (e *Error) Error() string { return e.Text }

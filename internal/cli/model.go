@@ -22,11 +22,14 @@ type Volume struct {
 	Name           string    `json:"name"`
 	SizeBytes      int64     `json:"size_bytes"`
 	AllocatedBytes int64     `json:"allocated_bytes"`
-	State          string    `json:"state"` // ok, degraded or failed
+	State          string    `json:"state"` // ok, degraded, failed or recorded
 	Clients        int       `json:"clients"`
 	URIs           []string  `json:"uris"`
 	IO             *VolumeIO `json:"io"` // null while the store is not open
 	Problems       []Problem `json:"problems"`
+	Record         *Record   `json:"record,omitempty"` // in a cluster
+	Plan           *Plan     `json:"plan,omitempty"`   // of volume create in a cluster
+	DryRun         bool      `json:"dry_run,omitempty"`
 }
 
 // VolumeIO counts since the node opened the volume.
@@ -79,6 +82,8 @@ type Status struct {
 	DiskFreeBytes int64        `json:"disk_free_bytes"`
 	Volumes       []Volume     `json:"volumes"`
 	Problems      []Problem    `json:"problems"`
+	Cluster       *ClusterInfo `json:"cluster,omitempty"` // in a cluster
+	Nodes         []Node       `json:"nodes,omitempty"`   // likewise
 }
 
 // Versions is the result of version.
@@ -100,6 +105,7 @@ func newVolume(v *api.Volume) Volume {
 		Name: v.Name, SizeBytes: v.SizeBytes, AllocatedBytes: v.AllocatedBytes,
 		State: v.State.Word(), Clients: int(v.Clients),
 		URIs: append([]string{}, v.Uris...), Problems: newProblems(v.Problems),
+		Record: newRecord(v.Record), Plan: newPlan(v.Plan),
 	}
 	if io := v.Io; io != nil {
 		out.IO = &VolumeIO{
@@ -139,6 +145,14 @@ func newStatus(s *api.NodeStatus) Status {
 		}
 	}
 	return out
+}
+
+// setCluster adds the cluster that the node belongs to.
+func (s *Status) setCluster(c Cluster) {
+	s.Cluster, s.Nodes, s.Volumes = &c.ClusterInfo, c.Nodes, c.Volumes
+	if s.State == "ok" || c.State == "failed" {
+		s.State = c.State
+	}
 }
 
 func newVerified(name string, p *api.VerifyVolumeProgress) Verified {

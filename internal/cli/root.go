@@ -28,6 +28,8 @@ type app struct {
 	Streams
 	socket  string
 	dataDir string
+	nodes   []string // HOST:PORT; empty: through the socket
+	tls     tlsFiles
 	timeout time.Duration
 	output  string
 }
@@ -64,14 +66,16 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "blkctl",
 		Short: "Asks and tells a running blkd",
-		Long: `blkctl asks and tells a running blkd, through its control socket.
+		Long: `blkctl asks and tells a running blkd, through its control socket, or with --node
+any node of a cluster. Which node is asked makes no difference.
 
 ` + exitCodes() + `
 Every flag is also an environment variable: --socket is BLKCTL_SOCKET. A flag
 counts more.`,
 		Example: `  blkctl status
   blkctl volume create demo 10GiB
-  blkctl volume list -o json`,
+  blkctl volume list -o json
+  blkctl --node 10.0.0.1:7400,10.0.0.2:7400 node list`,
 		Args:          knownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
@@ -90,10 +94,16 @@ counts more.`,
 	fs := root.PersistentFlags()
 	fs.StringVar(&a.socket, "socket", "", "`PATH` of blkd's control socket (default DATA-DIR/blkd.sock)")
 	fs.StringVar(&a.dataDir, "data-dir", "", "data `DIR` of the blkd to talk to (default as blkd's own)")
+	fs.StringSliceVar(&a.nodes, "node", nil, "ask the node at `HOST:PORT` instead; repeatable: the next one is asked when one does not answer")
+	fs.StringVar(&a.tls.cert, "tls-cert", "", "with --node: `FILE` with the certificate that blkctl shows, PEM")
+	fs.StringVar(&a.tls.key, "tls-key", "", "with --node: `FILE` with its private key, PEM")
+	fs.StringVar(&a.tls.ca, "tls-ca", "", "with --node: `FILE` with the CA that signed the nodes' certificates, PEM")
+	fs.BoolVar(&a.tls.insecure, "insecure", false, "with --node: plain text to other machines too")
 	fs.DurationVar(&a.timeout, "timeout", 30*time.Second, "give up after this `TIME`; 0 is never")
 	fs.StringVarP(&a.output, "output", "o", formatTable, "output `FORMAT`: table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(a.statusCommand(), a.volumeCommand(), a.benchCommand(), a.versionCommand())
+	root.AddCommand(a.statusCommand(), a.whyCommand(), a.volumeCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
+		a.nodeCommand(), a.clusterCommand(), a.benchCommand(), a.versionCommand())
 	return root
 }
 

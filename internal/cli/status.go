@@ -20,9 +20,10 @@ func (a *app) statusCommand() *cobra.Command {
 	var watch string
 	cmd := &cobra.Command{
 		Use:   "status [VOLUME]",
-		Short: "Shows the node, its volumes, and what needs attention",
-		Long: `Shows the node, its volumes, and what needs attention: a line with ! says what
-is wrong, the line under it what to do. With VOLUME, only that one counts.`,
+		Short: "Shows the node or cluster, the volumes, and what needs attention",
+		Long: `Shows the node or the cluster it belongs to, the volumes, and what needs
+attention: a line with ! says what is wrong, the line under it what to do. With
+VOLUME, only that one counts. Without a quorum it shows what the node last knew.`,
 		Example: `  blkctl status
   blkctl status --watch=5
   blkctl status demo --check >/dev/null || page-someone`,
@@ -50,6 +51,9 @@ is wrong, the line under it what to do. With VOLUME, only that one counts.`,
 	return cmd
 }
 
+// modeCluster is the mode of a node that belongs to a cluster.
+const modeCluster = "cluster"
+
 func (a *app) getStatus(ctx context.Context, volume string) (s Status, err error) {
 	err = a.call(ctx, func(ctx context.Context, n *node) error {
 		answer, err := n.node.Status(ctx, &api.StatusRequest{Volume: volume})
@@ -57,6 +61,14 @@ func (a *app) getStatus(ctx context.Context, volume string) (s Status, err error
 			return called(err)
 		}
 		s = newStatus(answer)
+		if s.Mode != modeCluster {
+			return nil
+		}
+		cluster, err := n.cluster.Status(ctx, &api.ClusterStatusRequest{Volume: volume})
+		if err != nil {
+			return called(err)
+		}
+		s.setCluster(newCluster(cluster))
 		return nil
 	})
 	return s, err
@@ -117,8 +129,13 @@ func (a *app) watchStatus(ctx context.Context, volume string, every time.Duratio
 
 // statusTable prints a headline, a line for each volume, and the problems.
 func statusTable(w io.Writer, s Status, wide bool) {
+	if s.Cluster != nil {
+		clusterTable(w, Cluster{ClusterInfo: *s.Cluster, Nodes: s.Nodes, Volumes: s.Volumes}, wide)
+		printProblems(w, "node "+s.Node+": ", s.Problems)
+		return
+	}
 	fmt.Fprintf(w, "node %s   %s   blkd %s   up %s   disk %s free of %s   %s\n", s.Node, s.Mode, s.Version.Version,
-		since(s.Started), units.Size(s.DiskFreeBytes), units.Size(s.DiskSizeBytes), summary(s))
+		age(time.Since(s.Started)), units.Size(s.DiskFreeBytes), units.Size(s.DiskSizeBytes), summary(s.Volumes))
 	if len(s.Volumes) > 0 {
 		volumeTable(w, s.Volumes, wide)
 	}
@@ -129,16 +146,16 @@ func statusTable(w io.Writer, s Status, wide bool) {
 }
 
 // summary counts the volumes in each state.
-func summary(s Status) string {
-	if len(s.Volumes) == 0 {
+func summary(volumes []Volume) string {
+	if len(volumes) == 0 {
 		return "no volumes"
 	}
 	counts := map[string]int{}
-	for _, v := range s.Volumes {
+	for _, v := range volumes {
 		counts[v.State]++
 	}
 	var words []string
-	for _, state := range []string{"ok", "degraded", "failed", "unknown"} {
+	for _, state := range []string{"ok", "recorded", "degraded", "failed", "unknown"} {
 		if counts[state] > 0 {
 			words = append(words, fmt.Sprintf("%d %s", counts[state], state))
 		}
@@ -146,9 +163,8 @@ func summary(s Status) string {
 	return strings.Join(words, ", ")
 }
 
-// since is how long ago t was, in its largest unit: "3m", "2d".
-func since(t time.Time) string {
-	d := time.Since(t)
+// age is a duration in its largest unit: "3m", "2d".
+func age(d time.Duration) string {
 	switch {
 	case d >= 48*time.Hour:
 		return fmt.Sprintf("%dd", d/(24*time.Hour))

@@ -58,30 +58,9 @@ func (a *app) volumeShowCommand() *cobra.Command {
 	}
 }
 
-func (a *app) volumeCreateCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "create NAME SIZE",
-		Short:   "Creates a thin volume that reads as zeros",
-		Example: "  blkctl volume create pgdata 200GiB",
-		Args:    arguments(2, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			size, err := units.ParseSize(args[1])
-			if err != nil {
-				return err
-			}
-			return a.call(cmd.Context(), func(ctx context.Context, n *node) error {
-				v, err := n.volumes.Create(ctx, &api.CreateVolumeRequest{Name: args[0], SizeBytes: size})
-				if err != nil {
-					return called(err)
-				}
-				return a.showVolume(v)
-			})
-		},
-	}
-}
-
 func (a *app) volumeResizeCommand() *cobra.Command {
 	var shrink bool
+	var reason string
 	cmd := &cobra.Command{
 		Use:   "resize VOLUME SIZE",
 		Short: "Changes a volume's size",
@@ -94,8 +73,9 @@ connect again.`,
 			if err != nil {
 				return err
 			}
+			req := &api.ResizeVolumeRequest{Name: args[0], SizeBytes: size, AllowShrink: shrink, Request: newRequest(reason)}
 			return a.call(cmd.Context(), func(ctx context.Context, n *node) error {
-				v, err := n.volumes.Resize(ctx, &api.ResizeVolumeRequest{Name: args[0], SizeBytes: size, AllowShrink: shrink})
+				v, err := n.volumes.Resize(ctx, req)
 				if err != nil {
 					return called(err)
 				}
@@ -104,6 +84,7 @@ connect again.`,
 		},
 	}
 	cmd.Flags().BoolVar(&shrink, "allow-shrink", false, "make the volume smaller; what lies beyond the new end is lost")
+	reasonFlag(cmd, &reason)
 	return cmd
 }
 
@@ -123,6 +104,10 @@ func names(volumes []Volume) []string {
 
 // volumeTable prints a line for each volume; wide adds where and how it runs.
 func volumeTable(w io.Writer, volumes []Volume, wide bool) {
+	if len(volumes) > 0 && volumes[0].Record != nil {
+		recordTable(w, volumes, wide)
+		return
+	}
 	head := []string{"VOLUME", "SIZE", "ALLOCATED", "LOG", "STATE", "CLIENTS", "URI"}
 	if wide {
 		head = append(head, "WRITTEN", "AMPLIFICATION", "MEMORY")
@@ -148,6 +133,10 @@ func volumeTable(w io.Writer, volumes []Volume, wide bool) {
 
 // volumeSheet prints all about one volume.
 func volumeSheet(w io.Writer, v Volume) {
+	if v.Record != nil {
+		recordSheet(w, v)
+		return
+	}
 	row(w, "name", v.Name)
 	row(w, "size", fmt.Sprintf("%s (%d bytes)", units.Size(v.SizeBytes), v.SizeBytes))
 	row(w, "allocated", units.Size(v.AllocatedBytes))

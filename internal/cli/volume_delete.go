@@ -15,11 +15,12 @@ import (
 
 func (a *app) volumeDeleteCommand() *cobra.Command {
 	var yes, force bool
+	var reason string
 	cmd := &cobra.Command{
 		Use:   "delete VOLUME",
 		Short: "Destroys a volume and its data",
 		Long: `Destroys a volume and its data, after you have typed its name. While clients are
-connected it refuses (exit code 6).`,
+connected, or it is attached, it refuses (exit code 6).`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: a.completeVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -29,8 +30,9 @@ connected it refuses (exit code 6).`,
 					return err
 				}
 			}
+			req := &api.DeleteVolumeRequest{Name: name, Force: force, Request: newRequest(reason)}
 			return a.call(cmd.Context(), func(ctx context.Context, n *node) error {
-				answer, err := n.volumes.Delete(ctx, &api.DeleteVolumeRequest{Name: name, Force: force})
+				answer, err := n.volumes.Delete(ctx, req)
 				if err != nil {
 					return called(err)
 				}
@@ -47,7 +49,8 @@ connected it refuses (exit code 6).`,
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	cmd.Flags().BoolVar(&force, "force", false, "even while clients are connected; they are cut off")
+	cmd.Flags().BoolVar(&force, "force", false, "even while clients are connected or it is attached; they are cut off")
+	reasonFlag(cmd, &reason)
 	return cmd
 }
 
@@ -59,8 +62,11 @@ func (a *app) confirmDelete(ctx context.Context, name string) error {
 		if err != nil {
 			return called(err)
 		}
-		fmt.Fprintf(a.Err, "Volume %s (%s, %s allocated) and its data will be destroyed.\nType its name to go on: ",
-			name, units.Size(v.SizeBytes), units.Size(v.AllocatedBytes))
+		what := units.Size(v.AllocatedBytes) + " allocated"
+		if v.Record != nil {
+			what = newRecord(v.Record).place()
+		}
+		fmt.Fprintf(a.Err, "Volume %s (%s, %s) and its data will be destroyed.\nType its name to go on: ", name, units.Size(v.SizeBytes), what)
 		return nil
 	})
 	if err != nil {
