@@ -1,0 +1,218 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+
+	"blkd/blockdev"
+)
+
+// join brings a replica level that does not count yet: one that was dropped,
+// restarted with amnesia, or is new. One at a time.
+type join struct {
+	node    NodeID
+	since   Instant
+	invited Instant
+	joined  bool // it has promised
+
+	full    bool // a full copy; else the log reaches
+	empty   bool // it has answered RESET
+	start   Seq  // its log begins after this; the copy holds everything before
+	cursor  int64
+	reading bool
+	planned uint64           // pieces cut off so far
+	pieces  map[uint64]piece // not answered, to be read again after a broken connection
+	sent    uint64
+	held    uint64
+	end     uint64 // number of the piece that ends the copy; 0: not reached
+}
+
+// piece is a range of the copy.
+type piece struct{ off, n int64 }
+
+// complete tells whether everything was copied.
+func (j *join) complete() bool {
+	return j.joined && (!j.full || j.end != 0 && j.held >= j.end)
+}
+
+func (c *Core) endJoin(why string) {
+	c.note("the join of %s ends: %s", c.p.join.node, why)
+	if p := c.peer(c.p.join.node); p != nil {
+		p.ready = false
+	}
+	c.p.join = nil
+	c.p.plan.failed(c.now)
+}
+
+// tickJoin invites the next candidate, and gives up one that does not answer.
+func (c *Core) tickJoin() {
+	if c.role != Chosen && c.role != Primary || c.p.drain != nil {
+		return
+	}
+	if j := c.p.join; j != nil {
+		p := c.peer(j.node)
+		switch {
+		case p == nil:
+			c.p.join = nil
+		case p.behind:
+			c.endJoin("it lost its place")
+		case j.full && c.p.commit < j.start && c.now.after(j.since.add(4*c.times.Drop)):
+			c.endJoin("nothing is committed; others may have to come first")
+		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
+			c.endJoin("it does not answer")
+		case !j.joined && c.now.after(j.invited.add(c.times.Probe)):
+			c.invite(p)
+		}
+		return
+	}
+	if c.p.pend != nil || !c.p.plan.ready(c.now) {
+		return
+	}
+	// Members without memory first: commits may wait for them.
+	candidates := slices.Clone(c.p.base.Members)
+	slices.SortStableFunc(candidates, func(a, b Member) int { return int(a.State) - int(b.State) })
+	for _, m := range candidates {
+		p := c.peer(m.Node)
+		if p == nil || !p.up || m.Incarnation == 0 || m.State == UpToDate && !m.Amnesiac || p.far && c.role == Chosen {
+			continue
+		}
+		p.ready, p.behind, p.heard = false, false, c.now
+		c.p.join = &join{node: m.Node, since: c.now, pieces: map[uint64]piece{}}
+		c.invite(p)
+		return
+	}
+}
+
+func (c *Core) invite(p *peer) {
+	c.p.join.invited = c.now
+	c.send(p.node, p.inc, &Message{Kind: MsgJoin, Gen: c.gen})
+}
+
+// onJoined decides how a replica is brought level: by the log if that reaches,
+// else by a copy of everything.
+func (c *Core) onJoined(p *peer, m *Message) {
+	j := c.p.join
+	if j == nil || j.node != p.node || j.joined || c.role != Chosen && c.role != Primary {
+		return
+	}
+	j.joined = true
+	_, end := c.disk.Last()
+	at, ok := m.Commit, !m.Incomplete && m.Commit <= end // what it committed is a prefix of this log
+	if g, known := c.disk.GenAt(m.LastSeq); ok && known && g == m.LastGen {
+		at = m.LastSeq
+	}
+	if ok {
+		if _, err := c.disk.ReadLog(at, 1); at == end || err == nil {
+			c.level(p, at, min(m.Durable, at))
+			return
+		}
+	}
+	if c.role == Chosen {
+		// A copy is of committed content, and nothing is committed yet. Others
+		// may be brought level by the log alone.
+		p.far = true
+		c.endJoin("the log does not reach it")
+		return
+	}
+	gen, last := c.disk.Last()
+	j.full, j.start = true, last
+	c.send(p.node, p.inc, &Message{Kind: MsgReset, Gen: c.gen, PrevGen: gen, PrevSeq: last})
+	c.level(p, last, last)
+}
+
+// level begins sending from the log.
+func (c *Core) level(p *peer, at, durable Seq) {
+	p.ready, p.next, p.held, p.durable = true, at+1, at, durable
+	p.window, p.bytes = nil, 0
+	c.note("%s joins from entry %d", p.node, at)
+	c.probe(p)
+	c.pump(p)
+	c.copyOn()
+}
+
+// copyOn sends the next pieces of a full copy, a few ahead of the answers.
+func (c *Core) copyOn() {
+	j := c.p.join
+	if j == nil || !j.full || c.role != Primary || c.p.commit < j.start {
+		return // the copy is of committed content, and must hold all before start
+	}
+	p := c.peer(j.node)
+	if p == nil || !p.ready || !p.up {
+		return
+	}
+	for n := range j.pieces {
+		if n <= j.held {
+			delete(j.pieces, n)
+		}
+	}
+	for !j.reading && j.sent < j.held+c.lim.Copies && (j.end == 0 || j.sent < j.end) {
+		if !c.copyPiece(p, j) {
+			return
+		}
+	}
+}
+
+// copyPiece sends piece j.sent+1. It is false if that must wait.
+func (c *Core) copyPiece(p *peer, j *join) bool {
+	n := j.sent + 1
+	if n > j.planned {
+		off, length, err := c.disk.NextData(j.cursor)
+		if err != nil {
+			c.endJoin(fmt.Sprintf("the copy cannot be read: %v", err))
+			return false
+		}
+		length = min(length, c.lim.CopyBytes)
+		if length == 0 {
+			j.end = n
+		}
+		j.planned, j.pieces[n], j.cursor = n, piece{off, length}, off+length
+	}
+	at := j.pieces[n]
+	if at.n == 0 {
+		j.sent = n
+		c.send(p.node, p.inc, &Message{Kind: MsgCopy, Gen: c.gen, Copy: n, PrevSeq: p.next - 1})
+		return true
+	}
+	r := &Request{Op: blockdev.OpRead, Off: at.off, Len: at.n, Data: make([]byte, at.n), gen: c.gen}
+	if c.blocked(r) {
+		return false // an answer or a tick comes back to it
+	}
+	f := &flight{off: at.off, end: at.off + at.n}
+	c.p.locked = append(c.p.locked, f)
+	j.reading = true
+	r.job = func(r *Request) {
+		c.unlock(f)
+		j.reading = false
+		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up {
+			return
+		}
+		// Entries that wait for room in the window come first: what the piece
+		// holds of them must not be there before them.
+		if _, last := c.disk.Last(); p.next <= last {
+			c.pump(p)
+			if _, last := c.disk.Last(); p.next <= last {
+				return
+			}
+		}
+		j.sent = n
+		c.send(p.node, p.inc, &Message{Kind: MsgCopy, Gen: c.gen, Copy: n, Off: r.Off, Len: r.Len, Data: r.Data})
+	}
+	c.out.Reads = append(c.out.Reads, r)
+	return false
+}
+
+// readFailed ends what needed a block that cannot be read here.
+func (c *Core) readFailed(r *Request, err error) {
+	for _, f := range c.p.locked {
+		if r.Off >= f.off && r.Off < f.end {
+			c.unlock(f)
+			if f.req != nil {
+				c.finish(f.req, err)
+			} else if c.p.join != nil {
+				c.endJoin(fmt.Sprintf("the copy cannot be read: %v", err))
+			}
+			break
+		}
+	}
+	c.progress()
+}

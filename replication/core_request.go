@@ -1,0 +1,278 @@
+package replication
+
+import (
+	"slices"
+
+	"blkd/blockdev"
+)
+
+const blockSize = blockdev.BlockSize
+
+// Submit takes clients' requests, in order. They were checked against the
+// volume's size.
+func (c *Core) Submit(now Instant, batch []*Request) {
+	if !c.enter(now) || c.role == Secondary {
+		for _, r := range batch {
+			c.finish(r, ErrMoved)
+		}
+		return
+	}
+	if c.role != Primary || c.p.drain != nil || len(c.p.parked) > 0 {
+		c.p.parked = append(c.p.parked, batch...)
+		c.admitParked()
+		return
+	}
+	c.admit(batch)
+	c.progress()
+}
+
+func (c *Core) finish(r *Request, err error) {
+	r.Err = err
+	c.out.Done = append(c.out.Done, r)
+}
+
+// admitParked tries again what had to wait.
+func (c *Core) admitParked() {
+	if c.role != Primary || c.p.drain != nil || len(c.p.parked) == 0 {
+		return
+	}
+	parked := c.p.parked
+	c.p.parked = nil
+	c.admit(parked)
+}
+
+// admit begins every request that nothing stands in the way of; the others are
+// parked. Requests to the same range keep their order.
+func (c *Core) admit(batch []*Request) {
+	var entries []blockdev.Entry
+	_, last := c.disk.Last()
+	for _, r := range batch {
+		switch {
+		case r.Attachment != 0 && r.Attachment < c.p.base.Attachment:
+			c.finish(r, ErrFenced)
+		case r.Op == blockdev.OpFlush:
+			c.flush(r)
+		case r.Len == 0 || r.Op == blockdev.OpCache:
+			c.finish(r, nil)
+		case c.blocked(r):
+			c.p.parked = append(c.p.parked, r)
+		case r.Op == blockdev.OpRead:
+			r.gen = c.gen
+			c.out.Reads = append(c.out.Reads, r)
+		case r.Off%blockSize != 0 || r.Len%blockSize != 0:
+			c.modify(r)
+		default:
+			entries, last = c.plan(entries, last, r, r.Off, r.Len, r.Data)
+		}
+	}
+	if len(entries) > 0 {
+		c.appendEntries(entries)
+	}
+}
+
+// span is the blocks that a request touches.
+func span(r *Request) (off, end int64) {
+	return r.Off / blockSize * blockSize, (r.Off + r.Len + blockSize - 1) / blockSize * blockSize
+}
+
+// blocked tells whether a request must wait: for the commit of a write to a
+// block it reads (a value that was read is never unread, I8), for a range that
+// is locked, or for one that waits longer.
+func (c *Core) blocked(r *Request) bool {
+	off, end := span(r)
+	overlaps := func(f *flight) bool { return f.overlaps(off, end) }
+	if slices.ContainsFunc(c.p.locked, overlaps) {
+		return true
+	}
+	aligned := r.Off == off && r.Off+r.Len == end
+	if (r.Op == blockdev.OpRead || !aligned) && slices.ContainsFunc(c.p.inflight, overlaps) {
+		return true
+	}
+	return slices.ContainsFunc(c.p.parked, func(p *Request) bool {
+		o, e := span(p)
+		return p.Op != blockdev.OpFlush && (p.Op.Mutates() || r.Op.Mutates()) && o < end && off < e
+	})
+}
+
+// plan makes the entries of a mutation of whole blocks.
+func (c *Core) plan(entries []blockdev.Entry, last Seq, r *Request, off, n int64, data []byte) ([]blockdev.Entry, Seq) {
+	f := &flight{off: off, end: off + n, first: last + 1, req: r}
+	if r.Op == blockdev.OpWrite || data != nil {
+		for len(data) > 0 {
+			k := min(int64(len(data)), c.lim.EntryBytes)
+			last++
+			entries = append(entries, blockdev.Entry{Gen: c.gen, Seq: last, Kind: blockdev.EntryWrite, Off: off, Len: k, Data: data[:k]})
+			off, data = off+k, data[k:]
+		}
+	} else {
+		last++
+		entries = append(entries, blockdev.Entry{Gen: c.gen, Seq: last, Kind: blockdev.EntryZero, Off: off, Len: n})
+	}
+	f.last, r.last = last, last
+	c.p.inflight = append(c.p.inflight, f)
+	return entries, last
+}
+
+// modify begins a mutation that covers blocks in part: it reads the first and
+// the last block, locked until the mutation is in the log.
+func (c *Core) modify(r *Request) {
+	off, end := span(r)
+	f := &flight{off: off, end: end, req: r}
+	c.p.locked = append(c.p.locked, f)
+	buf := make([]byte, 2*blockSize)
+	waits := 0
+	done := func(*Request) {
+		if waits--; waits == 0 {
+			c.modified(f, buf[:blockSize], buf[blockSize:])
+		}
+	}
+	read := func(off int64, p []byte) {
+		waits++
+		c.out.Reads = append(c.out.Reads, &Request{Op: blockdev.OpRead, Off: off, Len: blockSize, Data: p, gen: c.gen, job: done})
+	}
+	read(off, buf[:blockSize])
+	if end-off > blockSize {
+		read(end-blockSize, buf[blockSize:])
+	}
+}
+
+// modified appends a mutation whose edges were read.
+func (c *Core) modified(f *flight, head, tail []byte) {
+	c.unlock(f)
+	r := f.req
+	var entries []blockdev.Entry
+	_, last := c.disk.Last()
+	if f.end-f.off == blockSize {
+		overlay(head, r, f.off)
+		entries, _ = c.plan(entries, last, r, f.off, blockSize, head)
+		c.appendEntries(entries)
+		return
+	}
+	// One write if it carries data; else the edges, and zeros between them.
+	if r.Op == blockdev.OpWrite {
+		data := make([]byte, f.end-f.off)
+		copy(data, head)
+		copy(data[len(data)-blockSize:], tail)
+		copy(data[r.Off-f.off:], r.Data)
+		entries, _ = c.plan(entries, last, r, f.off, int64(len(data)), data)
+	} else {
+		overlay(head, r, f.off)
+		overlay(tail, r, f.end-blockSize)
+		entries, last = c.plan(entries, last, r, f.off, blockSize, head)
+		if middle := f.end - f.off - 2*blockSize; middle > 0 {
+			entries, last = c.plan(entries, last, r, f.off+blockSize, middle, nil)
+		}
+		entries, _ = c.plan(entries, last, r, f.end-blockSize, blockSize, tail)
+	}
+	c.appendEntries(entries)
+}
+
+// overlay applies a mutation to the block at off.
+func overlay(block []byte, r *Request, off int64) {
+	from, to := max(r.Off, off)-off, min(r.Off+r.Len, off+blockSize)-off
+	if r.Op == blockdev.OpWrite {
+		copy(block[from:to], r.Data[off+from-r.Off:])
+	} else {
+		clear(block[from:to])
+	}
+}
+
+func (c *Core) unlock(f *flight) {
+	c.p.locked = slices.DeleteFunc(c.p.locked, func(x *flight) bool { return x == f })
+}
+
+// Read reports that Data of a request was filled from the replica, or why not.
+func (c *Core) Read(now Instant, r *Request, err error) {
+	if !c.enter(now) {
+		if r.job == nil {
+			c.finish(r, ErrMoved)
+		}
+		return
+	}
+	switch {
+	case c.role == Secondary || r.gen != c.gen:
+		if r.job == nil {
+			c.finish(r, ErrMoved)
+		}
+	case r.job != nil:
+		if err != nil {
+			// Only a block that fails its check gets here; the mutation or the
+			// copy that needs it cannot go on.
+			c.readFailed(r, err)
+			return
+		}
+		r.job(r)
+		c.progress()
+	case err != nil:
+		c.finish(r, err)
+	case c.leaseValid():
+		c.finish(r, nil)
+	default:
+		// It was read while nobody else served if that is proven now, later.
+		c.p.unread = append(c.p.unread, r)
+	}
+}
+
+// leaseValid tells whether no other node can have been serving until now: live
+// leases of W-1 other members, under both sets. It is asked after the data was
+// read (S6).
+func (c *Core) leaseValid() bool {
+	return c.role == Primary && c.lent(c.p.base) && (c.p.pend == nil || c.lent(&c.p.pend.Record))
+}
+
+func (c *Core) lent(r *Record) bool {
+	set := r.set()
+	need := c.p.base.Policy.ackQuorum(len(set)) - 1
+	for _, m := range set {
+		if p := c.peer(m.Node); p != nil && p.inc == m.Incarnation && p.lease.till > c.now {
+			need--
+		}
+	}
+	return need <= 0
+}
+
+// answerReads sends what waited for a lease.
+func (c *Core) answerReads() {
+	if len(c.p.unread) == 0 || !c.leaseValid() {
+		return
+	}
+	for _, r := range c.p.unread {
+		c.finish(r, nil)
+	}
+	c.p.unread = nil
+}
+
+// flush waits until everything acknowledged so far, on any connection, is
+// durable at W members (S7).
+func (c *Core) flush(r *Request) {
+	r.last = c.p.commit
+	c.p.flushes = append(c.p.flushes, r)
+	c.needDurable(r.last)
+}
+
+// needDurable asks everybody who counts for a sync, once.
+func (c *Core) needDurable(seq Seq) {
+	c.p.syncTo = max(c.p.syncTo, seq)
+	if c.durable < seq {
+		c.wantSync()
+	}
+	for _, p := range c.p.peers {
+		if p.up && p.ready && p.asked < seq && p.durable < seq {
+			c.probe(p)
+		}
+	}
+}
+
+func (c *Core) answerFlushes() {
+	if len(c.p.flushes) == 0 {
+		return
+	}
+	durable := c.quorum(c.durableAt)
+	c.p.flushes = slices.DeleteFunc(c.p.flushes, func(r *Request) bool {
+		if r.last > durable {
+			return false
+		}
+		c.finish(r, nil)
+		return true
+	})
+}

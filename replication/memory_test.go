@@ -1,0 +1,191 @@
+package replication
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"blkd/blockdev"
+)
+
+// memReplica is a replica in memory that can forget what was not synced.
+type memReplica struct {
+	memState
+	synced   memState // what survives power loss
+	retain   int      // entries kept behind the commit point
+	lineage  uint64
+	prom     Generation
+	size     int64
+	onCommit func(blockdev.Entry)
+	keep     Seq
+	imports  int
+}
+
+type memState struct {
+	baseGen    Generation
+	baseSeq    Seq // before log[0]
+	log        []blockdev.Entry
+	commit     Seq
+	image      map[int64]uint64 // committed content by block
+	incomplete bool
+}
+
+func (s memState) clone() memState {
+	s.log = slices.Clone(s.log)
+	s.image = maps.Clone(s.image)
+	return s
+}
+
+func newMemReplica() *memReplica {
+	r := &memReplica{retain: 1 << 30, size: 64 * blockSize}
+	r.image = map[int64]uint64{}
+	r.synced = r.memState.clone()
+	return r
+}
+
+func (r *memReplica) Promised() (uint64, Generation) { return r.lineage, r.prom }
+func (r *memReplica) Promise(l uint64, g Generation) error {
+	r.lineage, r.prom = l, g
+	return nil
+}
+
+func (r *memReplica) Last() (Generation, Seq) {
+	if n := len(r.log); n > 0 {
+		return r.log[n-1].Gen, r.log[n-1].Seq
+	}
+	return r.baseGen, r.baseSeq
+}
+
+func (r *memReplica) Committed() Seq { return r.commit }
+
+func (r *memReplica) GenAt(seq Seq) (Generation, bool) {
+	switch {
+	case seq == r.baseSeq:
+		return r.baseGen, true
+	case seq < r.baseSeq || seq > r.baseSeq+Seq(len(r.log)):
+		return 0, false
+	}
+	return r.log[seq-r.baseSeq-1].Gen, true
+}
+
+func (r *memReplica) ReadLog(after Seq, maxBytes int) ([]blockdev.Entry, error) {
+	if after < r.baseSeq {
+		return nil, fmt.Errorf("entries after %d are trimmed, the log begins after %d", after, r.baseSeq)
+	}
+	var out []blockdev.Entry
+	for _, e := range r.log[min(int(after-r.baseSeq), len(r.log)):] {
+		if maxBytes -= 64 + len(e.Data); len(out) > 0 && maxBytes < 0 {
+			break
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+func (r *memReplica) Append(entries []blockdev.Entry) error {
+	for _, e := range entries {
+		gen, seq := r.Last()
+		if e.Seq != seq+1 || e.Gen < gen {
+			return fmt.Errorf("entry (%d, %d) after (%d, %d)", e.Gen, e.Seq, gen, seq)
+		}
+		e.Data = slices.Clone(e.Data)
+		r.log = append(r.log, e)
+	}
+	return nil
+}
+
+func (r *memReplica) Commit(seq Seq) error {
+	_, last := r.Last()
+	for r.commit < min(seq, last) {
+		r.commit++
+		e := r.log[r.commit-r.baseSeq-1]
+		if r.onCommit != nil {
+			r.onCommit(e)
+		}
+		for off := int64(0); off < e.Len; off += blockSize {
+			b := (e.Off + off) / blockSize
+			if e.Kind == blockdev.EntryWrite {
+				r.image[b] = tagOf(e.Data[off:])
+			} else {
+				delete(r.image, b)
+			}
+		}
+	}
+	if n := int(min(r.commit, r.keep)) - int(r.baseSeq) - r.retain; n > 0 {
+		r.baseGen, r.baseSeq = r.log[n-1].Gen, r.log[n-1].Seq
+		r.log = slices.Clone(r.log[n:])
+	}
+	return nil
+}
+
+func (r *memReplica) Keep(after Seq) { r.keep = max(r.keep, after) }
+
+func (r *memReplica) Truncate(seq Seq) error {
+	if seq < r.commit {
+		return fmt.Errorf("truncate to %d below the commit point %d", seq, r.commit)
+	}
+	r.log = r.log[:seq-r.baseSeq]
+	r.synced = r.memState.clone()
+	return nil
+}
+
+func (r *memReplica) Import(off, n int64, data []byte) error {
+	for o := int64(0); o < n; o += blockSize {
+		if data == nil {
+			delete(r.image, (off+o)/blockSize)
+		} else if tag := tagOf(data[o:]); tag != 0 {
+			r.image[(off+o)/blockSize] = tag
+		}
+	}
+	r.imports++
+	return nil
+}
+
+func (r *memReplica) Reset(gen Generation, seq Seq) error {
+	r.memState = memState{baseGen: gen, baseSeq: seq, commit: seq, image: map[int64]uint64{}, incomplete: true}
+	r.synced = r.memState.clone()
+	return nil
+}
+
+func (r *memReplica) Complete() error {
+	r.incomplete = false
+	r.synced = r.memState.clone()
+	return nil
+}
+
+func (r *memReplica) Incomplete() bool { return r.incomplete }
+
+func (r *memReplica) NextData(off int64) (int64, int64, error) {
+	for b := off / blockSize; b < r.size/blockSize; b++ {
+		if _, ok := r.image[b]; ok {
+			n := int64(1)
+			for _, ok := r.image[b+n]; ok; _, ok = r.image[b+n] {
+				n++
+			}
+			return b * blockSize, n * blockSize, nil
+		}
+	}
+	return r.size, 0, nil
+}
+
+// read fills p with the tags of the blocks from off.
+func (r *memReplica) read(p []byte, off int64) {
+	for o := int64(0); o < int64(len(p)); o += blockSize {
+		putTag(p[o:], r.image[(off+o)/blockSize])
+	}
+}
+
+// A block of the simulation is its first eight bytes.
+func tagOf(b []byte) uint64 {
+	var v uint64
+	for i := range 8 {
+		v |= uint64(b[i]) << (8 * i)
+	}
+	return v
+}
+
+func putTag(b []byte, v uint64) {
+	for i := range 8 {
+		b[i] = byte(v >> (8 * i))
+	}
+}
