@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"blkd/blockdev"
+	"blkd/internal/socket"
 )
 
 // clientConn is one connection of a client. Submitters encode requests into the
@@ -16,7 +17,7 @@ import (
 type clientConn struct {
 	c    *Client
 	mode replyMode
-	sock socket // writes: the sender; reads: the reader
+	sock socket.Socket // writes: the sender; reads: the reader
 
 	slots []slot
 	gone  chan struct{} // closed when the reader has ended
@@ -93,7 +94,7 @@ func (q *sendQueue) reset() {
 
 func startClientConn(c *Client, nc net.Conn, slots int) *clientConn {
 	cc := &clientConn{c: c, mode: c.info.mode, slots: make([]slot, slots), gone: make(chan struct{})}
-	cc.sock.init(nc)
+	cc.sock.Init(nc)
 	cc.wakeup.L = &cc.mu
 	for i := slots - 1; i >= 0; i-- {
 		cc.free = append(cc.free, uint32(i))
@@ -219,7 +220,7 @@ func (cc *clientConn) send() {
 	for len(cc.queue.pieces) > 0 && cc.err == nil {
 		cc.queue, cc.spare = cc.spare, cc.queue
 		cc.mu.Unlock()
-		_, err := cc.sock.write(cc.spare.pieces, true)
+		_, err := cc.sock.Write(cc.spare.pieces, true)
 		cc.mu.Lock()
 		cc.spare.reset()
 		if err != nil {
@@ -246,7 +247,7 @@ func (cc *clientConn) fail(err error) {
 		cc.dead.Store(true)
 		cc.wakeup.Broadcast()
 	}
-	cc.sock.shutdown()
+	cc.sock.Shutdown()
 }
 
 // disconnect says goodbye and waits a moment for the server to close.

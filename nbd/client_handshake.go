@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"blkd/internal/socket"
 )
 
 // exportInfo is what the handshake says about an export.
@@ -123,7 +125,7 @@ func (g *greeter) startTLS(ctx context.Context, u URI, opts *DialOptions) error 
 	if err != nil {
 		return err
 	}
-	tc := tls.Client(newRecordConn(g.nc), cfg)
+	tc := tls.Client(socket.NewRecords(g.nc), cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"blkd/blockdev"
+	"blkd/internal/socket"
 )
 
 // conn is one connection in the transmission phase. Its reader goroutine runs serve;
@@ -22,7 +23,7 @@ type conn struct {
 	mode       replyMode
 	allocation bool
 
-	sock socket // reads: the reader; writes: whoever holds the writer role
+	sock socket.Socket // reads: the reader; writes: whoever holds the writer role
 
 	// Reader: received bytes are in.data[start:end].
 	in         *buffer
@@ -64,7 +65,7 @@ func newConn(s *Server, h *handshake) *conn {
 		readOnly: h.export.ReadOnly, readMax: chunkSize, wake: make(chan struct{}, 1), quit: make(chan struct{}),
 		memory: account{conn: newBudget(s.opts.MaxConnectionBytes), server: s.memory},
 	}
-	c.sock.init(h.nc)
+	c.sock.Init(h.nc)
 	c.reply.init()
 	c.in, c.out = getBuffer(chunkClass), getBuffer(chunkClass)
 	c.end = copy(c.in.data, h.in) // never more than a read of the handshake holds
@@ -257,7 +258,7 @@ func (c *conn) waitFor(ready func() bool) {
 func (c *conn) hangUp() {
 	c.quitOnce.Do(func() { close(c.quit) })
 	c.broken.Store(true)
-	c.sock.shutdown()
+	c.sock.Shutdown()
 }
 
 func (c *conn) isHungUp() bool {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"blkd/internal/socket"
 )
 
 // errAbort ends a negotiation that the client gave up in good order.
@@ -170,7 +172,7 @@ func (h *handshake) startTLS() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), h.srv.opts.HandshakeTimeout)
 	defer cancel()
-	tc := tls.Server(newRecordConn(h.nc), h.srv.opts.tlsConfig())
+	tc := tls.Server(socket.NewRecords(h.nc), h.srv.opts.tlsConfig())
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS: %w", err)
 	}

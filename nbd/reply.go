@@ -78,7 +78,7 @@ func (q *replyQueue) leave() bool {
 // while it wakes up, lets more replies gather.
 func (c *conn) sendAsync(last bool) {
 	q := &c.reply
-	if last && c.sock.raw != nil && (!c.gather() || q.bytes <= directBytes) {
+	if last && c.sock.Direct() && (!c.gather() || q.bytes <= directBytes) {
 		c.drain(false)
 		return
 	}
@@ -112,12 +112,12 @@ func (c *conn) drain(wait bool) {
 			continue
 		}
 		if !c.broken.Load() {
-			if !wait && c.sock.raw == nil && q.bytes > directBytes {
+			if !wait && !c.sock.Direct() && q.bytes > directBytes {
 				q.kick <- struct{}{}
 				return
 			}
-			q.stuck.Store(wait || c.sock.raw == nil)
-			rest, err := c.sock.write(q.unsent, wait)
+			q.stuck.Store(wait || !c.sock.Direct())
+			rest, err := c.sock.Write(q.unsent, wait)
 			q.unsent = rest
 			if err != nil {
 				c.hangUp() // the peer is gone; the reader notices

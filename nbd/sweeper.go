@@ -111,7 +111,7 @@ func (w *sweeper) sweep(now time.Time) (busy bool) {
 		}
 		busy = busy || seq != st.seq
 		st.seq = seq
-		if p := c.sock.moved.Load(); p-st.moved >= stallBytes || !c.stalled() {
+		if p := c.sock.Moved(); p-st.moved >= stallBytes || !c.stalled() {
 			st.moved, st.since = p, now
 		} else if pressed && now.Sub(st.since) > w.srv.opts.StallTimeout {
 			w.srv.log.Warn("nbd: connection closed: it holds memory that others wait for and makes no progress",

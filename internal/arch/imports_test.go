@@ -41,8 +41,8 @@ var mayImport = map[string][]string{
 	},
 	"internal/cli": {"fio", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
 
-	"nbd":             {"blockdev"}, // never replication: it serves any Device
-	"replication":     {"blockdev", "fencing", "internal/env", "internal/mutant"},
+	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device
+	"replication":     {"blockdev", "fencing", "internal/env", "internal/mutant", "internal/socket"},
 	"metadata":        {"metadata/metapb", "fencing", "internal/env", "internal/env/pebblefs", "internal/mutant", "internal/units"},
 	"fio":             {"nbd", "blockdev", "internal/units"},
 	"internal/api":    {"metadata/metapb"},
@@ -59,6 +59,7 @@ var mayImport = map[string][]string{
 	"internal/env/manualclock": {"internal/env"},
 	"internal/env/pebblefs":    {"internal/env"},
 	"internal/mutant":          {},
+	"internal/socket":          {}, // golang.org/x/sys/unix besides
 	"internal/suggest":         {},
 	"internal/units":           {},
 	"internal/version":         {},

@@ -1,7 +1,9 @@
-package nbd
+// Package socket writes to network connections without waiting where that is
+// possible, and many pieces or TLS records with one system call. It is the edge of
+// the data path: clients and other nodes are reached through it.
+package socket
 
 import (
-	"crypto/tls"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -10,15 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// layered is a connection over another one: TLS.
+type layered interface{ NetConn() net.Conn }
+
 // maxIOV is the number of pieces one system call takes (IOV_MAX).
 const maxIOV = 1024
 
-// socket writes to a connection: without waiting if it is a plain socket, through
-// net.Conn otherwise (TLS, pipes). Only the holder of the writer role writes.
-type socket struct {
+// Socket writes to a connection: without waiting if it is a plain socket, through
+// net.Conn otherwise (TLS, pipes). One goroutine writes at a time, and one reads.
+type Socket struct {
 	net.Conn
 	raw     syscall.RawConn // nil if writes cannot avoid waiting
-	records *recordConn     // TLS only
+	records *Records        // TLS only
 	plain   []byte          // TLS only: less than a record, to be sent
 	moved   atomic.Uint64   // bytes read and written
 
@@ -29,10 +34,12 @@ type socket struct {
 	writeOnce func(fd uintptr) bool
 }
 
-func (s *socket) init(nc net.Conn) {
+// Init takes a connection over. TLS reads and writes many records at once only if
+// it was made over a [Records].
+func (s *Socket) Init(nc net.Conn) {
 	s.Conn = nc
-	if tc, ok := nc.(*tls.Conn); ok {
-		s.records, _ = tc.NetConn().(*recordConn)
+	if tc, ok := nc.(layered); ok {
+		s.records, _ = tc.NetConn().(*Records)
 	}
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
@@ -66,8 +73,15 @@ func (s *socket) init(nc net.Conn) {
 	}
 }
 
-// write sends what it can of bufs and drops it from them. With wait it sends all.
-func (s *socket) write(bufs [][]byte, wait bool) ([][]byte, error) {
+// Direct tells whether Write can avoid waiting.
+func (s *Socket) Direct() bool { return s.raw != nil }
+
+// Moved is how many bytes were read and written; it is safe for concurrent use.
+func (s *Socket) Moved() uint64 { return s.moved.Load() }
+
+// Write sends what it can of bufs, none of which is empty, and returns the rest.
+// With wait, or unless [Socket.Direct], it sends all. The slice is changed.
+func (s *Socket) Write(bufs [][]byte, wait bool) ([][]byte, error) {
 	if s.raw == nil {
 		return nil, s.writeThrough(bufs)
 	}
@@ -97,7 +111,7 @@ func (s *socket) write(bufs [][]byte, wait bool) ([][]byte, error) {
 
 // writeThrough sends all with calls that wait. Under TLS small pieces become full
 // records, and the records one write.
-func (s *socket) writeThrough(bufs [][]byte) error {
+func (s *Socket) writeThrough(bufs [][]byte) error {
 	if s.records == nil {
 		for _, b := range bufs {
 			if _, err := s.Conn.Write(b); err != nil {
@@ -139,7 +153,7 @@ func (s *socket) writeThrough(bufs [][]byte) error {
 const tlsRecord = 16 << 10
 
 // flushPlain encrypts what has gathered.
-func (s *socket) flushPlain() error {
+func (s *Socket) flushPlain() error {
 	if len(s.plain) == 0 {
 		return nil
 	}
@@ -151,7 +165,7 @@ func (s *socket) flushPlain() error {
 
 // Read reads what there is. Under TLS, which reads a record at a time, it goes on
 // as long as there are whole ones.
-func (s *socket) Read(p []byte) (int, error) {
+func (s *Socket) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
 	for s.records != nil && err == nil && n < len(p) && s.records.hasRecord() {
 		var m int
@@ -179,12 +193,12 @@ func advance(bufs [][]byte, n int) [][]byte {
 	return bufs
 }
 
-// shutdown ends both directions without waiting for anyone who uses the socket.
-func (s *socket) shutdown() {
+// Shutdown ends both directions without waiting for anyone who uses the socket.
+func (s *Socket) Shutdown() {
 	nc := s.Conn
-	if tc, ok := nc.(*tls.Conn); ok {
+	if tc, ok := nc.(layered); ok {
 		nc = tc.NetConn()
-		if rc, ok := nc.(*recordConn); ok {
+		if rc, ok := nc.(*Records); ok {
 			nc = rc.Conn
 		}
 	}
