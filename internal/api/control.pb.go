@@ -14,6 +14,7 @@ import (
 	metapb "blkd/metadata/metapb"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -36,6 +37,7 @@ const (
 	VolumeState_VOLUME_STATE_DEGRADED    VolumeState = 2 // served, but something needs attention
 	VolumeState_VOLUME_STATE_FAILED      VolumeState = 3 // not served
 	VolumeState_VOLUME_STATE_RECORDED    VolumeState = 4 // the quorum has its record; no node serves it yet
+	VolumeState_VOLUME_STATE_WAITING     VolumeState = 5 // requests wait: going on now could lose or fork data
 )
 
 // Enum value maps for VolumeState.
@@ -46,6 +48,7 @@ var (
 		2: "VOLUME_STATE_DEGRADED",
 		3: "VOLUME_STATE_FAILED",
 		4: "VOLUME_STATE_RECORDED",
+		5: "VOLUME_STATE_WAITING",
 	}
 	VolumeState_value = map[string]int32{
 		"VOLUME_STATE_UNSPECIFIED": 0,
@@ -53,6 +56,7 @@ var (
 		"VOLUME_STATE_DEGRADED":    2,
 		"VOLUME_STATE_FAILED":      3,
 		"VOLUME_STATE_RECORDED":    4,
+		"VOLUME_STATE_WAITING":     5,
 	}
 )
 
@@ -81,6 +85,62 @@ func (x VolumeState) Number() protoreflect.EnumNumber {
 // Deprecated: Use VolumeState.Descriptor instead.
 func (VolumeState) EnumDescriptor() ([]byte, []int) {
 	return file_internal_api_control_proto_rawDescGZIP(), []int{0}
+}
+
+// ResyncKind is what has to be sent, cheapest first.
+type ResyncKind int32
+
+const (
+	ResyncKind_RESYNC_KIND_UNSPECIFIED ResyncKind = 0
+	ResyncKind_RESYNC_KIND_LOG         ResyncKind = 1 // the entries that it missed
+	ResyncKind_RESYNC_KIND_EXTENTS     ResyncKind = 2 // the extents that changed since
+	ResyncKind_RESYNC_KIND_DIGEST      ResyncKind = 3 // what differs by checksum
+	ResyncKind_RESYNC_KIND_FULL        ResyncKind = 4 // everything that is allocated
+)
+
+// Enum value maps for ResyncKind.
+var (
+	ResyncKind_name = map[int32]string{
+		0: "RESYNC_KIND_UNSPECIFIED",
+		1: "RESYNC_KIND_LOG",
+		2: "RESYNC_KIND_EXTENTS",
+		3: "RESYNC_KIND_DIGEST",
+		4: "RESYNC_KIND_FULL",
+	}
+	ResyncKind_value = map[string]int32{
+		"RESYNC_KIND_UNSPECIFIED": 0,
+		"RESYNC_KIND_LOG":         1,
+		"RESYNC_KIND_EXTENTS":     2,
+		"RESYNC_KIND_DIGEST":      3,
+		"RESYNC_KIND_FULL":        4,
+	}
+)
+
+func (x ResyncKind) Enum() *ResyncKind {
+	p := new(ResyncKind)
+	*p = x
+	return p
+}
+
+func (x ResyncKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ResyncKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_internal_api_control_proto_enumTypes[1].Descriptor()
+}
+
+func (ResyncKind) Type() protoreflect.EnumType {
+	return &file_internal_api_control_proto_enumTypes[1]
+}
+
+func (x ResyncKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ResyncKind.Descriptor instead.
+func (ResyncKind) EnumDescriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{1}
 }
 
 // Problem is something wrong with a volume or node, and what to do about it.
@@ -152,11 +212,14 @@ type Volume struct {
 	AllocatedBytes int64                  `protobuf:"varint,3,opt,name=allocated_bytes,json=allocatedBytes,proto3" json:"allocated_bytes,omitempty"` // space that the data takes in the image
 	State          VolumeState            `protobuf:"varint,4,opt,name=state,proto3,enum=blkd.v1.VolumeState" json:"state,omitempty"`
 	Problems       []*Problem             `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"`
-	Clients        int32                  `protobuf:"varint,6,opt,name=clients,proto3" json:"clients,omitempty"` // NBD connections
-	Uris           []string               `protobuf:"bytes,7,rep,name=uris,proto3" json:"uris,omitempty"`        // where clients find it
-	Io             *VolumeIO              `protobuf:"bytes,8,opt,name=io,proto3" json:"io,omitempty"`            // since the node started
-	Record         *metapb.Volume         `protobuf:"bytes,9,opt,name=record,proto3" json:"record,omitempty"`    // in a cluster: what the quorum decided
-	Plan           *metapb.Plan           `protobuf:"bytes,10,opt,name=plan,proto3" json:"plan,omitempty"`       // answer to Create in a cluster: why it is placed so
+	Clients        int32                  `protobuf:"varint,6,opt,name=clients,proto3" json:"clients,omitempty"`   // NBD connections
+	Uris           []string               `protobuf:"bytes,7,rep,name=uris,proto3" json:"uris,omitempty"`          // where clients find it
+	Io             *VolumeIO              `protobuf:"bytes,8,opt,name=io,proto3" json:"io,omitempty"`              // since the node started
+	Record         *metapb.Volume         `protobuf:"bytes,9,opt,name=record,proto3" json:"record,omitempty"`      // in a cluster: what the quorum decided
+	Plan           *metapb.Plan           `protobuf:"bytes,10,opt,name=plan,proto3" json:"plan,omitempty"`         // answer to Create in a cluster: why it is placed so
+	Serving        string                 `protobuf:"bytes,11,opt,name=serving,proto3" json:"serving,omitempty"`   // in a cluster: the node that serves clients right now; empty: none
+	Replicas       []*Replica             `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"` // in a cluster: in the order of record.members
+	Lease          *Lease                 `protobuf:"bytes,13,opt,name=lease,proto3" json:"lease,omitempty"`       // of the serving node; unset: none serves
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -261,6 +324,291 @@ func (x *Volume) GetPlan() *metapb.Plan {
 	return nil
 }
 
+func (x *Volume) GetServing() string {
+	if x != nil {
+		return x.Serving
+	}
+	return ""
+}
+
+func (x *Volume) GetReplicas() []*Replica {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *Volume) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// Replica is one copy of a volume as the serving node sees it; where no node
+// serves, only what the record says is set.
+type Replica struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	State         metapb.ReplicaState    `protobuf:"varint,2,opt,name=state,proto3,enum=blkd.metadata.ReplicaState" json:"state,omitempty"`      // as recorded
+	Connected     bool                   `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`                              // the serving node hears from it; true for itself
+	HeldSeq       uint64                 `protobuf:"varint,4,opt,name=held_seq,json=heldSeq,proto3" json:"held_seq,omitempty"`                   // its log reaches up to here,
+	DurableSeq    uint64                 `protobuf:"varint,5,opt,name=durable_seq,json=durableSeq,proto3" json:"durable_seq,omitempty"`          // is safe from power loss up to here,
+	BehindEntries uint64                 `protobuf:"varint,6,opt,name=behind_entries,json=behindEntries,proto3" json:"behind_entries,omitempty"` // and lacks this many of the serving node's
+	Resync        *Resync                `protobuf:"bytes,7,opt,name=resync,proto3" json:"resync,omitempty"`                                     // set while it is brought level
+	Compared      *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=compared,proto3" json:"compared,omitempty"`                                 // its digests last agreed with the others'; unset: never since it joined
+	Problems      []*Problem             `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_internal_api_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Replica) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Replica) GetState() metapb.ReplicaState {
+	if x != nil {
+		return x.State
+	}
+	return metapb.ReplicaState(0)
+}
+
+func (x *Replica) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Replica) GetHeldSeq() uint64 {
+	if x != nil {
+		return x.HeldSeq
+	}
+	return 0
+}
+
+func (x *Replica) GetDurableSeq() uint64 {
+	if x != nil {
+		return x.DurableSeq
+	}
+	return 0
+}
+
+func (x *Replica) GetBehindEntries() uint64 {
+	if x != nil {
+		return x.BehindEntries
+	}
+	return 0
+}
+
+func (x *Replica) GetResync() *Resync {
+	if x != nil {
+		return x.Resync
+	}
+	return nil
+}
+
+func (x *Replica) GetCompared() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Compared
+	}
+	return nil
+}
+
+func (x *Replica) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+// Resync is the progress of bringing a replica level.
+type Resync struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Kind           ResyncKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=blkd.v1.ResyncKind" json:"kind,omitempty"`
+	SyncedBytes    int64                  `protobuf:"varint,2,opt,name=synced_bytes,json=syncedBytes,proto3" json:"synced_bytes,omitempty"`
+	TotalBytes     int64                  `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`               // grows while clients write
+	BytesPerSecond int64                  `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"` // of the last seconds
+	Left           *durationpb.Duration   `protobuf:"bytes,5,opt,name=left,proto3" json:"left,omitempty"`                                              // estimated; unset: unknown
+	Started        *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started,proto3" json:"started,omitempty"`
+	Waits          string                 `protobuf:"bytes,7,opt,name=waits,proto3" json:"waits,omitempty"` // why it does not go on; empty: it does
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Resync) Reset() {
+	*x = Resync{}
+	mi := &file_internal_api_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resync) ProtoMessage() {}
+
+func (x *Resync) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resync.ProtoReflect.Descriptor instead.
+func (*Resync) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Resync) GetKind() ResyncKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ResyncKind_RESYNC_KIND_UNSPECIFIED
+}
+
+func (x *Resync) GetSyncedBytes() int64 {
+	if x != nil {
+		return x.SyncedBytes
+	}
+	return 0
+}
+
+func (x *Resync) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *Resync) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Resync) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *Resync) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *Resync) GetWaits() string {
+	if x != nil {
+		return x.Waits
+	}
+	return ""
+}
+
+// Lease is what lets the serving node answer reads by itself.
+type Lease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Held          bool                   `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"`       // right now
+	Left          *durationpb.Duration   `protobuf:"bytes,2,opt,name=left,proto3" json:"left,omitempty"`        // until it ends unless it is renewed
+	Confirm       bool                   `protobuf:"varint,3,opt,name=confirm,proto3" json:"confirm,omitempty"` // reads=confirm: none is used, each read asks the members
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_internal_api_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Lease) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *Lease) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *Lease) GetConfirm() bool {
+	if x != nil {
+		return x.Confirm
+	}
+	return false
+}
+
 // VolumeIO counts what a volume did since its store was opened.
 type VolumeIO struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
@@ -276,7 +624,7 @@ type VolumeIO struct {
 
 func (x *VolumeIO) Reset() {
 	*x = VolumeIO{}
-	mi := &file_internal_api_control_proto_msgTypes[2]
+	mi := &file_internal_api_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +636,7 @@ func (x *VolumeIO) String() string {
 func (*VolumeIO) ProtoMessage() {}
 
 func (x *VolumeIO) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[2]
+	mi := &file_internal_api_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +649,7 @@ func (x *VolumeIO) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeIO.ProtoReflect.Descriptor instead.
 func (*VolumeIO) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{2}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VolumeIO) GetLogUsedBytes() int64 {
@@ -359,7 +707,7 @@ type RequestInfo struct {
 
 func (x *RequestInfo) Reset() {
 	*x = RequestInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[3]
+	mi := &file_internal_api_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +719,7 @@ func (x *RequestInfo) String() string {
 func (*RequestInfo) ProtoMessage() {}
 
 func (x *RequestInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[3]
+	mi := &file_internal_api_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +732,7 @@ func (x *RequestInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestInfo.ProtoReflect.Descriptor instead.
 func (*RequestInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{3}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RequestInfo) GetId() []byte {
@@ -416,7 +764,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[4]
+	mi := &file_internal_api_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +776,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[4]
+	mi := &file_internal_api_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +789,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{4}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
 }
 
 type ListVolumesResponse struct {
@@ -453,7 +801,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[5]
+	mi := &file_internal_api_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -465,7 +813,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[5]
+	mi := &file_internal_api_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -478,7 +826,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{5}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -497,7 +845,7 @@ type ShowVolumeRequest struct {
 
 func (x *ShowVolumeRequest) Reset() {
 	*x = ShowVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[6]
+	mi := &file_internal_api_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +857,7 @@ func (x *ShowVolumeRequest) String() string {
 func (*ShowVolumeRequest) ProtoMessage() {}
 
 func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[6]
+	mi := &file_internal_api_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +870,7 @@ func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ShowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{6}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ShowVolumeRequest) GetName() string {
@@ -553,7 +901,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[7]
+	mi := &file_internal_api_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +913,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[7]
+	mi := &file_internal_api_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +926,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -669,7 +1017,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[8]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +1029,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[8]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +1042,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{8}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteVolumeRequest) GetName() string {
@@ -727,7 +1075,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[9]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1087,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[9]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1100,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{9}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteVolumeResponse) GetNote() string {
@@ -774,7 +1122,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +1134,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +1147,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResizeVolumeRequest) GetName() string {
@@ -830,6 +1178,787 @@ func (x *ResizeVolumeRequest) GetRequest() *RequestInfo {
 	return nil
 }
 
+// PromoteRequest asks for a new primary.
+type PromoteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`                        // node; empty: the best replica other than the present primary
+	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`                    // only if this node is primary, otherwise nothing is done; empty: whoever is
+	DryRun        bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only tell what would happen
+	Force         bool                   `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`                 // even if acknowledged writes may be lost; request.reason must be given
+	Request       *RequestInfo           `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteRequest) Reset() {
+	*x = PromoteRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteRequest) ProtoMessage() {}
+
+func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
+func (*PromoteRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PromoteRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PromoteRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PromoteRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *PromoteRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *PromoteRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *PromoteRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+// Promotion is what Promote did, or in a dry run would do.
+type Promotion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        *Volume                `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // as it is now
+	Kind          metapb.PromotionKind   `protobuf:"varint,2,opt,name=kind,proto3,enum=blkd.metadata.PromotionKind" json:"kind,omitempty"`
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	From          string                 `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`                // primary before; empty: none
+	To            string                 `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"`                    // primary after; dry run: empty if it would be refused
+	Candidates    []*PromotionCandidate  `protobuf:"bytes,6,rep,name=candidates,proto3" json:"candidates,omitempty"`    // every replica, best first
+	Reasons       []string               `protobuf:"bytes,7,rep,name=reasons,proto3" json:"reasons,omitempty"`          // why this kind and this node, one line each
+	Losses        []string               `protobuf:"bytes,8,rep,name=losses,proto3" json:"losses,omitempty"`            // what would be, or was, lost of acknowledged writes; empty: nothing
+	Took          *durationpb.Duration   `protobuf:"bytes,9,opt,name=took,proto3" json:"took,omitempty"`                // until it served; dry run: estimated
+	Certificate   *metapb.Certificate    `protobuf:"bytes,10,opt,name=certificate,proto3" json:"certificate,omitempty"` // unset in a dry run and when there was nothing to do
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Promotion) Reset() {
+	*x = Promotion{}
+	mi := &file_internal_api_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Promotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Promotion) ProtoMessage() {}
+
+func (x *Promotion) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
+func (*Promotion) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Promotion) GetVolume() *Volume {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *Promotion) GetKind() metapb.PromotionKind {
+	if x != nil {
+		return x.Kind
+	}
+	return metapb.PromotionKind(0)
+}
+
+func (x *Promotion) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *Promotion) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Promotion) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *Promotion) GetCandidates() []*PromotionCandidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+func (x *Promotion) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *Promotion) GetLosses() []string {
+	if x != nil {
+		return x.Losses
+	}
+	return nil
+}
+
+func (x *Promotion) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *Promotion) GetCertificate() *metapb.Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// PromotionCandidate is a replica and its fitness.
+type PromotionCandidate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Eligible      bool                   `protobuf:"varint,2,opt,name=eligible,proto3" json:"eligible,omitempty"` // it may become primary without force
+	End           *metapb.LogEnd         `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`            // of its log; unset: it does not answer
+	DurableSeq    uint64                 `protobuf:"varint,4,opt,name=durable_seq,json=durableSeq,proto3" json:"durable_seq,omitempty"`
+	CommitSeq     uint64                 `protobuf:"varint,5,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"` // it knows this to be committed
+	Why           string                 `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`                               // "most complete log", "Outdated since …", "down", …
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotionCandidate) Reset() {
+	*x = PromotionCandidate{}
+	mi := &file_internal_api_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotionCandidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotionCandidate) ProtoMessage() {}
+
+func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotionCandidate.ProtoReflect.Descriptor instead.
+func (*PromotionCandidate) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PromotionCandidate) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PromotionCandidate) GetEligible() bool {
+	if x != nil {
+		return x.Eligible
+	}
+	return false
+}
+
+func (x *PromotionCandidate) GetEnd() *metapb.LogEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *PromotionCandidate) GetDurableSeq() uint64 {
+	if x != nil {
+		return x.DurableSeq
+	}
+	return 0
+}
+
+func (x *PromotionCandidate) GetCommitSeq() uint64 {
+	if x != nil {
+		return x.CommitSeq
+	}
+	return 0
+}
+
+func (x *PromotionCandidate) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type AddReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`                    // empty: the quorum chooses
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only plan: the answer's plan tells
+	Request       *RequestInfo           `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddReplicaRequest) Reset() {
+	*x = AddReplicaRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddReplicaRequest) ProtoMessage() {}
+
+func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddReplicaRequest.ProtoReflect.Descriptor instead.
+func (*AddReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AddReplicaRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddReplicaRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AddReplicaRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *AddReplicaRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type RemoveReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // even one that does not answer; its data is destroyed when it returns
+	Request       *RequestInfo           `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveReplicaRequest) Reset() {
+	*x = RemoveReplicaRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveReplicaRequest) ProtoMessage() {}
+
+func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
+func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RemoveReplicaRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveReplicaRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveReplicaRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RemoveReplicaRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type MoveReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`                        // empty: the quorum chooses
+	DryRun        bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only plan: the answer's plan tells
+	Request       *RequestInfo           `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveReplicaRequest) Reset() {
+	*x = MoveReplicaRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveReplicaRequest) ProtoMessage() {}
+
+func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveReplicaRequest.ProtoReflect.Descriptor instead.
+func (*MoveReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *MoveReplicaRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MoveReplicaRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *MoveReplicaRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *MoveReplicaRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *MoveReplicaRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type InvalidateReplicaRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Request       *RequestInfo           `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InvalidateReplicaRequest) Reset() {
+	*x = InvalidateReplicaRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InvalidateReplicaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InvalidateReplicaRequest) ProtoMessage() {}
+
+func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InvalidateReplicaRequest.ProtoReflect.Descriptor instead.
+func (*InvalidateReplicaRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *InvalidateReplicaRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InvalidateReplicaRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *InvalidateReplicaRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type VerifyReplicasRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`      // compare only this one with the primary; empty: all
+	Repair        bool                   `protobuf:"varint,3,opt,name=repair,proto3" json:"repair,omitempty"` // write what differs again, from the primary
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyReplicasRequest) Reset() {
+	*x = VerifyReplicasRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyReplicasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyReplicasRequest) ProtoMessage() {}
+
+func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyReplicasRequest.ProtoReflect.Descriptor instead.
+func (*VerifyReplicasRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *VerifyReplicasRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VerifyReplicasRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *VerifyReplicasRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+// VerifyReplicasProgress is one step of a comparison.
+type VerifyReplicasProgress struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	CheckedBytes   int64                  `protobuf:"varint,1,opt,name=checked_bytes,json=checkedBytes,proto3" json:"checked_bytes,omitempty"`
+	TotalBytes     int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Done           bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	Nodes          []string               `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`                                          // with done only: compared, the primary first
+	Differences    []*Difference          `protobuf:"bytes,5,rep,name=differences,proto3" json:"differences,omitempty"`                              // with done only; may be cut short
+	DifferentBytes int64                  `protobuf:"varint,6,opt,name=different_bytes,json=differentBytes,proto3" json:"different_bytes,omitempty"` // with done only; all of them
+	RepairedBytes  int64                  `protobuf:"varint,7,opt,name=repaired_bytes,json=repairedBytes,proto3" json:"repaired_bytes,omitempty"`    // with done only
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *VerifyReplicasProgress) Reset() {
+	*x = VerifyReplicasProgress{}
+	mi := &file_internal_api_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyReplicasProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyReplicasProgress) ProtoMessage() {}
+
+func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyReplicasProgress.ProtoReflect.Descriptor instead.
+func (*VerifyReplicasProgress) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *VerifyReplicasProgress) GetCheckedBytes() int64 {
+	if x != nil {
+		return x.CheckedBytes
+	}
+	return 0
+}
+
+func (x *VerifyReplicasProgress) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *VerifyReplicasProgress) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *VerifyReplicasProgress) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *VerifyReplicasProgress) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *VerifyReplicasProgress) GetDifferentBytes() int64 {
+	if x != nil {
+		return x.DifferentBytes
+	}
+	return 0
+}
+
+func (x *VerifyReplicasProgress) GetRepairedBytes() int64 {
+	if x != nil {
+		return x.RepairedBytes
+	}
+	return 0
+}
+
+// Difference is a run of blocks in which a replica is not like the primary.
+type Difference struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // in the volume, bytes
+	Length        int64                  `protobuf:"varint,3,opt,name=length,proto3" json:"length,omitempty"`
+	Unreadable    bool                   `protobuf:"varint,4,opt,name=unreadable,proto3" json:"unreadable,omitempty"` // it failed its checksum there, rather than being different
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_internal_api_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Difference) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Difference) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Difference) GetLength() int64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *Difference) GetUnreadable() bool {
+	if x != nil {
+		return x.Unreadable
+	}
+	return false
+}
+
 type VerifyVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -839,7 +1968,7 @@ type VerifyVolumeRequest struct {
 
 func (x *VerifyVolumeRequest) Reset() {
 	*x = VerifyVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1980,7 @@ func (x *VerifyVolumeRequest) String() string {
 func (*VerifyVolumeRequest) ProtoMessage() {}
 
 func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1993,7 @@ func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VerifyVolumeRequest) GetName() string {
@@ -888,7 +2017,7 @@ type VerifyVolumeProgress struct {
 
 func (x *VerifyVolumeProgress) Reset() {
 	*x = VerifyVolumeProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +2029,7 @@ func (x *VerifyVolumeProgress) String() string {
 func (*VerifyVolumeProgress) ProtoMessage() {}
 
 func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +2042,7 @@ func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeProgress.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyVolumeProgress) GetCheckedBytes() int64 {
@@ -963,7 +2092,7 @@ type BadBlock struct {
 
 func (x *BadBlock) Reset() {
 	*x = BadBlock{}
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +2104,7 @@ func (x *BadBlock) String() string {
 func (*BadBlock) ProtoMessage() {}
 
 func (x *BadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +2117,7 @@ func (x *BadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadBlock.ProtoReflect.Descriptor instead.
 func (*BadBlock) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BadBlock) GetOffset() int64 {
@@ -1021,7 +2150,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +2162,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +2175,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatusRequest) GetVolume() string {
@@ -1074,7 +2203,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +2215,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +2228,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -1173,7 +2302,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +2314,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +2327,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
 }
 
 type VersionInfo struct {
@@ -1213,7 +2342,7 @@ type VersionInfo struct {
 
 func (x *VersionInfo) Reset() {
 	*x = VersionInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +2354,7 @@ func (x *VersionInfo) String() string {
 func (*VersionInfo) ProtoMessage() {}
 
 func (x *VersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +2367,7 @@ func (x *VersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionInfo.ProtoReflect.Descriptor instead.
 func (*VersionInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VersionInfo) GetVersion() string {
@@ -1280,7 +2409,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +2421,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +2434,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ErrorInfo) GetNode() string {
@@ -1326,11 +2455,11 @@ var File_internal_api_control_proto protoreflect.FileDescriptor
 
 const file_internal_api_control_proto_rawDesc = "" +
 	"\n" +
-	"\x1ainternal/api/control.proto\x12\ablkd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetadata/metapb/metadata.proto\"I\n" +
+	"\x1ainternal/api/control.proto\x12\ablkd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!metadata/metapb/certificate.proto\x1a\x1emetadata/metapb/metadata.proto\"I\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xe7\x02\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xd5\x03\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1343,7 +2472,34 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x02io\x18\b \x01(\v2\x11.blkd.v1.VolumeIOR\x02io\x12-\n" +
 	"\x06record\x18\t \x01(\v2\x15.blkd.metadata.VolumeR\x06record\x12'\n" +
 	"\x04plan\x18\n" +
-	" \x01(\v2\x13.blkd.metadata.PlanR\x04plan\"\x8a\x02\n" +
+	" \x01(\v2\x13.blkd.metadata.PlanR\x04plan\x12\x18\n" +
+	"\aserving\x18\v \x01(\tR\aserving\x12,\n" +
+	"\breplicas\x18\f \x03(\v2\x10.blkd.v1.ReplicaR\breplicas\x12$\n" +
+	"\x05lease\x18\r \x01(\v2\x0e.blkd.v1.LeaseR\x05lease\"\xe0\x02\n" +
+	"\aReplica\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1b.blkd.metadata.ReplicaStateR\x05state\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x19\n" +
+	"\bheld_seq\x18\x04 \x01(\x04R\aheldSeq\x12\x1f\n" +
+	"\vdurable_seq\x18\x05 \x01(\x04R\n" +
+	"durableSeq\x12%\n" +
+	"\x0ebehind_entries\x18\x06 \x01(\x04R\rbehindEntries\x12'\n" +
+	"\x06resync\x18\a \x01(\v2\x0f.blkd.v1.ResyncR\x06resync\x126\n" +
+	"\bcompared\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bcompared\x12,\n" +
+	"\bproblems\x18\t \x03(\v2\x10.blkd.v1.ProblemR\bproblems\"\x9a\x02\n" +
+	"\x06Resync\x12'\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x13.blkd.v1.ResyncKindR\x04kind\x12!\n" +
+	"\fsynced_bytes\x18\x02 \x01(\x03R\vsyncedBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
+	"totalBytes\x12(\n" +
+	"\x10bytes_per_second\x18\x04 \x01(\x03R\x0ebytesPerSecond\x12-\n" +
+	"\x04left\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04left\x124\n" +
+	"\astarted\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x14\n" +
+	"\x05waits\x18\a \x01(\tR\x05waits\"d\n" +
+	"\x05Lease\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\bR\x04held\x12-\n" +
+	"\x04left\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04left\x12\x18\n" +
+	"\aconfirm\x18\x03 \x01(\bR\aconfirm\"\x8a\x02\n" +
 	"\bVolumeIO\x12$\n" +
 	"\x0elog_used_bytes\x18\x01 \x01(\x03R\flogUsedBytes\x12$\n" +
 	"\x0elog_size_bytes\x18\x02 \x01(\x03R\flogSizeBytes\x120\n" +
@@ -1389,7 +2545,78 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12!\n" +
 	"\fallow_shrink\x18\x03 \x01(\bR\vallowShrink\x12.\n" +
-	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\")\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\xa7\x01\n" +
+	"\x0ePromoteRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05force\x18\x05 \x01(\bR\x05force\x12.\n" +
+	"\arequest\x18\x06 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\xff\x02\n" +
+	"\tPromotion\x12'\n" +
+	"\x06volume\x18\x01 \x01(\v2\x0f.blkd.v1.VolumeR\x06volume\x120\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x1c.blkd.metadata.PromotionKindR\x04kind\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x12\n" +
+	"\x04from\x18\x04 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x05 \x01(\tR\x02to\x12;\n" +
+	"\n" +
+	"candidates\x18\x06 \x03(\v2\x1b.blkd.v1.PromotionCandidateR\n" +
+	"candidates\x12\x18\n" +
+	"\areasons\x18\a \x03(\tR\areasons\x12\x16\n" +
+	"\x06losses\x18\b \x03(\tR\x06losses\x12-\n" +
+	"\x04took\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04took\x12<\n" +
+	"\vcertificate\x18\n" +
+	" \x01(\v2\x1a.blkd.metadata.CertificateR\vcertificate\"\xbf\x01\n" +
+	"\x12PromotionCandidate\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\beligible\x18\x02 \x01(\bR\beligible\x12'\n" +
+	"\x03end\x18\x03 \x01(\v2\x15.blkd.metadata.LogEndR\x03end\x12\x1f\n" +
+	"\vdurable_seq\x18\x04 \x01(\x04R\n" +
+	"durableSeq\x12\x1d\n" +
+	"\n" +
+	"commit_seq\x18\x05 \x01(\x04R\tcommitSeq\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"\x84\x01\n" +
+	"\x11AddReplicaRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12.\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\x84\x01\n" +
+	"\x14RemoveReplicaRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\x12.\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\x95\x01\n" +
+	"\x12MoveReplicaRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12.\n" +
+	"\arequest\x18\x05 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"r\n" +
+	"\x18InvalidateReplicaRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12.\n" +
+	"\arequest\x18\x03 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"W\n" +
+	"\x15VerifyReplicasRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06repair\x18\x03 \x01(\bR\x06repair\"\x8f\x02\n" +
+	"\x16VerifyReplicasProgress\x12#\n" +
+	"\rchecked_bytes\x18\x01 \x01(\x03R\fcheckedBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x14\n" +
+	"\x05nodes\x18\x04 \x03(\tR\x05nodes\x125\n" +
+	"\vdifferences\x18\x05 \x03(\v2\x13.blkd.v1.DifferenceR\vdifferences\x12'\n" +
+	"\x0fdifferent_bytes\x18\x06 \x01(\x03R\x0edifferentBytes\x12%\n" +
+	"\x0erepaired_bytes\x18\a \x01(\x03R\rrepairedBytes\"p\n" +
+	"\n" +
+	"Difference\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x16\n" +
+	"\x06length\x18\x03 \x01(\x03R\x06length\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x04 \x01(\bR\n" +
+	"unreadable\")\n" +
 	"\x13VerifyVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xbf\x01\n" +
 	"\x14VerifyVolumeProgress\x12#\n" +
@@ -1426,20 +2653,35 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\"7\n" +
 	"\tErrorInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
-	"\x06advice\x18\x02 \x01(\tR\x06advice*\x8f\x01\n" +
+	"\x06advice\x18\x02 \x01(\tR\x06advice*\xa9\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVOLUME_STATE_OK\x10\x01\x12\x19\n" +
 	"\x15VOLUME_STATE_DEGRADED\x10\x02\x12\x17\n" +
 	"\x13VOLUME_STATE_FAILED\x10\x03\x12\x19\n" +
-	"\x15VOLUME_STATE_RECORDED\x10\x042\x89\x03\n" +
+	"\x15VOLUME_STATE_RECORDED\x10\x04\x12\x18\n" +
+	"\x14VOLUME_STATE_WAITING\x10\x05*\x85\x01\n" +
+	"\n" +
+	"ResyncKind\x12\x1b\n" +
+	"\x17RESYNC_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fRESYNC_KIND_LOG\x10\x01\x12\x17\n" +
+	"\x13RESYNC_KIND_EXTENTS\x10\x02\x12\x16\n" +
+	"\x12RESYNC_KIND_DIGEST\x10\x03\x12\x14\n" +
+	"\x10RESYNC_KIND_FULL\x10\x042\x98\x06\n" +
 	"\rVolumeService\x12A\n" +
 	"\x04List\x12\x1b.blkd.v1.ListVolumesRequest\x1a\x1c.blkd.v1.ListVolumesResponse\x123\n" +
 	"\x04Show\x12\x1a.blkd.v1.ShowVolumeRequest\x1a\x0f.blkd.v1.Volume\x127\n" +
 	"\x06Create\x12\x1c.blkd.v1.CreateVolumeRequest\x1a\x0f.blkd.v1.Volume\x12E\n" +
 	"\x06Delete\x12\x1c.blkd.v1.DeleteVolumeRequest\x1a\x1d.blkd.v1.DeleteVolumeResponse\x127\n" +
 	"\x06Resize\x12\x1c.blkd.v1.ResizeVolumeRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
-	"\x06Verify\x12\x1c.blkd.v1.VerifyVolumeRequest\x1a\x1d.blkd.v1.VerifyVolumeProgress0\x012~\n" +
+	"\x06Verify\x12\x1c.blkd.v1.VerifyVolumeRequest\x1a\x1d.blkd.v1.VerifyVolumeProgress0\x01\x126\n" +
+	"\aPromote\x12\x17.blkd.v1.PromoteRequest\x1a\x12.blkd.v1.Promotion\x129\n" +
+	"\n" +
+	"AddReplica\x12\x1a.blkd.v1.AddReplicaRequest\x1a\x0f.blkd.v1.Volume\x12?\n" +
+	"\rRemoveReplica\x12\x1d.blkd.v1.RemoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12;\n" +
+	"\vMoveReplica\x12\x1b.blkd.v1.MoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
+	"\x11InvalidateReplica\x12!.blkd.v1.InvalidateReplicaRequest\x1a\x0f.blkd.v1.Volume\x12S\n" +
+	"\x0eVerifyReplicas\x12\x1e.blkd.v1.VerifyReplicasRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x012~\n" +
 	"\vNodeService\x125\n" +
 	"\x06Status\x12\x16.blkd.v1.StatusRequest\x1a\x13.blkd.v1.NodeStatus\x128\n" +
 	"\aVersion\x12\x17.blkd.v1.VersionRequest\x1a\x14.blkd.v1.VersionInfoB\x17Z\x15blkd/internal/api;apib\x06proto3"
@@ -1456,75 +2698,128 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 	return file_internal_api_control_proto_rawDescData
 }
 
-var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_internal_api_control_proto_goTypes = []any{
-	(VolumeState)(0),              // 0: blkd.v1.VolumeState
-	(*Problem)(nil),               // 1: blkd.v1.Problem
-	(*Volume)(nil),                // 2: blkd.v1.Volume
-	(*VolumeIO)(nil),              // 3: blkd.v1.VolumeIO
-	(*RequestInfo)(nil),           // 4: blkd.v1.RequestInfo
-	(*ListVolumesRequest)(nil),    // 5: blkd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),   // 6: blkd.v1.ListVolumesResponse
-	(*ShowVolumeRequest)(nil),     // 7: blkd.v1.ShowVolumeRequest
-	(*CreateVolumeRequest)(nil),   // 8: blkd.v1.CreateVolumeRequest
-	(*DeleteVolumeRequest)(nil),   // 9: blkd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),  // 10: blkd.v1.DeleteVolumeResponse
-	(*ResizeVolumeRequest)(nil),   // 11: blkd.v1.ResizeVolumeRequest
-	(*VerifyVolumeRequest)(nil),   // 12: blkd.v1.VerifyVolumeRequest
-	(*VerifyVolumeProgress)(nil),  // 13: blkd.v1.VerifyVolumeProgress
-	(*BadBlock)(nil),              // 14: blkd.v1.BadBlock
-	(*StatusRequest)(nil),         // 15: blkd.v1.StatusRequest
-	(*NodeStatus)(nil),            // 16: blkd.v1.NodeStatus
-	(*VersionRequest)(nil),        // 17: blkd.v1.VersionRequest
-	(*VersionInfo)(nil),           // 18: blkd.v1.VersionInfo
-	(*ErrorInfo)(nil),             // 19: blkd.v1.ErrorInfo
-	(*metapb.Volume)(nil),         // 20: blkd.metadata.Volume
-	(*metapb.Plan)(nil),           // 21: blkd.metadata.Plan
-	(*metapb.Layout)(nil),         // 22: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),         // 23: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),        // 24: blkd.metadata.Durability
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
+	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
+	(*Problem)(nil),                  // 2: blkd.v1.Problem
+	(*Volume)(nil),                   // 3: blkd.v1.Volume
+	(*Replica)(nil),                  // 4: blkd.v1.Replica
+	(*Resync)(nil),                   // 5: blkd.v1.Resync
+	(*Lease)(nil),                    // 6: blkd.v1.Lease
+	(*VolumeIO)(nil),                 // 7: blkd.v1.VolumeIO
+	(*RequestInfo)(nil),              // 8: blkd.v1.RequestInfo
+	(*ListVolumesRequest)(nil),       // 9: blkd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 10: blkd.v1.ListVolumesResponse
+	(*ShowVolumeRequest)(nil),        // 11: blkd.v1.ShowVolumeRequest
+	(*CreateVolumeRequest)(nil),      // 12: blkd.v1.CreateVolumeRequest
+	(*DeleteVolumeRequest)(nil),      // 13: blkd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 14: blkd.v1.DeleteVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 15: blkd.v1.ResizeVolumeRequest
+	(*PromoteRequest)(nil),           // 16: blkd.v1.PromoteRequest
+	(*Promotion)(nil),                // 17: blkd.v1.Promotion
+	(*PromotionCandidate)(nil),       // 18: blkd.v1.PromotionCandidate
+	(*AddReplicaRequest)(nil),        // 19: blkd.v1.AddReplicaRequest
+	(*RemoveReplicaRequest)(nil),     // 20: blkd.v1.RemoveReplicaRequest
+	(*MoveReplicaRequest)(nil),       // 21: blkd.v1.MoveReplicaRequest
+	(*InvalidateReplicaRequest)(nil), // 22: blkd.v1.InvalidateReplicaRequest
+	(*VerifyReplicasRequest)(nil),    // 23: blkd.v1.VerifyReplicasRequest
+	(*VerifyReplicasProgress)(nil),   // 24: blkd.v1.VerifyReplicasProgress
+	(*Difference)(nil),               // 25: blkd.v1.Difference
+	(*VerifyVolumeRequest)(nil),      // 26: blkd.v1.VerifyVolumeRequest
+	(*VerifyVolumeProgress)(nil),     // 27: blkd.v1.VerifyVolumeProgress
+	(*BadBlock)(nil),                 // 28: blkd.v1.BadBlock
+	(*StatusRequest)(nil),            // 29: blkd.v1.StatusRequest
+	(*NodeStatus)(nil),               // 30: blkd.v1.NodeStatus
+	(*VersionRequest)(nil),           // 31: blkd.v1.VersionRequest
+	(*VersionInfo)(nil),              // 32: blkd.v1.VersionInfo
+	(*ErrorInfo)(nil),                // 33: blkd.v1.ErrorInfo
+	(*metapb.Volume)(nil),            // 34: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 35: blkd.metadata.Plan
+	(metapb.ReplicaState)(0),         // 36: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 37: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 38: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 39: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 40: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 41: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 42: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 43: blkd.metadata.Certificate
+	(*metapb.LogEnd)(nil),            // 44: blkd.metadata.LogEnd
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
-	1,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
-	3,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	20, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	21, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
-	2,  // 5: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
-	4,  // 6: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	22, // 7: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	23, // 8: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	24, // 9: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	4,  // 10: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	4,  // 11: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	14, // 12: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
-	18, // 13: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	25, // 14: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
-	2,  // 15: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
-	1,  // 16: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	5,  // 17: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	7,  // 18: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	8,  // 19: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	9,  // 20: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	11, // 21: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	12, // 22: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	15, // 23: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	17, // 24: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	6,  // 25: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	2,  // 26: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	2,  // 27: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	10, // 28: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	2,  // 29: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	13, // 30: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	16, // 31: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	18, // 32: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	25, // [25:33] is the sub-list for method output_type
-	17, // [17:25] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
+	7,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
+	34, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	35, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	4,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
+	6,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
+	36, // 7: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	5,  // 8: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
+	37, // 9: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	2,  // 10: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
+	1,  // 11: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
+	38, // 12: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	37, // 13: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	38, // 14: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	3,  // 15: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
+	8,  // 16: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	39, // 17: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	40, // 18: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	41, // 19: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	8,  // 20: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 21: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 22: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
+	3,  // 23: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
+	42, // 24: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	18, // 25: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
+	38, // 26: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	43, // 27: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	44, // 28: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	8,  // 29: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 30: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 31: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 32: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	25, // 33: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
+	28, // 34: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
+	32, // 35: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
+	37, // 36: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	3,  // 37: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
+	2,  // 38: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
+	9,  // 39: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	11, // 40: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	12, // 41: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	13, // 42: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	15, // 43: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	26, // 44: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	16, // 45: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	19, // 46: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	20, // 47: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	21, // 48: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	22, // 49: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	23, // 50: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	29, // 51: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	31, // 52: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	10, // 53: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 54: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 55: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	14, // 56: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 57: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	27, // 58: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	17, // 59: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 60: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 61: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 62: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 63: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	24, // 64: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	30, // 65: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	32, // 66: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	53, // [53:67] is the sub-list for method output_type
+	39, // [39:53] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -1537,8 +2832,8 @@ func file_internal_api_control_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   19,
+			NumEnums:      2,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -23,12 +23,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	VolumeService_List_FullMethodName   = "/blkd.v1.VolumeService/List"
-	VolumeService_Show_FullMethodName   = "/blkd.v1.VolumeService/Show"
-	VolumeService_Create_FullMethodName = "/blkd.v1.VolumeService/Create"
-	VolumeService_Delete_FullMethodName = "/blkd.v1.VolumeService/Delete"
-	VolumeService_Resize_FullMethodName = "/blkd.v1.VolumeService/Resize"
-	VolumeService_Verify_FullMethodName = "/blkd.v1.VolumeService/Verify"
+	VolumeService_List_FullMethodName              = "/blkd.v1.VolumeService/List"
+	VolumeService_Show_FullMethodName              = "/blkd.v1.VolumeService/Show"
+	VolumeService_Create_FullMethodName            = "/blkd.v1.VolumeService/Create"
+	VolumeService_Delete_FullMethodName            = "/blkd.v1.VolumeService/Delete"
+	VolumeService_Resize_FullMethodName            = "/blkd.v1.VolumeService/Resize"
+	VolumeService_Verify_FullMethodName            = "/blkd.v1.VolumeService/Verify"
+	VolumeService_Promote_FullMethodName           = "/blkd.v1.VolumeService/Promote"
+	VolumeService_AddReplica_FullMethodName        = "/blkd.v1.VolumeService/AddReplica"
+	VolumeService_RemoveReplica_FullMethodName     = "/blkd.v1.VolumeService/RemoveReplica"
+	VolumeService_MoveReplica_FullMethodName       = "/blkd.v1.VolumeService/MoveReplica"
+	VolumeService_InvalidateReplica_FullMethodName = "/blkd.v1.VolumeService/InvalidateReplica"
+	VolumeService_VerifyReplicas_FullMethodName    = "/blkd.v1.VolumeService/VerifyReplicas"
 )
 
 // VolumeServiceClient is the client API for VolumeService service.
@@ -57,6 +63,28 @@ type VolumeServiceClient interface {
 	// Verify reads every allocated block and checks it, with progress; the last
 	// message has done set and carries the result.
 	Verify(ctx context.Context, in *VerifyVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyVolumeProgress], error)
+	// Promote makes a replica the primary, and answers when it serves. A primary
+	// that answers hands over, and clients see no error; without it, it is a
+	// failover. FAILED_PRECONDITION if no replica is known to hold everything that
+	// was acknowledged, unless forced; ABORTED if another promotion won.
+	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*Promotion, error)
+	// AddReplica gives a volume one more replica, and answers when that is
+	// recorded; Wait tells when it is level. A mirror that has all its copies
+	// grows by one, one that lacks some gets one of these.
+	AddReplica(ctx context.Context, in *AddReplicaRequest, opts ...grpc.CallOption) (*Volume, error)
+	// RemoveReplica takes a replica away, and its data. A mirror shrinks by a copy
+	// if it had no more than its layout wants. FAILED_PRECONDITION if it is the
+	// primary, the last good copy, or needed for min-copies.
+	RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*Volume, error)
+	// MoveReplica brings a new replica level on another node and then removes the
+	// old one. It answers when the new one is recorded; the rest happens by itself.
+	MoveReplica(ctx context.Context, in *MoveReplicaRequest, opts ...grpc.CallOption) (*Volume, error)
+	// InvalidateReplica declares a replica's content worthless: it is copied
+	// again as a whole. FAILED_PRECONDITION as for RemoveReplica.
+	InvalidateReplica(ctx context.Context, in *InvalidateReplicaRequest, opts ...grpc.CallOption) (*Volume, error)
+	// VerifyReplicas compares the replicas block by block, while the volume is in
+	// use; the last message has done set and carries the result.
+	VerifyReplicas(ctx context.Context, in *VerifyReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error)
 }
 
 type volumeServiceClient struct {
@@ -136,6 +164,75 @@ func (c *volumeServiceClient) Verify(ctx context.Context, in *VerifyVolumeReques
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VolumeService_VerifyClient = grpc.ServerStreamingClient[VerifyVolumeProgress]
 
+func (c *volumeServiceClient) Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*Promotion, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Promotion)
+	err := c.cc.Invoke(ctx, VolumeService_Promote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) AddReplica(ctx context.Context, in *AddReplicaRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_AddReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) RemoveReplica(ctx context.Context, in *RemoveReplicaRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_RemoveReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) MoveReplica(ctx context.Context, in *MoveReplicaRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_MoveReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) InvalidateReplica(ctx context.Context, in *InvalidateReplicaRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_InvalidateReplica_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) VerifyReplicas(ctx context.Context, in *VerifyReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VolumeService_ServiceDesc.Streams[1], VolumeService_VerifyReplicas_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyReplicasRequest, VerifyReplicasProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VolumeService_VerifyReplicasClient = grpc.ServerStreamingClient[VerifyReplicasProgress]
+
 // VolumeServiceServer is the server API for VolumeService service.
 // All implementations must embed UnimplementedVolumeServiceServer
 // for forward compatibility.
@@ -162,6 +259,28 @@ type VolumeServiceServer interface {
 	// Verify reads every allocated block and checks it, with progress; the last
 	// message has done set and carries the result.
 	Verify(*VerifyVolumeRequest, grpc.ServerStreamingServer[VerifyVolumeProgress]) error
+	// Promote makes a replica the primary, and answers when it serves. A primary
+	// that answers hands over, and clients see no error; without it, it is a
+	// failover. FAILED_PRECONDITION if no replica is known to hold everything that
+	// was acknowledged, unless forced; ABORTED if another promotion won.
+	Promote(context.Context, *PromoteRequest) (*Promotion, error)
+	// AddReplica gives a volume one more replica, and answers when that is
+	// recorded; Wait tells when it is level. A mirror that has all its copies
+	// grows by one, one that lacks some gets one of these.
+	AddReplica(context.Context, *AddReplicaRequest) (*Volume, error)
+	// RemoveReplica takes a replica away, and its data. A mirror shrinks by a copy
+	// if it had no more than its layout wants. FAILED_PRECONDITION if it is the
+	// primary, the last good copy, or needed for min-copies.
+	RemoveReplica(context.Context, *RemoveReplicaRequest) (*Volume, error)
+	// MoveReplica brings a new replica level on another node and then removes the
+	// old one. It answers when the new one is recorded; the rest happens by itself.
+	MoveReplica(context.Context, *MoveReplicaRequest) (*Volume, error)
+	// InvalidateReplica declares a replica's content worthless: it is copied
+	// again as a whole. FAILED_PRECONDITION as for RemoveReplica.
+	InvalidateReplica(context.Context, *InvalidateReplicaRequest) (*Volume, error)
+	// VerifyReplicas compares the replicas block by block, while the volume is in
+	// use; the last message has done set and carries the result.
+	VerifyReplicas(*VerifyReplicasRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error
 	mustEmbedUnimplementedVolumeServiceServer()
 }
 
@@ -189,6 +308,24 @@ func (UnimplementedVolumeServiceServer) Resize(context.Context, *ResizeVolumeReq
 }
 func (UnimplementedVolumeServiceServer) Verify(*VerifyVolumeRequest, grpc.ServerStreamingServer[VerifyVolumeProgress]) error {
 	return status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedVolumeServiceServer) Promote(context.Context, *PromoteRequest) (*Promotion, error) {
+	return nil, status.Error(codes.Unimplemented, "method Promote not implemented")
+}
+func (UnimplementedVolumeServiceServer) AddReplica(context.Context, *AddReplicaRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddReplica not implemented")
+}
+func (UnimplementedVolumeServiceServer) RemoveReplica(context.Context, *RemoveReplicaRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveReplica not implemented")
+}
+func (UnimplementedVolumeServiceServer) MoveReplica(context.Context, *MoveReplicaRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveReplica not implemented")
+}
+func (UnimplementedVolumeServiceServer) InvalidateReplica(context.Context, *InvalidateReplicaRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method InvalidateReplica not implemented")
+}
+func (UnimplementedVolumeServiceServer) VerifyReplicas(*VerifyReplicasRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error {
+	return status.Error(codes.Unimplemented, "method VerifyReplicas not implemented")
 }
 func (UnimplementedVolumeServiceServer) mustEmbedUnimplementedVolumeServiceServer() {}
 func (UnimplementedVolumeServiceServer) testEmbeddedByValue()                       {}
@@ -312,6 +449,107 @@ func _VolumeService_Verify_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VolumeService_VerifyServer = grpc.ServerStreamingServer[VerifyVolumeProgress]
 
+func _VolumeService_Promote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).Promote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_Promote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).Promote(ctx, req.(*PromoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_AddReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).AddReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_AddReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).AddReplica(ctx, req.(*AddReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_RemoveReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).RemoveReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_RemoveReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).RemoveReplica(ctx, req.(*RemoveReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_MoveReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).MoveReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_MoveReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).MoveReplica(ctx, req.(*MoveReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_InvalidateReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InvalidateReplicaRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).InvalidateReplica(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_InvalidateReplica_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).InvalidateReplica(ctx, req.(*InvalidateReplicaRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_VerifyReplicas_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyReplicasRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VolumeServiceServer).VerifyReplicas(m, &grpc.GenericServerStream[VerifyReplicasRequest, VerifyReplicasProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VolumeService_VerifyReplicasServer = grpc.ServerStreamingServer[VerifyReplicasProgress]
+
 // VolumeService_ServiceDesc is the grpc.ServiceDesc for VolumeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -339,11 +577,36 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Resize",
 			Handler:    _VolumeService_Resize_Handler,
 		},
+		{
+			MethodName: "Promote",
+			Handler:    _VolumeService_Promote_Handler,
+		},
+		{
+			MethodName: "AddReplica",
+			Handler:    _VolumeService_AddReplica_Handler,
+		},
+		{
+			MethodName: "RemoveReplica",
+			Handler:    _VolumeService_RemoveReplica_Handler,
+		},
+		{
+			MethodName: "MoveReplica",
+			Handler:    _VolumeService_MoveReplica_Handler,
+		},
+		{
+			MethodName: "InvalidateReplica",
+			Handler:    _VolumeService_InvalidateReplica_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _VolumeService_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "VerifyReplicas",
+			Handler:       _VolumeService_VerifyReplicas_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -93,7 +93,8 @@ func TestStateWords(t *testing.T) {
 	for state, want := range map[VolumeState]string{
 		VolumeState_VOLUME_STATE_OK: "ok", VolumeState_VOLUME_STATE_DEGRADED: "degraded",
 		VolumeState_VOLUME_STATE_FAILED: "failed", VolumeState_VOLUME_STATE_RECORDED: "recorded",
-		VolumeState(99): "unknown",
+		VolumeState_VOLUME_STATE_WAITING: "waiting",
+		VolumeState(99):                  "unknown",
 	} {
 		if got := state.Word(); got != want {
 			t.Errorf("%v: %s, want %s", state, got, want)

@@ -6,7 +6,8 @@ import (
 	"blkd/metadata/metapb"
 )
 
-// Word is the state as people and JSON read it: ok, degraded, failed or recorded.
+// Word is the state as people and JSON read it: ok, degraded,
+// waiting, failed or recorded.
 func (s VolumeState) Word() string {
 	switch s {
 	case VolumeState_VOLUME_STATE_OK:
@@ -17,6 +18,8 @@ func (s VolumeState) Word() string {
 		return "failed"
 	case VolumeState_VOLUME_STATE_RECORDED:
 		return "recorded"
+	case VolumeState_VOLUME_STATE_WAITING:
+		return "waiting"
 	default:
 		return unknown
 	}
@@ -111,5 +114,55 @@ func ReplicaWord(s metapb.ReplicaState) string {
 		return "Inconsistent"
 	default:
 		return "Unknown"
+	}
+}
+
+// PromotionWord is how a node became primary: none, first, handover, failover or
+// forced.
+func PromotionWord(k metapb.PromotionKind) string {
+	switch k {
+	case metapb.PromotionKind_PROMOTION_KIND_NONE:
+		return "none"
+	case metapb.PromotionKind_PROMOTION_KIND_FIRST:
+		return "first"
+	case metapb.PromotionKind_PROMOTION_KIND_HANDOVER:
+		return "handover"
+	case metapb.PromotionKind_PROMOTION_KIND_FAILOVER:
+		return "failover"
+	case metapb.PromotionKind_PROMOTION_KIND_FORCED:
+		return "forced"
+	default:
+		return unknown
+	}
+}
+
+// LeaseWord is how the lease of an old primary ended: none, released or expired.
+func LeaseWord(e metapb.LeaseEnd) string {
+	switch e {
+	case metapb.LeaseEnd_LEASE_END_NONE:
+		return "none"
+	case metapb.LeaseEnd_LEASE_END_RELEASED:
+		return "released"
+	case metapb.LeaseEnd_LEASE_END_EXPIRED:
+		return "expired"
+	default:
+		return unknown
+	}
+}
+
+// Word is what a resync sends, as people and JSON read it: log, extents, digest
+// or full.
+func (k ResyncKind) Word() string {
+	switch k {
+	case ResyncKind_RESYNC_KIND_LOG:
+		return "log"
+	case ResyncKind_RESYNC_KIND_EXTENTS:
+		return "extents"
+	case ResyncKind_RESYNC_KIND_DIGEST:
+		return "digest"
+	case ResyncKind_RESYNC_KIND_FULL:
+		return "full"
+	default:
+		return unknown
 	}
 }
