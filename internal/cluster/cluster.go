@@ -244,7 +244,6 @@ func (c *Cluster) editIdentity(edit func(*metapb.Identity)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.identity = id
-	c.phase = c.firstPhase()
 	return nil
 }
 
