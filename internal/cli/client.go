@@ -153,7 +153,7 @@ func (a *app) reachError(address string, err error) error {
 	if errors.As(err, &call) {
 		if x := api.Explain(call.err); x.Node == "" {
 			return &Error{Code: Failed, Text: address + " does not answer as a node of a cluster: " + x.Text,
-				Advice: "check the certificates (--tls-cert, --tls-key, --tls-ca) and that --node names its cluster address", unreached: true}
+				Advice: "check the certificates (--tls-dir) and that --node names its cluster address", unreached: true}
 		}
 	}
 	return err

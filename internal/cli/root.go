@@ -98,12 +98,13 @@ counts more.`,
 	fs.StringVar(&a.tls.cert, "tls-cert", "", "with --node: `FILE` with the certificate that blkctl shows, PEM")
 	fs.StringVar(&a.tls.key, "tls-key", "", "with --node: `FILE` with its private key, PEM")
 	fs.StringVar(&a.tls.ca, "tls-ca", "", "with --node: `FILE` with the CA that signed the nodes' certificates, PEM")
+	fs.StringVar(&a.tls.dir, "tls-dir", "", "with --node: `DIR` with these three files, as blkctl pki issue fills it")
 	fs.BoolVar(&a.tls.insecure, "insecure", false, "with --node: plain text to other machines too")
 	fs.DurationVar(&a.timeout, "timeout", 30*time.Second, "give up after this `TIME`; 0 is never")
 	fs.StringVarP(&a.output, "output", "o", formatTable, "output `FORMAT`: table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(a.statusCommand(), a.whyCommand(), a.volumeCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
-		a.nodeCommand(), a.clusterCommand(), a.benchCommand(), a.versionCommand())
+		a.nodeCommand(), a.clusterCommand(), a.pkiCommand(), a.benchCommand(), a.versionCommand())
 	return root
 }
 

@@ -12,6 +12,7 @@ import (
 
 // tlsFiles are the flags that say how blkctl proves to a node who it is.
 type tlsFiles struct {
+	dir           string // holds all three
 	cert, key, ca string
 	insecure      bool
 }
@@ -21,22 +22,34 @@ type tlsFiles struct {
 func (a *app) credentials() (credentials.TransportCredentials, error) {
 	t := a.tls
 	switch {
-	case t.cert != "" && t.key != "" && t.ca != "":
-		certs, err := pki.NewReloader(pki.Files{Cert: t.cert, Key: t.key, CA: t.ca})
+	case t.dir != "" && (t.cert != "" || t.key != "" || t.ca != ""):
+		return nil, &Error{Code: Usage, Text: "--tls-dir holds all three files: take --tls-cert, --tls-key and --tls-ca away"}
+	case t.dir != "":
+		files, err := pki.FilesIn(t.dir)
 		if err != nil {
 			return nil, certificateError(err)
 		}
-		return certs.ClientCredentials(""), nil
+		return clientCredentials(files)
+	case t.cert != "" && t.key != "" && t.ca != "":
+		return clientCredentials(pki.Files{Cert: t.cert, Key: t.key, CA: t.ca})
 	case t.cert != "" || t.key != "" || t.ca != "":
 		return nil, &Error{Code: Usage, Text: "--tls-cert, --tls-key and --tls-ca go together", Advice: "blkctl pki issue admin NAME makes all three"}
 	}
 	for _, address := range a.nodes {
 		if !t.insecure && !isLoopback(address) {
 			return nil, &Error{Code: Usage, Text: fmt.Sprintf("%s is another machine, and without certificates everything could be read and changed on the way", address),
-				Advice: "give --tls-cert, --tls-key and --tls-ca (blkctl pki issue admin NAME makes them), or --insecure if the network is trusted"}
+				Advice: "give --tls-dir (blkctl pki issue admin NAME fills it), or --insecure if the network is trusted"}
 		}
 	}
 	return pki.PlainClientCredentials(), nil
+}
+
+func clientCredentials(files pki.Files) (credentials.TransportCredentials, error) {
+	certs, err := pki.NewReloader(files)
+	if err != nil {
+		return nil, certificateError(err)
+	}
+	return certs.ClientCredentials(""), nil
 }
 
 // certificateError is an error of package pki with its own advice.
@@ -44,7 +57,7 @@ func certificateError(err error) error {
 	e := &Error{Code: Failed, Text: "certificates: " + err.Error()}
 	var p *pki.Error
 	if errors.As(err, &p) {
-		e.Advice = p.Next
+		e.Text, e.Advice = "certificates: "+p.Text, p.Next
 	}
 	return e
 }

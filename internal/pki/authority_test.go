@@ -208,7 +208,7 @@ func TestListFindsProblems(t *testing.T) {
 	must(t, a.AddCA(CALifetime))
 	for name, w := range want {
 		if w[0] == "" || name == "stale" {
-			want[name] = [2]string{"signed by the old CA prod/", "blkctl pki rotate " + name}
+			want[name] = [2]string{"signed by the old CA prod/", "blkctl pki rotate --ca"}
 		}
 	}
 	check()

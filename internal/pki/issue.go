@@ -33,6 +33,8 @@ func (a *Authority) Issue(r Request) (*Certificate, error) {
 	switch {
 	case !nameRule.MatchString(r.Name) || strings.HasPrefix(r.Name, "ca."):
 		return nil, invalid("%q cannot be a name: %s (and not ca.)", r.Name, nameHelp)
+	case r.Role == Node && r.Name != strings.ToLower(r.Name):
+		return nil, invalid("%q cannot be the name of a node: write it in small letters", r.Name)
 	case r.Role != Node && len(r.Hosts) > 0:
 		return nil, invalid("hosts are for nodes; %s are not dialed", string(r.Role)+"s")
 	}

@@ -109,7 +109,7 @@ func (a *Authority) problem(cert *x509.Certificate, id Identity) (text, advice s
 	case err == nil && a.readable(id.Name):
 		return "others may read its key", "chmod 600 " + a.keyFile(id.Name) + "; then " + rotate
 	case issuer != a.cas.name():
-		return "signed by the old CA " + issuer.String(), rotate
+		return "signed by the old CA " + issuer.String(), "blkctl pki rotate --ca says what is next"
 	}
 	if copied, err := readFile(a.path(id.Name, caCert)); err != nil || !bytes.Equal(copied, a.cas.pem()) {
 		return "its ca.crt is not the current one", "cp " + a.path(caCert) + " " + a.path(id.Name, caCert)
