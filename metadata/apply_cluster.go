@@ -88,7 +88,8 @@ func checkFounders(cluster uint64, founders []*metapb.Founder) *Refusal {
 	return nil
 }
 
-// restoreCluster makes a new cluster of a backup. What the backup says of who is
+// restoreCluster makes a new cluster of a backup, as its first command: later, the
+// voters of the list and those of Raft would be two things. What the backup says of who is
 // up to date may be older than the disks, so every member counts as amnesiac and
 // every volume has to be recovered from the logs of all its members.
 func (a *apply) restoreCluster(c *metapb.RestoreCluster) (*metapb.Result, *Refusal) {
@@ -96,6 +97,9 @@ func (a *apply) restoreCluster(c *metapb.RestoreCluster) (*metapb.Result, *Refus
 	switch {
 	case s.cluster == 0:
 		return nil, invalid("there is no backup in the log to restore from")
+	case a.index != 1:
+		return nil, refused("cluster %s runs: a backup is restored where a cluster begins", hexID(s.cluster)).
+			advise("blkctl cluster snapshot restore, on nodes with empty data directories")
 	case c.Cluster == s.cluster:
 		return nil, exists("this is cluster %s already", hexID(s.cluster))
 	case c.Lift < minLift || c.Lift > maxLift:

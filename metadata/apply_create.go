@@ -46,7 +46,8 @@ func newVolume(c *metapb.CreateVolume) (*metapb.Volume, *Refusal) {
 	v := &metapb.Volume{
 		Name: c.Name, SizeBytes: c.SizeBytes, BlockBytes: c.BlockBytes, Layout: c.Layout, Ack: c.Ack,
 		MinCopies: c.MinCopies, Durability: c.Durability, Shared: c.Shared,
-		Generation: 1, Number: 1, Attachment: &metapb.Attachment{}, Mark: &metapb.Mark{},
+		ManualFailover: c.ManualFailover,
+		Generation:     1, Number: 1, Attachment: &metapb.Attachment{}, Mark: &metapb.Mark{},
 	}
 	if no := checkShape(v); no != nil {
 		return nil, no

@@ -105,8 +105,7 @@ func checkCounted(v, next *metapb.Volume) *Refusal {
 	if sameCounted(v.Members, next.Members) {
 		return nil
 	}
-	i := memberIndex(next.Members, v.Primary)
-	if i < 0 || !sound(next.Members[i]) || !next.Members[i].Log || next.Members[i].Incarnation != v.PrimaryIncarnation || !sound(v.Members[memberIndex(v.Members, v.Primary)]) {
+	if !leads(v, v.Members) || !leads(v, next.Members) {
 		return refused("volume %s: the primary of generation %d, %s, would not be among the members %s, or runs no longer",
 			v.Name, v.Generation, orNobody(v.Primary), membersText(next.Members)).advise("promote a member first: blkctl promote %s", v.Name)
 	}
@@ -116,6 +115,13 @@ func checkCounted(v, next *metapb.Volume) *Refusal {
 	return refused("volume %s: members %s would be fewer than min-copies %d allows with ack %s",
 		v.Name, membersText(next.Members), v.MinCopies, AckWord(v.Ack)).
 		advise("bring a member back; until then writes wait. To go on with fewer copies: blkctl volume change %s --min-copies N", v.Name)
+}
+
+// leads tells whether the primary of a volume's generation is among members: in the
+// run that was promoted, sound and with the log.
+func leads(v *metapb.Volume, members []*metapb.Member) bool {
+	i := memberIndex(members, v.Primary)
+	return i >= 0 && sound(members[i]) && members[i].Log && members[i].Incarnation == v.PrimaryIncarnation
 }
 
 // sameCounted tells whether two lists have the same members that count, in the

@@ -67,8 +67,8 @@ func (a *apply) promotable(v *metapb.Volume, node string, incarnation uint64) (i
 
 // forcePromote takes a branch that may lack acknowledged writes. It is a new
 // lineage of this one member: no log, lease or promise of the others has a part in
-// it, and their content is kept as that of the other branch. The mark is reset,
-// for it may lie beyond what this branch has.
+// it, and their content is kept as that of the other branch. Clients are cut off, so
+// that they mount again: what they have seen may lie beyond what this branch has.
 func (a *apply) forcePromote(v *metapb.Volume, i int) (*metapb.Result, *Refusal) {
 	m := v.Members[i]
 	switch {
@@ -89,8 +89,15 @@ func (a *apply) forcePromote(v *metapb.Volume, i int) (*metapb.Result, *Refusal)
 		v.Members[i].State = metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE
 		v.Lineage = a.newLineage(v)
 		crown(v, v.Members[i])
-		v.Mark = &metapb.Mark{Generation: v.Generation}
+		cutOff(v)
 	}), nil
+}
+
+// cutOff is for a log that may lack what was acknowledged: whoever was attached is
+// no longer, for ever (S10), and the mark begins anew.
+func cutOff(v *metapb.Volume) {
+	v.Attachment = &metapb.Attachment{Number: v.Attachment.Number + 1}
+	v.Mark = &metapb.Mark{Generation: v.Generation}
 }
 
 // soundNames lists the members that can be promoted, for people.

@@ -44,8 +44,7 @@ func (a *apply) recover(c *metapb.Recover) (*metapb.Result, *Refusal) {
 	return a.editVolume(v, what, func(v *metapb.Volume) {
 		v.Members = next.Members
 		crown(v, m)
-		v.Attachment = &metapb.Attachment{Number: v.Attachment.Number + 1}
-		v.Mark = &metapb.Mark{Generation: v.Generation}
+		cutOff(v)
 	}), nil
 }
 

@@ -58,7 +58,9 @@ func (a *apply) removeNode(c *metapb.RemoveNode) (*metapb.Result, *Refusal) {
 // checkDrop refuses to leave out a member that an acknowledged write may need. It
 // is not asked for by the primary, who knows what the others hold, so it must be
 // safe whatever they hold: every seal quorum of the members that stay must meet
-// every ack quorum there was, of which the member that leaves may be one.
+// every ack quorum there was, of which the member that leaves may be one. So many
+// of them have to be sound: else a recovery had to do with the logs of those that
+// stay, though what the others forgot may be in the log of the one that left.
 func checkDrop(v *metapb.Volume, i int) *Refusal {
 	m := v.Members[i]
 	if len(v.Members) == 1 {
@@ -73,7 +75,7 @@ func checkDrop(v *metapb.Volume, i int) *Refusal {
 		acked--
 	}
 	meets := sealQuorum(v.Ack, after.logs)+acked > after.logs
-	if !meets || !enough(v, after) || after.sound == 0 {
+	if !meets || !enough(v, after) || recoverable(v, after) {
 		return refused("volume %s may need its replica on node %s: members %s, min-copies %d", v.Name, m.Node, membersText(v.Members), v.MinCopies).
 			advise("wait until its primary has dropped or replaced it (blkctl status %s), or delete the volume", v.Name)
 	}

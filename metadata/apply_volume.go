@@ -75,6 +75,10 @@ func (a *apply) changeVolume(c *metapb.ChangeVolume) (*metapb.Result, *Refusal) 
 		next.Attachment.Number++ // who came in under the other rule has to attach anew
 		set("shared", fmt.Sprint(v.Shared), fmt.Sprint(*c.Shared))
 	}
+	if c.ManualFailover != nil && *c.ManualFailover != v.ManualFailover {
+		next.ManualFailover = *c.ManualFailover
+		set("manual-failover", fmt.Sprint(v.ManualFailover), fmt.Sprint(*c.ManualFailover))
+	}
 	if len(what) == 0 {
 		return &metapb.Result{Volume: v}, nil
 	}
@@ -83,7 +87,7 @@ func (a *apply) changeVolume(c *metapb.ChangeVolume) (*metapb.Result, *Refusal) 
 	}
 	return a.editVolume(v, strings.Join(what, ", "), func(v *metapb.Volume) {
 		v.Ack, v.MinCopies, v.Durability = next.Ack, next.MinCopies, next.Durability
-		v.Shared, v.Attachment = next.Shared, next.Attachment
+		v.Shared, v.Attachment, v.ManualFailover = next.Shared, next.Attachment, next.ManualFailover
 	}), nil
 }
 

@@ -1,19 +1,34 @@
 package metadata
 
 import (
+	"slices"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 )
 
-// maybeCompact writes a snapshot when the log has grown by enough.
+// maybeCompact writes a snapshot when the log has grown by enough, or when the
+// last one does not name a member: Raft lets nobody take in such a snapshot, and a
+// member with an empty log has no other way to begin.
 func (c *Core) maybeCompact() error {
 	grown := c.applied.index - c.log.snap.GetIndex()
-	if grown == 0 || (grown < c.config.SnapshotEntries && c.log.sinceSnap < c.config.SnapshotBytes) {
+	if grown == 0 || (grown < c.config.SnapshotEntries && c.log.sinceSnap < c.config.SnapshotBytes && c.snapshotNamesAll()) {
 		return nil
 	}
 	return c.log.compact(c.applied, proto.CloneOf(c.conf), c.state.Encode(), c.config.KeepEntries)
+}
+
+// snapshotNamesAll tells whether the snapshot on the disk names every member.
+func (c *Core) snapshotNamesAll() bool {
+	named := c.log.snap.GetConfState()
+	for _, id := range slices.Concat(c.conf.GetVoters(), c.conf.GetLearners()) {
+		if !slices.Contains(named.GetVoters(), id) && !slices.Contains(named.GetLearners(), id) {
+			return false
+		}
+	}
+	return true
 }
 
 // snapshotWait is how long a follower has been waited for that was sent a

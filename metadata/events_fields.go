@@ -127,6 +127,7 @@ func volumeFields(v *metapb.Volume) []field {
 	l.number("min_copies", int64(v.MinCopies))
 	l.text("durability", DurabilityWord(v.Durability))
 	l.flag("shared", v.Shared)
+	l.flag("manual_failover", v.ManualFailover)
 	l.id("lineage", v.Lineage)
 	l.counter("generation", v.Generation)
 	l.counter("number", v.Number)

@@ -1535,18 +1535,19 @@ func (x *RemoveNode) GetForce() bool {
 
 // CreateVolume makes a volume record and chooses its members.
 type CreateVolume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	BlockBytes    int32                  `protobuf:"varint,3,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"` // 0: 4096
-	Layout        *Layout                `protobuf:"bytes,4,opt,name=layout,proto3" json:"layout,omitempty"`                            // unset: mirror 2, or mirror 1 where only one data node exists
-	Ack           AckPolicy              `protobuf:"varint,5,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`    // unset: by layout
-	MinCopies     int32                  `protobuf:"varint,6,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`    // 0: by layout
-	Durability    Durability             `protobuf:"varint,7,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"`
-	Shared        bool                   `protobuf:"varint,8,opt,name=shared,proto3" json:"shared,omitempty"`
-	Nodes         []string               `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"` // empty: chosen by placement
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes      int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	BlockBytes     int32                  `protobuf:"varint,3,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"` // 0: 4096
+	Layout         *Layout                `protobuf:"bytes,4,opt,name=layout,proto3" json:"layout,omitempty"`                            // unset: mirror 2, or mirror 1 where only one data node exists
+	Ack            AckPolicy              `protobuf:"varint,5,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`    // unset: by layout
+	MinCopies      int32                  `protobuf:"varint,6,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`    // 0: by layout
+	Durability     Durability             `protobuf:"varint,7,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"`
+	Shared         bool                   `protobuf:"varint,8,opt,name=shared,proto3" json:"shared,omitempty"`
+	Nodes          []string               `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`                                           // empty: chosen by placement
+	ManualFailover bool                   `protobuf:"varint,10,opt,name=manual_failover,json=manualFailover,proto3" json:"manual_failover,omitempty"` // see Volume
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CreateVolume) Reset() {
@@ -1640,6 +1641,13 @@ func (x *CreateVolume) GetNodes() []string {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *CreateVolume) GetManualFailover() bool {
+	if x != nil {
+		return x.ManualFailover
+	}
+	return false
 }
 
 type ResizeVolume struct {
@@ -1756,16 +1764,17 @@ func (x *DeleteVolume) GetForce() bool {
 
 // ChangeVolume changes policies; fields left unset stay.
 type ChangeVolume struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // compared, like number
-	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
-	Ack           AckPolicy              `protobuf:"varint,4,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`
-	MinCopies     int32                  `protobuf:"varint,5,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`
-	Durability    Durability             `protobuf:"varint,6,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"`
-	Shared        *bool                  `protobuf:"varint,7,opt,name=shared,proto3,oneof" json:"shared,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Generation     uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // compared, like number
+	Number         uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Ack            AckPolicy              `protobuf:"varint,4,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`
+	MinCopies      int32                  `protobuf:"varint,5,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`
+	Durability     Durability             `protobuf:"varint,6,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"`
+	Shared         *bool                  `protobuf:"varint,7,opt,name=shared,proto3,oneof" json:"shared,omitempty"`
+	ManualFailover *bool                  `protobuf:"varint,8,opt,name=manual_failover,json=manualFailover,proto3,oneof" json:"manual_failover,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ChangeVolume) Reset() {
@@ -1843,6 +1852,13 @@ func (x *ChangeVolume) GetDurability() Durability {
 func (x *ChangeVolume) GetShared() bool {
 	if x != nil && x.Shared != nil {
 		return *x.Shared
+	}
+	return false
+}
+
+func (x *ChangeVolume) GetManualFailover() bool {
+	if x != nil && x.ManualFailover != nil {
+		return *x.ManualFailover
 	}
 	return false
 }
@@ -2801,7 +2817,8 @@ type Volume struct {
 	Members            []*Member              `protobuf:"bytes,15,rep,name=members,proto3" json:"members,omitempty"`
 	Attachment         *Attachment            `protobuf:"bytes,16,opt,name=attachment,proto3" json:"attachment,omitempty"`
 	Mark               *Mark                  `protobuf:"bytes,17,opt,name=mark,proto3" json:"mark,omitempty"`
-	Created            int64                  `protobuf:"varint,18,opt,name=created,proto3" json:"created,omitempty"` // Unix nanoseconds
+	Created            int64                  `protobuf:"varint,18,opt,name=created,proto3" json:"created,omitempty"`                                     // Unix nanoseconds
+	ManualFailover     bool                   `protobuf:"varint,19,opt,name=manual_failover,json=manualFailover,proto3" json:"manual_failover,omitempty"` // nobody is promoted but by an operator
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -2960,6 +2977,13 @@ func (x *Volume) GetCreated() int64 {
 		return x.Created
 	}
 	return 0
+}
+
+func (x *Volume) GetManualFailover() bool {
+	if x != nil {
+		return x.ManualFailover
+	}
+	return false
 }
 
 // HistoryEntry is one change of a volume's record.
@@ -3898,7 +3922,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
 	"RemoveNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\xc5\x02\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xee\x02\n" +
 	"\fCreateVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3913,7 +3937,9 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"durability\x18\a \x01(\x0e2\x19.blkd.metadata.DurabilityR\n" +
 	"durability\x12\x16\n" +
 	"\x06shared\x18\b \x01(\bR\x06shared\x12\x14\n" +
-	"\x05nodes\x18\t \x03(\tR\x05nodes\"d\n" +
+	"\x05nodes\x18\t \x03(\tR\x05nodes\x12'\n" +
+	"\x0fmanual_failover\x18\n" +
+	" \x01(\bR\x0emanualFailover\"d\n" +
 	"\fResizeVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3921,7 +3947,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\fallow_shrink\x18\x03 \x01(\bR\vallowShrink\"8\n" +
 	"\fDeleteVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"\x88\x02\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xca\x02\n" +
 	"\fChangeVolume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -3934,8 +3960,10 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
 	"durability\x18\x06 \x01(\x0e2\x19.blkd.metadata.DurabilityR\n" +
 	"durability\x12\x1b\n" +
-	"\x06shared\x18\a \x01(\bH\x00R\x06shared\x88\x01\x01B\t\n" +
-	"\a_shared\"\xa1\x01\n" +
+	"\x06shared\x18\a \x01(\bH\x00R\x06shared\x88\x01\x01\x12,\n" +
+	"\x0fmanual_failover\x18\b \x01(\bH\x01R\x0emanualFailover\x88\x01\x01B\t\n" +
+	"\a_sharedB\x12\n" +
+	"\x10_manual_failover\"\xa1\x01\n" +
 	"\aPromote\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
 	"\n" +
@@ -4038,7 +4066,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\x85\x05\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xae\x05\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -4067,7 +4095,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"attachment\x18\x10 \x01(\v2\x19.blkd.metadata.AttachmentR\n" +
 	"attachment\x12'\n" +
 	"\x04mark\x18\x11 \x01(\v2\x13.blkd.metadata.MarkR\x04mark\x12\x18\n" +
-	"\acreated\x18\x12 \x01(\x03R\acreated\"\xc0\x01\n" +
+	"\acreated\x18\x12 \x01(\x03R\acreated\x12'\n" +
+	"\x0fmanual_failover\x18\x13 \x01(\bR\x0emanualFailover\"\xc0\x01\n" +
 	"\fHistoryEntry\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
