@@ -139,6 +139,7 @@ type Request struct {
 	Data       []byte
 	Attachment uint64 // the number its session was admitted with
 	Err        error
+	Owner      any // the submitter's; the core leaves it alone
 
 	last Seq            // mutations: the last entry of it; flushes: what must be durable
 	gen  Generation     // of the primary that began it
@@ -231,9 +232,34 @@ func (c *Core) Role() (Role, Generation) { return c.role, c.gen }
 
 // Take returns what is to be done, and forgets it.
 func (c *Core) Take() Effects {
-	e := c.out
-	c.out = Effects{}
+	var e Effects
+	c.TakeInto(&e)
 	return e
+}
+
+// TakeInto is Take into what an earlier call returned, whose memory is used
+// again.
+func (c *Core) TakeInto(e *Effects) {
+	e.reset()
+	*e, c.out = c.out, *e
+}
+
+// reset empties e and keeps its memory.
+func (e *Effects) reset() {
+	clear(e.Sends)
+	clear(e.Done)
+	clear(e.Reads)
+	clear(e.Proposals)
+	*e = Effects{Sends: e.Sends[:0], Done: e.Done[:0], Reads: e.Reads[:0], Proposals: e.Proposals[:0]}
+}
+
+// Stop ends this run of the replica: what is under way is answered with ErrMoved,
+// and nothing is done any more.
+func (c *Core) Stop(now Instant) {
+	if c.enter(now) {
+		c.stepDown("this node is being stopped")
+		c.failed = ErrMoved
+	}
 }
 
 // enter begins a call.

@@ -41,7 +41,8 @@ func (c *Core) sendSeal(p *peer) {
 }
 
 func (c *Core) onSealed(p *peer, m *Message) {
-	p.sealed = m
+	sealed := *m // the caller may use its memory again
+	p.sealed = &sealed
 	if c.role == Sealing {
 		c.trySelect()
 		return
