@@ -175,9 +175,14 @@ func (c *Cluster) watchPeers() {
 		}
 	}
 	for _, p := range c.peers {
+		if !blank {
+			break
+		}
 		for _, r := range p.answer.greeting.GetRuns() {
-			if _, ok := known[r.Name]; !ok && blank {
-				known[r.Name] = place{recorded: r.Address}
+			if k := known[r.Name]; k.recorded == "" {
+				k.recorded = r.Address
+				known[r.Name] = k
+				watched = append(watched, metadata.Peer{Name: r.Name, Incarnation: r.Incarnation})
 			}
 		}
 	}

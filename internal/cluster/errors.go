@@ -41,3 +41,7 @@ func (e *RefusedError) Error() string { return e.Text + "; " + e.Advice }
 
 // ErrStopped is the error of calls to a cluster node that has been stopped.
 var ErrStopped = errors.New("this node is stopping")
+
+// ErrNotTransferred is what every error of Transfer wraps that says what the
+// leader has against handing over.
+var ErrNotTransferred = errors.New("the leadership cannot be handed over")

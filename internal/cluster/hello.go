@@ -136,7 +136,9 @@ func (c *Cluster) answered(p *peer, g *api.Greeting, refusal *api.Refusal) {
 	c.mu.Lock()
 	p.answer = answer{asked: true, greeting: g, refusal: refusal}
 	p.build = g.Build
-	p.show(g.Id, g.Applied)
+	if refusal == nil && g.Cluster == c.identity.Cluster {
+		p.show(g.Id, g.Applied)
+	}
 	blank := c.server == nil
 	c.mu.Unlock()
 	if refused := c.examine(g, refusal); refused != nil {

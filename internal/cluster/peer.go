@@ -75,7 +75,8 @@ func (p *peer) session(ctx context.Context) (connected bool, err error) {
 	}
 	defer conn.Close()
 	client := api.NewPeerServiceClient(conn)
-	greeting, err := p.hello(ctx, client)
+	own := p.c.greeting()
+	greeting, err := p.hello(ctx, client, own)
 	if cause := refused(); cause != nil {
 		p.c.refusedConnection(p.name)
 		return false, cause
@@ -83,18 +84,18 @@ func (p *peer) session(ctx context.Context) (connected bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	route := p.c.route(greeting)
+	route := route(own, greeting)
 	if route == nil {
-		return false, nil // one of the two does not take part yet
+		return false, nil // one of the two did not take part yet
 	}
 	return true, p.streams(ctx, client, route, greeting)
 }
 
-// hello greets the peer and notes its answer.
-func (p *peer) hello(ctx context.Context, client api.PeerServiceClient) (*api.Greeting, error) {
+// hello says to the peer who this node is and notes its answer.
+func (p *peer) hello(ctx context.Context, client api.PeerServiceClient, own *api.Greeting) (*api.Greeting, error) {
 	ctx, cancel := context.WithTimeout(ctx, helloTime)
 	defer cancel()
-	response, err := client.Hello(ctx, &api.HelloRequest{Greeting: p.c.greeting()})
+	response, err := client.Hello(ctx, &api.HelloRequest{Greeting: own})
 	if err != nil {
 		return nil, readable(err)
 	}

@@ -210,7 +210,7 @@ func (c *Cluster) claim(inv *invitation) *obstacle {
 	defer cancel()
 	command := c.sign(&metapb.Command{Reason: "join", Op: &metapb.Command_RegisterNode{RegisterNode: c.registration()}})
 	client := api.NewPeerServiceClient(conn)
-	g, err := p.hello(ctx, client) // the claim needs the number of its run
+	g, err := p.hello(ctx, client, c.greeting()) // the claim needs the number of its run
 	if err != nil {
 		return &obstacle{text: fmt.Sprintf("asked node %s to let it in: %v", inv.via, err)}
 	}

@@ -41,7 +41,7 @@ func (c *Cluster) transfer(ctx context.Context, s *metadata.Server, to string) e
 	}
 	err := s.Transfer(ctx, id)
 	var elsewhere *metadata.NotLeaderError
-	if err == nil || ctx.Err() != nil || errors.As(err, &elsewhere) {
+	if err == nil || ctx.Err() != nil || errors.As(err, &elsewhere) || errors.Is(err, metadata.ErrStopped) {
 		return err
 	}
 	return &refusedTransfer{err.Error()}
@@ -50,7 +50,9 @@ func (c *Cluster) transfer(ctx context.Context, s *metadata.Server, to string) e
 // refusedTransfer says why a leadership cannot be handed over.
 type refusedTransfer struct{ text string }
 
-func (e *refusedTransfer) Error() string { return "the leadership cannot be handed over: " + e.text }
+func (e *refusedTransfer) Error() string { return ErrNotTransferred.Error() + ": " + e.text }
+
+func (e *refusedTransfer) Unwrap() error { return ErrNotTransferred }
 
 // forwardTransfer has the leader hand over.
 func (c *Cluster) forwardTransfer(ctx context.Context, leader uint64, to string) error {
@@ -82,12 +84,13 @@ func (c *Cluster) successor(status metadata.ServerStatus) uint64 {
 	return best.ID
 }
 
-// isHeard tells whether the heartbeats of a Raft id arrive.
+// isHeard tells whether the heartbeats of a Raft id arrive, and its node takes
+// messages.
 func (c *Cluster) isHeard(id uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range c.peers {
-		if p.id == id && p.heard != 0 && c.now()-p.heard < 5*c.every {
+		if p.id == id && p.client != nil && p.heard != 0 && c.now()-p.heard < 5*c.every {
 			return true
 		}
 	}

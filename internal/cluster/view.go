@@ -111,7 +111,11 @@ func (p *peer) status(now time.Duration) PeerStatus {
 	if p.heard != 0 {
 		st.Silent = now - p.heard
 	}
-	if !st.Connected {
+	switch r := p.answer.refusal; {
+	case st.Connected:
+	case r != nil:
+		st.Why = (&refusedByPeer{r}).Error()
+	default:
 		st.Why = p.answer.why
 	}
 	return st
@@ -125,16 +129,13 @@ func (c *Cluster) connected(p *peer, client api.PeerServiceClient, route *api.Ro
 	c.log.Info("connected to a node", "peer", p.name, "address", g.Address, "build", g.Build)
 }
 
-// route is from this run to the run of a peer; nil if they do not both take part
-// in the same cluster.
-func (c *Cluster) route(g *api.Greeting) *api.Route {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	id := c.identity
-	if !c.phase.running() || !g.Running || g.Cluster != id.Cluster {
+// route is from the run of one greeting to that of another; nil if they did not
+// both take part in the same cluster.
+func route(from, to *api.Greeting) *api.Route {
+	if !from.Running || !to.Running || from.Cluster != to.Cluster {
 		return nil
 	}
-	return &api.Route{Cluster: id.Cluster, From: id.Id, FromIncarnation: c.incarnation, To: g.Id, ToIncarnation: g.Incarnation}
+	return &api.Route{Cluster: from.Cluster, From: from.Id, FromIncarnation: from.Incarnation, To: to.Id, ToIncarnation: to.Incarnation}
 }
 
 // send hands Raft messages to the connections. It never waits; what nobody can
