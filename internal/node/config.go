@@ -23,10 +23,25 @@ type Config struct {
 	Socket     string   `toml:"socket"`
 	Volume     []string `toml:"volume"` // NAME=SIZE
 
+	Cluster ClusterConfig `toml:"cluster"`
 	NBD     NBDConfig     `toml:"nbd"`
 	Store   StoreConfig   `toml:"store"`
 	Metrics MetricsConfig `toml:"metrics"`
 	Log     LogConfig     `toml:"log"`
+}
+
+// ClusterConfig is the section [cluster].
+type ClusterConfig struct {
+	Nodes    []string `toml:"nodes"`   // NAME=HOST:PORT, the same on all nodes
+	Address  string   `toml:"address"` // where the other nodes reach this one; empty: as in nodes
+	Listen   string   `toml:"listen"`  // HOST:PORT; empty: address
+	Witness  bool     `toml:"witness"`
+	Labels   []string `toml:"labels"` // KEY=VALUE
+	TLSDir   string   `toml:"tls_dir"`
+	TLSCert  string   `toml:"tls_cert"`
+	TLSKey   string   `toml:"tls_key"`
+	TLSCA    string   `toml:"tls_ca"`
+	Insecure bool     `toml:"insecure"`
 }
 
 // NBDConfig is the section [nbd].

@@ -22,9 +22,13 @@ func (n *Node) serveControl() error {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	s := grpc.NewServer()
-	api.RegisterVolumeServiceServer(s, &volumeService{node: n})
-	api.RegisterNodeServiceServer(s, &nodeService{node: n})
-	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+	if n.member != nil {
+		n.member.register(s)
+	} else {
+		api.RegisterVolumeServiceServer(s, &volumeService{node: n})
+		api.RegisterNodeServiceServer(s, &nodeService{node: n})
+		grpc_health_v1.RegisterHealthServer(s, health.NewServer())
+	}
 	reflection.Register(s)
 	n.control = s
 	n.serve("control socket", func() error { return s.Serve(l) })

@@ -87,6 +87,9 @@ func (n *Node) withdraw(v *volume) { n.nbd.RemoveExport(v.name) }
 // connections is the number of NBD connections that use each volume.
 func (n *Node) connections() map[string]int {
 	uses := map[string]int{}
+	if n.nbd == nil {
+		return uses // a witness
+	}
 	for _, e := range n.nbd.Stats().Exports {
 		uses[e.Name] = e.Connections
 	}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -13,6 +14,10 @@ import (
 // greet tells people what is served and what to do with it. With a JSON log it
 // is a record for each volume instead.
 func (n *Node) greet(w io.Writer) {
+	if n.member != nil {
+		n.greetMember(w)
+		return
+	}
 	volumes := n.describeAll()
 	if n.cfg.Log.Format == "json" {
 		for _, v := range volumes {
@@ -58,4 +63,39 @@ func quoted(uri string) string {
 		return "'" + uri + "'"
 	}
 	return uri
+}
+
+// greetMember says who this node is, while it looks for the others.
+func (n *Node) greetMember(w io.Writer) {
+	if n.cfg.Log.Format == "json" {
+		return // what it does is in the log
+	}
+	what := "node " + n.cfg.NodeName
+	if n.cfg.Cluster.Witness {
+		what = "witness " + n.cfg.NodeName
+	}
+	fmt.Fprintf(w, "blkd %s: %s of a cluster, at %s, data in %s\n", version.Get().Version, what, n.cfg.clusterAddress(n.cfg.list()), n.cfg.DataDir)
+	fmt.Fprintf(w, "it looks for the others; what it waits for: %s why   stop: Ctrl-C\n", n.blkctl())
+}
+
+// welcome says that the node has become a member, and what to do with it.
+func (n *Node) welcome(w io.Writer) {
+	st := n.member.cluster.Status()
+	if n.cfg.Log.Format == "json" {
+		return
+	}
+	fmt.Fprintf(w, "%s is a member of cluster %016x: %d of %d voters, leader %s\n", st.Name, st.Cluster, st.Have, len(st.Voters), cmp.Or(st.Leader, "unknown"))
+	fmt.Fprintf(w, "try: %s status\n", n.blkctl())
+}
+
+// blkctl is the command that reaches this node.
+func (n *Node) blkctl() string {
+	switch {
+	case n.cfg.Socket != "":
+		return "blkctl --socket " + n.cfg.Socket
+	case n.cfg.DataDir != api.DefaultDataDir():
+		return "blkctl --data-dir " + n.cfg.DataDir
+	default:
+		return "blkctl"
+	}
 }

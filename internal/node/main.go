@@ -69,10 +69,12 @@ func serve(cfg Config, stderr io.Writer) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	greeter := io.Discard
 	if log.Enabled(context.Background(), slog.LevelInfo) {
-		n.greet(stderr)
+		greeter = stderr
 	}
-	notify(log, daemon.SdNotifyReady)
+	n.greet(greeter)
+	go n.announce(greeter)
 	go watchdog(n.stopping, log, n.Alive)
 
 	cause := n.wait(signals)
@@ -85,6 +87,19 @@ func serve(cfg Config, stderr io.Writer) error {
 	}
 	log.Info("stopped")
 	return cause
+}
+
+// announce says, to systemd and to people, that the node serves.
+func (n *Node) announce(w io.Writer) {
+	select {
+	case <-n.stopping.Done():
+		return
+	case <-n.Ready():
+	}
+	if n.member != nil {
+		n.welcome(w)
+	}
+	notify(n.log, daemon.SdNotifyReady)
 }
 
 // wait returns when the node shall stop: nil for a signal, else what broke.

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"blkd/blockdev"
@@ -71,7 +73,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{buildDesc, stateDesc, diskSize, diskFree} {
 		out <- d
 	}
-	for _, d := range nbdDescs {
+	for _, d := range slices.Concat(nbdDescs, quorumDescs) {
 		out <- d
 	}
 }
@@ -103,5 +105,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
-	collectNBD(c.node.nbd.Stats(), out)
+	if c.node.nbd != nil { // a witness has none
+		collectNBD(c.node.nbd.Stats(), out)
+	}
+	if c.node.member != nil {
+		collectQuorum(c.node.member, out)
+	}
 }

@@ -29,6 +29,11 @@ type World struct {
 	// activation). With them the configured addresses are not opened, unless
 	// they were given explicitly.
 	NBD []net.Listener
+	// Cluster is a socket that was opened for the cluster address; nil: the node
+	// opens it.
+	Cluster net.Listener
+	// Clock is the time of the cluster; nil: the system's.
+	Clock env.Clock
 }
 
 // Node is a running blkd.
@@ -43,9 +48,16 @@ type Node struct {
 	nbd       *nbd.Server
 	listeners []net.Listener // of nbd
 	control   *grpc.Server
-	web       *web // nil without a metrics address
-	fatal     chan error
-	serving   sync.WaitGroup
+	member    *member // nil: it stands alone
+
+	// acceptData takes over a connection to the cluster address that carries the
+	// data of volumes; it is set before joinCluster. Nil: such connections are closed.
+	acceptData func(net.Conn)
+
+	web     *web          // nil without a metrics address
+	ready   chan struct{} // closed when the node serves
+	fatal   chan error
+	serving sync.WaitGroup
 
 	stopping context.Context // ends when Stop begins
 	stop     context.CancelFunc
@@ -55,10 +67,12 @@ type Node struct {
 }
 
 // Start brings a node up: when it returns, every volume is either served or
-// known as failed, and clients can connect. The error says what kept it down.
+// known as failed, and clients can connect. A node of a cluster then looks for
+// the others, however long that takes; see Ready. The error says what kept it
+// down.
 func Start(cfg Config, w World) (*Node, error) {
 	n := &Node{cfg: cfg, fs: w.FS, log: w.Log, started: time.Now(),
-		fatal: make(chan error, 8), volumes: map[string]*volume{}}
+		ready: make(chan struct{}), fatal: make(chan error, 8), volumes: map[string]*volume{}}
 	n.stopping, n.stop = context.WithCancel(context.Background())
 	specs, err := cfg.volumes()
 	if err != nil {
@@ -67,14 +81,7 @@ func Start(cfg Config, w World) (*Node, error) {
 	if n.lock, err = lockDataDir(n.fs, cfg.DataDir); err != nil {
 		return nil, err
 	}
-	steps := []func() error{
-		n.newServer,
-		func() error { return n.openVolumes(specs) },
-		func() error { return n.serveNBD(w.NBD) },
-		n.serveControl,
-		n.serveWeb,
-	}
-	for _, step := range steps {
+	for _, step := range n.steps(specs, w) {
 		if err := step(); err != nil {
 			// The first error is the one to tell; stopping what was
 			// started can only add noise.
@@ -86,8 +93,30 @@ func Start(cfg Config, w World) (*Node, error) {
 			return nil, err
 		}
 	}
+	if n.member != nil {
+		n.serving.Go(n.member.observe)
+	} else {
+		close(n.ready)
+	}
 	return n, nil
 }
+
+// steps bring the node up, in order.
+func (n *Node) steps(specs []VolumeSpec, w World) []func() error {
+	nbd := func() error { return n.serveNBD(w.NBD) }
+	switch {
+	case !n.cfg.inCluster():
+		return []func() error{n.refuseMember, n.newServer, func() error { return n.openVolumes(specs) }, nbd, n.serveControl, n.serveWeb}
+	case n.cfg.Cluster.Witness:
+		return []func() error{func() error { return n.joinCluster(w) }, n.serveControl, n.serveWeb}
+	default:
+		return []func() error{n.newServer, nbd, func() error { return n.joinCluster(w) }, n.serveControl, n.serveWeb}
+	}
+}
+
+// Ready is closed when the node serves: at once if it stands alone, else when it
+// has become a member of its cluster for the first time.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
 
 // Fatal delivers the error of a server that ended by itself; the node should
 // then be stopped.
@@ -123,6 +152,9 @@ func (n *Node) Stop(ctx context.Context) error {
 		l.Close() // already closed by Shutdown, unless it was never served
 	}
 	errs = append(errs, n.closeVolumes())
+	if n.member != nil {
+		errs = append(errs, n.member.stop(ctx))
+	}
 	if n.web != nil {
 		errs = append(errs, n.web.stop(ctx))
 	}
@@ -137,17 +169,25 @@ func stopGracefully(ctx context.Context, s *grpc.Server) {
 	s.GracefulStop()
 }
 
-// Reload reads the TLS certificates again. On an error the old ones stay in use.
+// Reload reads the TLS certificates again, those of NBD and those of the cluster.
+// On an error the old ones stay in use.
 func (n *Node) Reload() error {
-	if n.certs == nil {
-		return nil
+	var errs []error
+	if n.certs != nil {
+		errs = append(errs, n.certs.reload())
 	}
-	return n.certs.reload()
+	if n.member != nil && n.member.certs != nil {
+		errs = append(errs, n.member.certs.Reload())
+	}
+	return errors.Join(errs...)
 }
 
 // Alive returns when the node's locks can be had: a deadlock keeps it from
 // returning, and systemd's watchdog then restarts blkd.
 func (n *Node) Alive() {
+	if n.member != nil {
+		n.member.cluster.Status()
+	}
 	for _, v := range n.list() {
 		v.mu.Lock()
 		v.mu.Unlock() //nolint:staticcheck // that it can be had is all

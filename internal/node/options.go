@@ -32,10 +32,21 @@ const envPrefix = "BLKD_"
 // options is every setting, in the order of --help.
 var options = []option{
 	{key: "standalone", usage: "run as one node, without a cluster", bind: boolean(func(c *Config) *bool { return &c.Standalone })},
-	{key: "node_name", usage: "`NAME` of this node in messages", bind: text(func(c *Config) *string { return &c.NodeName })},
+	{key: "node_name", usage: "`NAME` of this node", bind: text(func(c *Config) *string { return &c.NodeName })},
 	{key: "data_dir", usage: "`DIR` that holds lock, control socket and volumes", bind: text(func(c *Config) *string { return &c.DataDir })},
 	{key: "socket", usage: "`PATH` of the control socket (default DATA-DIR/blkd.sock)", bind: text(func(c *Config) *string { return &c.Socket })},
 	{key: "volume", usage: "volume `NAME=SIZE` to open, and to create if absent; repeatable", bind: list(func(c *Config) *[]string { return &c.Volume })},
+
+	{key: "cluster.nodes", short: "cluster", usage: "`NAME=HOST:PORT` of the nodes that found the cluster, in the same order on all; repeatable", bind: list(func(c *Config) *[]string { return &c.Cluster.Nodes })},
+	{key: "cluster.address", short: "address", usage: "`HOST:PORT` where the other nodes reach this one (default as in --cluster)", bind: text(func(c *Config) *string { return &c.Cluster.Address })},
+	{key: "cluster.listen", short: "listen", usage: "`HOST:PORT` to listen on for the other nodes and blkctl (default the address)", bind: text(func(c *Config) *string { return &c.Cluster.Listen })},
+	{key: "cluster.witness", short: "witness", usage: "vote in the cluster and hold no data", bind: boolean(func(c *Config) *bool { return &c.Cluster.Witness })},
+	{key: "cluster.labels", short: "label", usage: "failure domain `KEY=VALUE` of this node, for example rack=r1; repeatable", bind: list(func(c *Config) *[]string { return &c.Cluster.Labels })},
+	{key: "cluster.tls_dir", short: "tls-dir", usage: "`DIR` with this node's files as blkctl pki issue writes them", bind: text(func(c *Config) *string { return &c.Cluster.TLSDir })},
+	{key: "cluster.tls_cert", short: "tls-cert", usage: "instead: `FILE` with this node's certificate, PEM", bind: text(func(c *Config) *string { return &c.Cluster.TLSCert })},
+	{key: "cluster.tls_key", short: "tls-key", usage: "`FILE` with the certificate's private key, PEM", bind: text(func(c *Config) *string { return &c.Cluster.TLSKey })},
+	{key: "cluster.tls_ca", short: "tls-ca", usage: "`FILE` with the CA of the cluster, PEM", bind: text(func(c *Config) *string { return &c.Cluster.TLSCA })},
+	{key: "cluster.insecure", short: "insecure", usage: "speak plain text with other machines: whoever reaches the network controls the cluster", bind: boolean(func(c *Config) *bool { return &c.Cluster.Insecure })},
 
 	{key: "nbd.listen", short: "nbd", usage: "`ADDRESS` for NBD clients: HOST:PORT or unix:PATH; repeatable", bind: list(func(c *Config) *[]string { return &c.NBD.Listen })},
 	{key: "nbd.tls", usage: "TLS for NBD clients: `MODE` off, allowed or required", bind: text(func(c *Config) *string { return &c.NBD.TLS })},

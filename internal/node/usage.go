@@ -9,10 +9,14 @@ const usageHead = `blkd serves replicated block devices over NBD.
 
 Usage:
   blkd --standalone --volume NAME=SIZE [flags]
+  blkd --cluster NAME=HOST:PORT,… --node-name NAME [flags]
 
-Example:
+Examples:
   blkd --standalone --volume demo=1GiB
   nbdinfo nbd://127.0.0.1:10809/demo
+
+  blkd --cluster n1=10.0.0.1:7400,n2=10.0.0.2:7400,n3=10.0.0.3:7400 --node-name n1 --tls-dir /etc/blkd/pki
+  blkctl status
 
 `
 

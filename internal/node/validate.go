@@ -24,8 +24,8 @@ func settingError(key, format string, args ...any) error {
 // validate checks everything that can be checked without touching the data
 // directory or the network.
 func (c *Config) validate() error {
-	if !c.Standalone {
-		return settingError("standalone", "this version runs as one node only; start it as: blkd --standalone --volume demo=1GiB")
+	if err := c.validateMode(); err != nil {
+		return err
 	}
 	if c.NodeName == "" {
 		return settingError("node_name", "a node needs a name")

@@ -68,6 +68,10 @@ func (n *Node) handler() http.Handler {
 // health answers 200 while every volume is served and 503 otherwise; the body
 // names each problem.
 func (n *Node) health(w http.ResponseWriter, _ *http.Request) {
+	if n.member != nil {
+		n.member.healthPage(w)
+		return
+	}
 	status, err := n.status("")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -1,0 +1,137 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"blkd/internal/api"
+	"blkd/internal/cluster"
+	"blkd/metadata/metapb"
+)
+
+// Codes of problems in a cluster; like those of problems.go.
+const (
+	noQuorum       = "no_quorum"
+	voterMissing   = "voter_missing"
+	noSpareVoter   = "no_spare_voter"
+	notAMember     = "not_a_member"
+	metadataFailed = "metadata_failed"
+
+	nodeNew         = "node_new"
+	nodeDown        = "node_down"
+	nodeSlow        = "node_slow"
+	nodePartitioned = "node_partitioned"
+	nodeHeldBack    = "node_held_back"
+	nodeDraining    = "node_draining"
+
+	memberDown     = "member_down"
+	memberBehind   = "member_behind"
+	membersMissing = "members_missing"
+	tooFewCopies   = "too_few_copies"
+	noPrimary      = "no_primary"
+)
+
+// clusterProblems is what is wrong with the cluster as a whole, as this node sees
+// it; stale is why no quorum confirmed its status, nil: one did.
+func (m *member) clusterProblems(st *cluster.Status, stale error) []*api.Problem {
+	var problems []*api.Problem
+	add := func(code, advice, format string, args ...any) {
+		problems = append(problems, &api.Problem{Code: code, Text: fmt.Sprintf(format, args...), Advice: advice})
+	}
+	switch st.Phase {
+	case cluster.Member:
+	case cluster.Failed:
+		add(metadataFailed, st.Advice, "node %s has left the quorum: %s", st.Name, st.Waiting)
+	default:
+		advice := st.Advice
+		if advice == "" {
+			advice = "nothing to do, unless it stays so: start blkd on the nodes that it waits for"
+		}
+		add(notAMember, advice, "node %s is %s: %s", st.Name, st.Phase, st.Waiting)
+	}
+	var none *cluster.NoQuorumError
+	switch {
+	case errors.As(stale, &none):
+		add(noQuorum, quorumAdvice(none.Missing), "%s", quorumText(none))
+	case stale != nil:
+		add(noQuorum, quorumAdvice(st.Missing), "no quorum has confirmed this in %v: %d of %d voters in contact, %d needed", statusTime, st.Have, len(st.Voters), st.Need)
+	case len(st.Missing) > 0:
+		add(voterMissing, "start blkd there, or repair the network to it; if it is lost: blkctl node replace "+strings.Join(nodesOf(st.Missing), " or "),
+			"%d of %d voters missing: %s; %s", len(st.Missing), len(st.Voters), strings.Join(st.Missing, ", "), spare(st.Have-st.Need))
+	case len(st.Voters) == 1:
+		add(noSpareVoter, "add two nodes, one of which may be a witness without data: blkctl node add NAME --address HOST:PORT",
+			"%s is the only voter: without it nothing can be decided", st.Voters[0])
+	}
+	return problems
+}
+
+// spare says how many more voters may fail.
+func spare(n int) string {
+	if n <= 0 {
+		return "without one more nothing can be decided"
+	}
+	return fmt.Sprintf("%d more may fail", n)
+}
+
+// nodeProblems is what is wrong with a node that has so many members of volumes.
+func (v *view) nodeProblems(r *metapb.Node, members int) []*api.Problem {
+	var problems []*api.Problem
+	add := func(code, text, advice string) {
+		problems = append(problems, &api.Problem{Code: code, Text: text, Advice: advice})
+	}
+	switch r.Health {
+	case metapb.Health_HEALTH_DOWN:
+		add(nodeDown, "it is down: "+r.HealthText, "start blkd there; if its disk is lost: blkctl node replace "+r.Name)
+	case metapb.Health_HEALTH_PARTITIONED:
+		add(nodePartitioned, "it is cut off from the leader: "+r.HealthText, "repair the network between it and the other nodes")
+	case metapb.Health_HEALTH_SLOW:
+		add(nodeSlow, "it is slow: "+r.HealthText, "look at its disk, its load and its network")
+	default:
+		if r.Incarnation == 0 {
+			add(nodeNew, "it is known and has never joined", "start blkd there with an empty data directory and --node-name "+r.Name)
+		}
+	}
+	if held := time.Unix(0, r.HeldUntil); held.After(v.now) {
+		add(nodeHeldBack, fmt.Sprintf("it came and went too often and is not used until %s", held.UTC().Format(time.RFC3339)),
+			"find out why: its log, its network; it is used again by itself")
+	}
+	if r.Drained && members > 0 {
+		add(nodeDraining, "it is drained and still has "+count(members, "replica"), "nothing to do; to take it back: blkctl node undrain "+r.Name)
+	}
+	return problems
+}
+
+// volumeProblems is what is wrong with a volume, as its record says.
+func (v *view) volumeProblems(r *metapb.Volume) []*api.Problem {
+	var problems []*api.Problem
+	add := func(code, advice, format string, args ...any) {
+		problems = append(problems, &api.Problem{Code: code, Text: fmt.Sprintf(format, args...), Advice: advice})
+	}
+	live := 0
+	for _, m := range r.Members {
+		down := v.node(m.Node).GetHealth() == metapb.Health_HEALTH_DOWN
+		switch {
+		case down:
+			add(memberDown, "start blkd on "+m.Node, "replica %s is on a node that is down", m.Node)
+		case m.Amnesiac:
+			add(memberBehind, "nothing to do", "replica %s may have lost writes and counts when it has caught up", m.Node)
+		case m.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE:
+			add(memberBehind, "nothing to do", "replica %s is %s", m.Node, api.ReplicaWord(m.State))
+		}
+		if counts(m) && !down {
+			live++
+		}
+	}
+	if want := replicas(r.Layout); len(r.Members) < want {
+		add(membersMissing, "start the nodes that are down, or add one: blkctl node add", "it has %s of the %d that %s wants", count(len(r.Members), "replica"), want, api.LayoutWord(r.Layout))
+	}
+	if live < int(r.MinCopies) {
+		add(tooFewCopies, "start the nodes that hold its replicas", "%s that counts is reachable, and writes wait below %d", count(live, "replica"), r.MinCopies)
+	}
+	if r.Primary == "" {
+		add(noPrimary, "blkctl history "+r.Name, "no node is its primary")
+	}
+	return problems
+}

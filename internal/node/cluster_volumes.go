@@ -1,0 +1,119 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"blkd/internal/api"
+	"blkd/metadata"
+	"blkd/metadata/metapb"
+)
+
+// clusterVolumes implements api.VolumeService for the volumes that the quorum
+// records.
+type clusterVolumes struct {
+	api.UnimplementedVolumeServiceServer
+	*member
+}
+
+// List implements api.VolumeService.
+func (s *clusterVolumes) List(ctx context.Context, _ *api.ListVolumesRequest) (*api.ListVolumesResponse, error) {
+	v, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &api.ListVolumesResponse{Volumes: v.describeVolumes()}, nil
+}
+
+// Show implements api.VolumeService.
+func (s *clusterVolumes) Show(ctx context.Context, req *api.ShowVolumeRequest) (*api.Volume, error) {
+	v, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r := v.volume(req.Name); r != nil {
+		return v.describeVolume(r), nil
+	}
+	return nil, s.noVolume(req.Name)
+}
+
+func (m *member) noVolume(name string) error {
+	return m.node.refuse(codes.NotFound, "blkctl volume list", "there is no volume %q", name)
+}
+
+// Create implements api.VolumeService.
+func (s *clusterVolumes) Create(ctx context.Context, req *api.CreateVolumeRequest) (*api.Volume, error) {
+	command := &metapb.Command{Op: &metapb.Command_CreateVolume{CreateVolume: &metapb.CreateVolume{
+		Name: req.Name, SizeBytes: req.SizeBytes, BlockBytes: req.BlockBytes, Layout: req.Layout, Ack: req.Ack,
+		MinCopies: req.MinCopies, Durability: req.Durability, Shared: req.Shared, Nodes: req.Nodes,
+	}}}
+	apply := s.change
+	if req.DryRun {
+		apply = s.pretend
+	}
+	result, err := apply(ctx, req.Request, command)
+	if err != nil {
+		return nil, err
+	}
+	v := s.described(result)
+	v.Plan = result.Plan
+	if req.DryRun {
+		v.Record.Id, v.Record.Lineage = 0, 0 // those are given at the creation
+	}
+	return v, nil
+}
+
+// pretend carries out a command on a copy of the state.
+func (m *member) pretend(ctx context.Context, _ *api.RequestInfo, command *metapb.Command) (*metapb.Result, error) {
+	var encoded []byte
+	if err := m.read(ctx, func(s *metadata.State) { encoded = s.Encode() }); err != nil {
+		return nil, err
+	}
+	copied, err := metadata.DecodeState(encoded)
+	if err != nil {
+		return nil, m.node.refuse(codes.Internal, "", "%v", err)
+	}
+	command.Request = make([]byte, 16)
+	rand.Read(command.Request) // never fails
+	result := copied.Apply(0, command)
+	if code, bad := resultCodes[result.Code]; bad {
+		return nil, m.node.refuse(code, result.Advice, "%s", result.Text)
+	}
+	return result, nil
+}
+
+// described is the volume of a result. The nodes are as this node knows them.
+func (m *member) described(result *metapb.Result) *api.Volume {
+	var v view
+	m.cluster.Local(v.take)
+	return v.describeVolume(result.Volume)
+}
+
+// Delete implements api.VolumeService.
+func (s *clusterVolumes) Delete(ctx context.Context, req *api.DeleteVolumeRequest) (*api.DeleteVolumeResponse, error) {
+	_, err := s.change(ctx, req.Request, &metapb.Command{Op: &metapb.Command_DeleteVolume{
+		DeleteVolume: &metapb.DeleteVolume{Name: req.Name, Force: req.Force}}})
+	if err != nil {
+		return nil, err
+	}
+	return &api.DeleteVolumeResponse{}, nil
+}
+
+// Resize implements api.VolumeService.
+func (s *clusterVolumes) Resize(ctx context.Context, req *api.ResizeVolumeRequest) (*api.Volume, error) {
+	result, err := s.change(ctx, req.Request, &metapb.Command{Op: &metapb.Command_ResizeVolume{
+		ResizeVolume: &metapb.ResizeVolume{Name: req.Name, SizeBytes: req.SizeBytes, AllowShrink: req.AllowShrink}}})
+	if err != nil {
+		return nil, err
+	}
+	return s.described(result), nil
+}
+
+// Verify implements api.VolumeService.
+func (s *clusterVolumes) Verify(req *api.VerifyVolumeRequest, _ grpc.ServerStreamingServer[api.VerifyVolumeProgress]) error {
+	return s.node.refuse(codes.FailedPrecondition, "blkctl volume show "+req.Name,
+		"volume %s cannot be verified: this build records the volumes of a cluster and does not serve them yet, so there is no data to read", req.Name)
+}
