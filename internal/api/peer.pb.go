@@ -179,7 +179,8 @@ type Greeting struct {
 	Applied       uint64                 `protobuf:"varint,9,opt,name=applied,proto3" json:"applied,omitempty"`          // index of the last Raft entry that it has applied
 	Running       bool                   `protobuf:"varint,10,opt,name=running,proto3" json:"running,omitempty"`         // it takes part in Raft
 	Build         string                 `protobuf:"bytes,11,opt,name=build,proto3" json:"build,omitempty"`
-	Runs          []*Run                 `protobuf:"bytes,12,rep,name=runs,proto3" json:"runs,omitempty"` // what it knows of each node, itself included; by name
+	Runs          []*Run                 `protobuf:"bytes,12,rep,name=runs,proto3" json:"runs,omitempty"`     // what it knows of each node, itself included; by name
+	Backup        []byte                 `protobuf:"bytes,13,opt,name=backup,proto3" json:"backup,omitempty"` // blank: SHA-256 of the backup file that it founds from; empty: from nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,6 +295,13 @@ func (x *Greeting) GetBuild() string {
 func (x *Greeting) GetRuns() []*Run {
 	if x != nil {
 		return x.Runs
+	}
+	return nil
+}
+
+func (x *Greeting) GetBackup() []byte {
+	if x != nil {
+		return x.Backup
 	}
 	return nil
 }
@@ -1000,7 +1008,7 @@ const file_internal_api_peer_proto_rawDesc = "" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12)\n" +
 	"\x10from_incarnation\x18\x03 \x01(\x06R\x0ffromIncarnation\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\x04R\x02to\x12%\n" +
-	"\x0eto_incarnation\x18\x05 \x01(\x06R\rtoIncarnation\"\xac\x02\n" +
+	"\x0eto_incarnation\x18\x05 \x01(\x06R\rtoIncarnation\"\xc4\x02\n" +
 	"\bGreeting\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\x06R\x04disk\x12 \n" +
@@ -1014,7 +1022,8 @@ const file_internal_api_peer_proto_rawDesc = "" +
 	"\arunning\x18\n" +
 	" \x01(\bR\arunning\x12\x14\n" +
 	"\x05build\x18\v \x01(\tR\x05build\x12 \n" +
-	"\x04runs\x18\f \x03(\v2\f.blkd.v1.RunR\x04runs\"\x93\x01\n" +
+	"\x04runs\x18\f \x03(\v2\f.blkd.v1.RunR\x04runs\x12\x16\n" +
+	"\x06backup\x18\r \x01(\fR\x06backup\"\x93\x01\n" +
 	"\x03Run\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x12\n" +

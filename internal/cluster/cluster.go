@@ -44,6 +44,7 @@ type Cluster struct {
 	refused    *RefusedError
 	unclean    bool             // a volume was not closed in order
 	identity   *metapb.Identity // replaced, never changed
+	backup     *backup          // nil: the node does not found from one, or no more
 	server     *metadata.Server // nil until the node has founded or joined
 	firstIndex uint64           // the last of the Raft log at the start
 	peers      map[string]*peer
@@ -110,6 +111,9 @@ func (c *Cluster) begin() error {
 		return fmt.Errorf("metadata database in %s: %w", c.cfg.Dir, err)
 	}
 	c.identity = id
+	if err := c.readBackup(); err != nil {
+		return err
+	}
 	c.phase = c.firstPhase()
 	detector, err := metadata.NewDetector(c.cfg.Name, c.incarnation, c.cfg.Detector, c.now())
 	if err != nil {

@@ -27,6 +27,7 @@ type Config struct {
 	List    []Peer // the founding list, in the order given; the same on all nodes
 	Address string // where the others reach this node; empty: as in the list
 	Dir     string // of the metadata database; is made if absent
+	Backup  string // file that a blank node founds its cluster from, if it is there; removed when that is done
 
 	Witness bool
 	Labels  map[string]string

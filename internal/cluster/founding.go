@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -58,7 +59,12 @@ func plot(own *api.Greeting, tried []uint64, list []Peer, answers map[string]ans
 		}
 	}
 	if len(members) > 0 {
-		return plotEntry(own, tried, list, members)
+		next := plotEntry(own, tried, list, members)
+		if next.join != nil && len(own.Backup) > 0 {
+			return waitFor("to found a new cluster, restore the same file on all nodes of the list, with empty data directories; to join that one, remove "+api.StagedBackup+" here",
+				"node %s belongs to cluster %016x already, and this node %s", next.join.via, next.join.cluster, backupWords(own.Backup))
+		}
+		return next
 	}
 	if !slices.ContainsFunc(list, func(p Peer) bool { return p.Name == own.Name }) {
 		return waitFor("", "waits for a node of %s that belongs to a cluster%s", formatList(list), silent(list, answers))
@@ -77,6 +83,9 @@ func plot(own *api.Greeting, tried []uint64, list []Peer, answers map[string]ans
 			missing = append(missing, describe(p.Name, a))
 		case g.List != own.List:
 			return waitFor("start all nodes with the same --cluster", "the founding lists differ: this node has %s, node %s has %s", own.List, p.Name, g.List)
+		case !bytes.Equal(g.Backup, own.Backup):
+			return waitFor("stop the nodes, and restore the same file on all of them: blkctl cluster snapshot restore FILE",
+				"the nodes do not begin with the same: this node %s, node %s %s", backupWords(own.Backup), p.Name, backupWords(g.Backup))
 		default:
 			disks[p.Name] = g.Disk
 		}
@@ -84,7 +93,7 @@ func plot(own *api.Greeting, tried []uint64, list []Peer, answers map[string]ans
 	if len(missing) > 0 {
 		return waitFor("", "founding needs all nodes of the list once; waits for %s", strings.Join(missing, ", "))
 	}
-	return course{found: founding(list, disks)}
+	return course{found: founding(list, disks, own.Backup)}
 }
 
 // plotEntry is plot where others belong to a cluster already.
@@ -130,15 +139,16 @@ func plotRejoin(own *api.Greeting, list []Peer, best *api.Greeting, run *api.Run
 		disks[r.Name] = r.Disk
 	}
 	if own.List == best.List {
-		if f := founding(list, disks); f.Cluster == best.Cluster {
+		if f := founding(list, disks, own.Backup); f.Cluster == best.Cluster {
 			return course{found: f}
 		}
 	}
 	return course{join: &invitation{cluster: best.Cluster, id: run.Id, via: best.Name}}
 }
 
-// founding is the first command of a cluster.
-func founding(list []Peer, disks map[string]uint64) *metapb.FoundCluster {
+// founding is the first command of a cluster. One that begins with a backup has
+// another id than one that does not, or not with the same.
+func founding(list []Peer, disks map[string]uint64, backup []byte) *metapb.FoundCluster {
 	f := &metapb.FoundCluster{Name: clusterName}
 	hash := sha256.New()
 	for i, p := range list {
@@ -146,6 +156,9 @@ func founding(list []Peer, disks map[string]uint64) *metapb.FoundCluster {
 			Name: p.Name, Id: uint64(i + 1), Address: p.Address, Disk: disks[p.Name], Voter: i < voters(len(list)),
 		})
 		fmt.Fprintf(hash, "%s=%s %016x\n", p.Name, p.Address, disks[p.Name])
+	}
+	if len(backup) > 0 {
+		fmt.Fprintf(hash, "backup %x\n", backup)
 	}
 	f.Cluster = binary.BigEndian.Uint64(hash.Sum(nil)) | 1 // 0 stands for none
 	return f

@@ -19,6 +19,7 @@ func (c *Cluster) greeting() *api.Greeting {
 	g := &api.Greeting{
 		Name: c.cfg.Name, Disk: id.Disk, Incarnation: c.incarnation, Cluster: id.Cluster, Id: id.Id,
 		List: formatList(c.cfg.List), Address: c.cfg.Address, Running: running, Build: version.Get().Version,
+		Backup: c.backup.sum(),
 	}
 	shown := map[uint64]uint64{}
 	for _, p := range c.peers {

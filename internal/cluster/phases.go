@@ -172,10 +172,15 @@ func (c *Cluster) found(f *metapb.FoundCluster) error {
 	request := make([]byte, 16)
 	copy(request, fmt.Sprintf("%016x", f.Cluster))
 	command := &metapb.Command{Request: request, By: "--cluster", Reason: "founding", Op: &metapb.Command_FoundCluster{FoundCluster: f}}
+	c.backup.begin(command)
 	if err := c.open(f.Founders[i].Id, command); err != nil {
 		return err
 	}
-	return c.belong(f.Cluster, f.Founders[i].Id, false)
+	if err := c.belong(f.Cluster, f.Founders[i].Id, false); err != nil {
+		return err
+	}
+	c.dropBackup()
+	return nil
 }
 
 // join makes this node a member of a cluster that exists. The obstacle is why
@@ -255,7 +260,7 @@ func (c *Cluster) confirmRun(id *metapb.Identity) {
 func (c *Cluster) open(id uint64, found *metapb.Command) error {
 	server, err := metadata.NewServer(metadata.ServerConfig{
 		CoreConfig: metadata.CoreConfig{
-			ID: id, Log: c.db, Founders: found, Logger: c.log,
+			ID: id, Log: c.db, Founders: found, Backup: c.backup.content(), Logger: c.log,
 			ElectionTick: int(c.cfg.Election / c.cfg.Tick),
 		},
 		Clock: c.world.Clock, Tick: c.cfg.Tick, Send: c.send,
