@@ -16,6 +16,7 @@ func (l *Log) save(rd *raft.Ready) error {
 	if err := l.Err(); err != nil {
 		return err
 	}
+	committed := l.hard.GetCommit() // the Ready may commit what it appends
 	if !raft.IsEmptyHardState(rd.HardState) {
 		l.hard, l.hardStale = proto.CloneOf(rd.HardState), true
 	}
@@ -27,7 +28,7 @@ func (l *Log) save(rd *raft.Ready) error {
 	}
 	b := l.db.NewBatch()
 	defer b.Close()
-	bytes, err := l.putEntries(b, rd.Entries)
+	bytes, err := l.putEntries(b, rd.Entries, committed)
 	if err != nil {
 		return l.fail("encode", err)
 	}
@@ -66,8 +67,9 @@ func (l *Log) wroteHard() {
 }
 
 // putEntries adds the entries to a batch, and the removal of what conflicts with
-// them: everything from the first on is void. It returns their size.
-func (l *Log) putEntries(b *pebble.Batch, entries []*raftpb.Entry) (bytes uint64, err error) {
+// them: everything from the first on is void, and must not have been committed. It
+// returns their size.
+func (l *Log) putEntries(b *pebble.Batch, entries []*raftpb.Entry, committed uint64) (bytes uint64, err error) {
 	if len(entries) == 0 {
 		return 0, nil
 	}
@@ -75,7 +77,7 @@ func (l *Log) putEntries(b *pebble.Batch, entries []*raftpb.Entry) (bytes uint64
 	if first <= l.base.index || first > l.last+1 {
 		panic(fmt.Sprintf("metadata: append of entry %d to a log of %d to %d", first, l.base.index+1, l.last))
 	}
-	if first <= l.hard.GetCommit() && first <= l.last {
+	if first <= committed && first <= l.last {
 		if term, err := l.Term(first); err != nil || term != entries[0].GetTerm() {
 			panic(fmt.Sprintf("metadata: entry %d of term %d replaces a committed one of term %d (%v)", first, entries[0].GetTerm(), term, err))
 		}

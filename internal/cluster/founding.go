@@ -36,6 +36,8 @@ type invitation struct {
 	id      uint64
 	claim   bool   // the name has no disk yet: it has to be claimed first
 	via     string // a member to ask
+
+	registered uint64 // the log entry that registered this run; 0: none has yet
 }
 
 // obstacle is what keeps a node from going on.

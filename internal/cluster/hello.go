@@ -191,7 +191,8 @@ func (c *Cluster) examine(g *api.Greeting, refusal *api.Refusal) *RefusedError {
 			Text:   fmt.Sprintf("node %s was replaced: its Raft id is now %d, this data directory is of %d", c.cfg.Name, run.Id, id.Id),
 			Advice: "stop this node, empty its data directory, and start it again",
 		}
-	case run.Id == id.Id && run.Incarnation != 0 && !c.ownRun(id, run.Incarnation):
+	case run.Id == id.Id && run.Incarnation != 0 && g.Applied >= id.Registered && !c.ownRun(id, run.Incarnation):
+		// One that has not applied as much yet may speak of a run before.
 		return old("node %s knows run %016x of it, which this disk does not", g.Name, run.Incarnation)
 	case run.Id == id.Id && run.Applied > max(first, server.Status().Applied):
 		return old("node %s has seen it apply entry %d of the Raft log, which here ends at %d", g.Name, run.Applied, first)

@@ -30,6 +30,8 @@ type lab struct {
 	nodes map[string]*testNode
 	list  []Peer
 	log   *logBuffer
+
+	mu sync.Mutex // guards which nodes run against clients on other goroutines
 }
 
 // testNode is a machine: its disk, and the process that runs on it.
@@ -110,8 +112,31 @@ func (n *testNode) start() error {
 	c.Register(server)
 	listener := l.net.listen(n.cfg.Name, n.cfg.Address)
 	go server.Serve(listener) //nolint:errcheck // ends with the node
-	n.Cluster, n.server = c, server
+	n.server = server
+	n.runs(c)
 	return nil
+}
+
+// runs notes what runs on a node; nil: nothing does.
+func (n *testNode) runs(c *Cluster) {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.Cluster = c
+}
+
+// any is one of the nodes that run, another one for each number; nil: none does.
+// Clients on any goroutine may use it.
+func (l *lab) any(i int) *Cluster {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var up []*Cluster
+	for _, n := range l.up() {
+		up = append(up, n.Cluster)
+	}
+	if len(up) == 0 {
+		return nil
+	}
+	return up[i%len(up)]
 }
 
 // stop ends the process of a node in order.
@@ -125,7 +150,7 @@ func (n *testNode) stop() {
 		n.lab.Errorf("stop %s: %v", n.cfg.Name, err)
 	}
 	n.server.Stop()
-	n.Cluster = nil
+	n.runs(nil)
 }
 
 // kill ends the process of a node at once; what it wrote is kept.
@@ -151,8 +176,7 @@ func (n *testNode) abandon(disk *crashfs.FS) {
 	n.disk = disk
 	n.lab.net.drop(n.cfg.Name)
 	old := n.Cluster
-	n.Cluster = nil
-	old.world.Log = slog.New(slog.DiscardHandler)
+	n.runs(nil)
 	n.server.Stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -176,7 +176,7 @@ func (c *Cluster) found(f *metapb.FoundCluster) error {
 	if err := c.open(f.Founders[i].Id, command); err != nil {
 		return err
 	}
-	if err := c.belong(f.Cluster, f.Founders[i].Id, false); err != nil {
+	if err := c.belong(f.Cluster, f.Founders[i].Id, 0); err != nil {
 		return err
 	}
 	c.dropBackup()
@@ -194,7 +194,7 @@ func (c *Cluster) join(inv *invitation) (*obstacle, error) {
 	if err := c.open(inv.id, nil); err != nil {
 		return nil, err
 	}
-	return nil, c.belong(inv.cluster, inv.id, inv.claim)
+	return nil, c.belong(inv.cluster, inv.id, inv.registered)
 }
 
 // claim registers this node through a member, which ties its name to this data
@@ -227,14 +227,14 @@ func (c *Cluster) claim(inv *invitation) *obstacle {
 	case r.GetCode() != metapb.Code_CODE_OK:
 		return &obstacle{r.GetText(), r.GetAdvice()}
 	default:
-		inv.id = r.GetNode().GetId()
+		inv.id, inv.registered = r.GetNode().GetId(), r.Index
 		return nil
 	}
 }
 
-// belong notes on the disk which cluster this node belongs to; registered, that
-// this run is registered already.
-func (c *Cluster) belong(cluster, id uint64, registered bool) error {
+// belong notes on the disk which cluster this node belongs to, and the log entry
+// by which this run is registered already, if it is; 0: it is not.
+func (c *Cluster) belong(cluster, id, registered uint64) error {
 	known := uint64(0)
 	c.serverNow().View(func(s *metadata.State) { known = s.Info().Cluster })
 	if known != 0 && known != cluster {
@@ -245,15 +245,17 @@ func (c *Cluster) belong(cluster, id uint64, registered bool) error {
 	}
 	return c.editIdentity(func(own *metapb.Identity) {
 		own.Cluster, own.Id = cluster, id
-		if registered {
-			c.confirmRun(own)
+		if registered != 0 {
+			c.confirmRun(own, registered)
 		}
 	})
 }
 
-// confirmRun changes an identity to say that this run is registered.
-func (c *Cluster) confirmRun(id *metapb.Identity) {
-	id.Incarnation, id.Tried, id.Boot, id.Clean, id.IoError = c.incarnation, nil, c.world.Boot, false, false
+// confirmRun changes an identity to say that this run is registered, by the log
+// entry of that index.
+func (c *Cluster) confirmRun(id *metapb.Identity, index uint64) {
+	id.Incarnation, id.Tried, id.Registered = c.incarnation, nil, index
+	id.Boot, id.Clean, id.IoError = c.world.Boot, false, false
 }
 
 // open opens the Raft member of an id. It exchanges no messages yet.
@@ -364,7 +366,7 @@ func (c *Cluster) register() error {
 		case result.Code != metapb.Code_CODE_OK:
 			return &RefusedError{Text: result.Text, Advice: result.Advice}
 		default:
-			return c.editIdentity(c.confirmRun)
+			return c.editIdentity(func(id *metapb.Identity) { c.confirmRun(id, result.Index) })
 		}
 		select {
 		case <-c.ctx.Done():

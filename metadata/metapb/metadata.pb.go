@@ -3642,6 +3642,7 @@ type Identity struct {
 	IoError       bool                   `protobuf:"varint,8,opt,name=io_error,json=ioError,proto3" json:"io_error,omitempty"` // it ended on an I/O error
 	List          string                 `protobuf:"bytes,9,opt,name=list,proto3" json:"list,omitempty"`                       // the founding list, as configured
 	Tried         []uint64               `protobuf:"varint,10,rep,packed,name=tried,proto3" json:"tried,omitempty"`            // incarnations of later starts whose registration was asked for; its outcome is unknown
+	Registered    uint64                 `protobuf:"varint,11,opt,name=registered,proto3" json:"registered,omitempty"`         // index of the log entry by which incarnation was registered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3744,6 +3745,13 @@ func (x *Identity) GetTried() []uint64 {
 		return x.Tried
 	}
 	return nil
+}
+
+func (x *Identity) GetRegistered() uint64 {
+	if x != nil {
+		return x.Registered
+	}
+	return 0
 }
 
 // Backup is the file of "blkctl cluster snapshot save".
@@ -4156,7 +4164,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x06voters\x18\r \x03(\x04R\x06voters\x12\x1a\n" +
 	"\blearners\x18\x0e \x03(\x04R\blearners\x12\x18\n" +
 	"\acreated\x18\x0f \x01(\x03R\acreated\x12\x18\n" +
-	"\aretired\x18\x10 \x03(\x04R\aretired\"\xed\x01\n" +
+	"\aretired\x18\x10 \x03(\x04R\aretired\"\x8d\x02\n" +
 	"\bIdentity\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\x04R\x04disk\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4168,7 +4176,10 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\bio_error\x18\b \x01(\bR\aioError\x12\x12\n" +
 	"\x04list\x18\t \x01(\tR\x04list\x12\x14\n" +
 	"\x05tried\x18\n" +
-	" \x03(\x04R\x05tried\"v\n" +
+	" \x03(\x04R\x05tried\x12\x1e\n" +
+	"\n" +
+	"registered\x18\v \x01(\x04R\n" +
+	"registered\"v\n" +
 	"\x06Backup\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +
