@@ -51,7 +51,7 @@ var mayImport = map[string][]string{
 
 	"blockdev":            {"internal/crc32c", "internal/env", "internal/mutant"},
 	"blockdev/devicetest": {"blockdev"},
-	"fencing":             {"internal/env", "internal/mutant"},
+	"fencing":             {"blockdev", "internal/env", "internal/mutant"}, // blockdev for the type of generations
 
 	"internal/crc32c":          {}, // golang.org/x/sys/cpu besides
 	"internal/env":             {},

@@ -49,6 +49,14 @@ const (
 	DetectorBurst
 	DetectorAskNobody
 	DetectorIgnoreDeaf
+	StewardRemoveFirst
+	StewardTwoAtOnce
+	StewardFarBehind
+	StewardAnyQuorum
+	StewardNoPause
+	StewardCountWorking
+	StewardRestless
+	StewardOldVerdict
 	StateApplyTwice
 	StateAnyGeneration
 	StateAnyNumber
@@ -58,14 +66,11 @@ const (
 	StatePromoteAny
 	StatePromoteAmnesiac
 	StateCarryUnclean
-	StewardRemoveFirst
-	StewardTwoAtOnce
-	StewardFarBehind
-	StewardAnyQuorum
-	StewardNoPause
-	StewardCountWorking
-	StewardRestless
-	StewardOldVerdict
+	GateSkipSync
+	GateForgetName
+	GateTrustCache
+	GateAcceptLower
+	GateForgetLineage
 	numIDs
 )
 
@@ -123,6 +128,11 @@ var table = [numIDs]Info{
 	{StatePromoteAny, "state/promote-any", "A node that is not a member is promoted."},
 	{StatePromoteAmnesiac, "state/promote-amnesiac", "A member that may have lost entries is promoted."},
 	{StateCarryUnclean, "state/carry-unclean", "A restart after power loss keeps its memberships."},
+	{GateSkipSync, "gate/skip-sync", "A promise is answered before it is synced."},
+	{GateForgetName, "gate/forget-name", "The directory is not synced after the promise's file was created."},
+	{GateTrustCache, "gate/trust-cache", "What is found on opening is taken for durable, although only the page cache may have it."},
+	{GateAcceptLower, "gate/accept-lower", "A lower generation than promised is promised."},
+	{GateForgetLineage, "gate/forget-lineage", "A lineage that was left may be entered again, and its promises are forgotten."},
 }
 
 // All lists the planted bugs.
