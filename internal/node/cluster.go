@@ -96,6 +96,7 @@ func (m *member) start(clock env.Clock) (*cluster.Cluster, error) {
 	return cluster.Start(cluster.Config{
 		Name: cfg.NodeName, List: cfg.list(), Address: cfg.clusterAddress(cfg.list()),
 		Dir:     filepath.Join(cfg.DataDir, api.MetadataDir),
+		Backup:  filepath.Join(cfg.DataDir, api.StagedBackup),
 		Witness: cfg.Cluster.Witness, Labels: labels, NBD: m.node.nbdAddresses(),
 	}, w)
 }
