@@ -73,7 +73,7 @@ crash: ## the store's crash tests with SEEDS (100000) seeds
 .PHONY: mutants
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
 	$(GO) test -tags mutants -timeout 10m ./internal/mutant
-	$(GO) test -tags mutants -run 'Mutants$$' -timeout 10m -v ./blockdev ./fencing
+	$(GO) test -tags mutants -run 'Mutants$$' -timeout 10m -v ./blockdev ./fencing ./metadata
 
 .PHONY: bench
 bench: ## Go benchmarks of the data path

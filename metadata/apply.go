@@ -122,6 +122,8 @@ func (a *apply) doVolume() (*metapb.Result, *Refusal) {
 		return a.reportMark(op.ReportMark)
 	case *metapb.Command_Recover:
 		return a.recover(op.Recover)
+	case *metapb.Command_CertifyPromotion:
+		return a.certifyPromotion(op.CertifyPromotion)
 	}
 	return nil, invalid("this build does not know the command").advise("update blkd on all nodes, then ask again")
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,33 +36,7 @@ var rewrite = flag.Bool("rewrite", false, "write the traces of testdata anew")
 //
 // Changes of a verdict are always shown. With -rewrite the answers are written
 // anew.
-func TestDetectorTraces(t *testing.T) {
-	files, err := filepath.Glob("testdata/detector/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no traces: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			script, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := detectorTrace(string(script))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if *rewrite {
-				if err := os.WriteFile(file, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if !bytes.Equal(got, script) {
-				t.Errorf("%s: %s\n(go test ./metadata -run DetectorTraces -rewrite writes it anew)", file, firstDifference(string(script), string(got)))
-			}
-		})
-	}
-}
+func TestDetectorTraces(t *testing.T) { runTraces(t, "testdata/detector/*.txt", detectorTrace) }
 
 // detectorTrace runs a script and returns it with the answers.
 func detectorTrace(script string) ([]byte, error) {

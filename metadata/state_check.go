@@ -121,7 +121,7 @@ func (s *State) validate() error {
 	if s.cluster == 0 && len(s.nodes.rows)+len(s.volumes.rows) > 0 || s.cluster != 0 && s.version == 0 {
 		return errors.New("it has records, but no cluster, or a cluster without a version")
 	}
-	if n := uint64(len(s.events.kept)); n > eventsKept || n > s.events.last {
+	if n := uint64(len(s.events.kept)); n > eventsKept || n > s.events.last || s.events.last >= maxCounter {
 		return fmt.Errorf("%d events, the last of number %d", n, s.events.last)
 	}
 	for i, e := range s.events.kept {

@@ -52,7 +52,7 @@ func DecodeState(b []byte) (*State, error) {
 		events: eventLog{kept: p.Events, last: p.NextEvent - 1},
 	}
 	for _, a := range p.Applied {
-		if len(a.Request) != len(requestID{}) || proto.Unmarshal(a.Result, new(metapb.Result)) != nil || len(s.applied.order) == requestsKept {
+		if !s.applied.takes(a) {
 			return nil, fmt.Errorf("decode the metadata state: the answer to request %x is damaged, or one too many", a.Request)
 		}
 		s.applied.add(requestID(a.Request), a.Result)

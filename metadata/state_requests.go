@@ -34,6 +34,15 @@ func (l *requestLog) answer(id requestID) *metapb.Result {
 	return r
 }
 
+// takes tells whether an answer that was stored can be the next one.
+func (l *requestLog) takes(a *metapb.Applied) bool {
+	if len(a.Request) != len(requestID{}) || len(l.order) == requestsKept {
+		return false
+	}
+	_, known := l.results[requestID(a.Request)]
+	return !known && proto.Unmarshal(a.Result, new(metapb.Result)) == nil
+}
+
 func (l *requestLog) add(id requestID, result []byte) {
 	if l.results == nil {
 		l.results = make(map[requestID][]byte)

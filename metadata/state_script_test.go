@@ -2,14 +2,12 @@ package metadata
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"blkd/internal/units"
 	"blkd/metadata/metapb"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
@@ -188,16 +186,10 @@ func requestOf(n uint64) []byte {
 	return fmt.Appendf(nil, "request %08d", n)[:16]
 }
 
-// unchangedBut tells whether two encoded states are equal but for the answers to
-// requests, which a refusal adds to as well.
-func unchangedBut(a, b []byte) bool {
-	strip := func(enc []byte) []byte {
-		p := new(metapb.State)
-		if err := proto.Unmarshal(enc, p); err != nil {
-			panic(err)
-		}
-		p.Applied = nil
-		return encode(p)
-	}
-	return slices.Equal(strip(a), strip(b))
+// withoutAnswers encodes a state but for the answers to requests, to which a refusal
+// adds as well.
+func withoutAnswers(s *State) []byte {
+	other := *s
+	other.applied = requestLog{}
+	return other.Encode()
 }

@@ -370,6 +370,7 @@ type Command struct {
 	//	*Command_Attach
 	//	*Command_ReportMark
 	//	*Command_Recover
+	//	*Command_CertifyPromotion
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -618,6 +619,15 @@ func (x *Command) GetRecover() *Recover {
 	return nil
 }
 
+func (x *Command) GetCertifyPromotion() *CertifyPromotion {
+	if x != nil {
+		if x, ok := x.Op.(*Command_CertifyPromotion); ok {
+			return x.CertifyPromotion
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -698,6 +708,10 @@ type Command_Recover struct {
 	Recover *Recover `protobuf:"bytes,64,opt,name=recover,proto3,oneof"`
 }
 
+type Command_CertifyPromotion struct {
+	CertifyPromotion *CertifyPromotion `protobuf:"bytes,65,opt,name=certify_promotion,json=certifyPromotion,proto3,oneof"`
+}
+
 func (*Command_FoundCluster) isCommand_Op() {}
 
 func (*Command_RestoreCluster) isCommand_Op() {}
@@ -735,6 +749,8 @@ func (*Command_Attach) isCommand_Op() {}
 func (*Command_ReportMark) isCommand_Op() {}
 
 func (*Command_Recover) isCommand_Op() {}
+
+func (*Command_CertifyPromotion) isCommand_Op() {}
 
 // FoundCluster is the first command of a cluster.
 type FoundCluster struct {
@@ -2155,6 +2171,68 @@ func (x *ReportMark) GetSeq() uint64 {
 	return 0
 }
 
+// CertifyPromotion tells that the primary of a generation serves, and on what that
+// rests. It is no change of who may write.
+type CertifyPromotion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Certificate   *Certificate           `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertifyPromotion) Reset() {
+	*x = CertifyPromotion{}
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertifyPromotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertifyPromotion) ProtoMessage() {}
+
+func (x *CertifyPromotion) ProtoReflect() protoreflect.Message {
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertifyPromotion.ProtoReflect.Descriptor instead.
+func (*CertifyPromotion) Descriptor() ([]byte, []int) {
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *CertifyPromotion) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *CertifyPromotion) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *CertifyPromotion) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
 // Recover ends the recovery of a volume whose members all may have lost
 // acknowledged entries: new generation, new attachment number, mark reset.
 type Recover struct {
@@ -2172,7 +2250,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2262,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2275,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{20}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Recover) GetVolume() string {
@@ -2265,7 +2343,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2355,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2368,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{21}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Result) GetCode() Code {
@@ -2370,7 +2448,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2460,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2473,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{22}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Node) GetName() string {
@@ -2550,7 +2628,7 @@ type Layout struct {
 
 func (x *Layout) Reset() {
 	*x = Layout{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2640,7 @@ func (x *Layout) String() string {
 func (*Layout) ProtoMessage() {}
 
 func (x *Layout) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2653,7 @@ func (x *Layout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layout.ProtoReflect.Descriptor instead.
 func (*Layout) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{23}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Layout) GetKind() LayoutKind {
@@ -2621,7 +2699,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2711,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2724,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{24}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Member) GetNode() string {
@@ -2702,7 +2780,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2792,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2805,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{25}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Attachment) GetHolder() string {
@@ -2755,7 +2833,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2845,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2858,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{26}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Mark) GetGeneration() uint64 {
@@ -2819,13 +2897,14 @@ type Volume struct {
 	Mark               *Mark                  `protobuf:"bytes,17,opt,name=mark,proto3" json:"mark,omitempty"`
 	Created            int64                  `protobuf:"varint,18,opt,name=created,proto3" json:"created,omitempty"`                                     // Unix nanoseconds
 	ManualFailover     bool                   `protobuf:"varint,19,opt,name=manual_failover,json=manualFailover,proto3" json:"manual_failover,omitempty"` // nobody is promoted but by an operator
+	Served             uint64                 `protobuf:"varint,20,opt,name=served,proto3" json:"served,omitempty"`                                       // the latest generation whose primary has said that it serves
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2916,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2929,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{27}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Volume) GetId() uint64 {
@@ -2986,6 +3065,13 @@ func (x *Volume) GetManualFailover() bool {
 	return false
 }
 
+func (x *Volume) GetServed() uint64 {
+	if x != nil {
+		return x.Served
+	}
+	return 0
+}
+
 // HistoryEntry is one change of a volume's record.
 type HistoryEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2996,14 +3082,15 @@ type HistoryEntry struct {
 	Node          string                 `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"` // the node that took the request
 	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	Time          int64                  `protobuf:"varint,7,opt,name=time,proto3" json:"time,omitempty"`
-	Index         uint64                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"` // of the log entry
+	Index         uint64                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`            // of the log entry
+	Certificate   *Certificate           `protobuf:"bytes,9,opt,name=certificate,proto3" json:"certificate,omitempty"` // of the promotion to this generation, once it serves
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3102,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3115,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{28}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HistoryEntry) GetGeneration() uint64 {
@@ -3087,6 +3174,13 @@ func (x *HistoryEntry) GetIndex() uint64 {
 	return 0
 }
 
+func (x *HistoryEntry) GetCertificate() *Certificate {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
 // History is the record's past, oldest first; at least the last 1,000 entries.
 type History struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3101,7 +3195,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3207,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3220,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{29}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *History) GetVolume() uint64 {
@@ -3182,7 +3276,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3288,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3301,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{30}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -3285,7 +3379,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3391,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3404,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{31}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Change) GetField() string {
@@ -3348,7 +3442,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3360,7 +3454,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3373,7 +3467,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{32}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Plan) GetMembers() []*Member {
@@ -3422,7 +3516,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3528,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3541,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{33}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Applied) GetRequest() []byte {
@@ -3489,7 +3583,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3595,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3608,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{34}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *State) GetFormat() uint32 {
@@ -3649,7 +3743,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3755,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3768,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{35}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Identity) GetDisk() uint64 {
@@ -3767,7 +3861,7 @@ type Backup struct {
 
 func (x *Backup) Reset() {
 	*x = Backup{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3779,7 +3873,7 @@ func (x *Backup) String() string {
 func (*Backup) ProtoMessage() {}
 
 func (x *Backup) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3792,7 +3886,7 @@ func (x *Backup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backup.ProtoReflect.Descriptor instead.
 func (*Backup) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{36}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Backup) GetFormat() uint32 {
@@ -3827,8 +3921,7 @@ var File_metadata_metapb_metadata_proto protoreflect.FileDescriptor
 
 const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetadata/metapb/metadata.proto\x12\rblkd.metadata\"\xb2\n" +
-	"\n" +
+	"\x1emetadata/metapb/metadata.proto\x12\rblkd.metadata\x1a!metadata/metapb/certificate.proto\"\x82\v\n" +
 	"\aCommand\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x12\n" +
@@ -3859,7 +3952,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x06attach\x18> \x01(\v2\x15.blkd.metadata.AttachH\x00R\x06attach\x12<\n" +
 	"\vreport_mark\x18? \x01(\v2\x19.blkd.metadata.ReportMarkH\x00R\n" +
 	"reportMark\x122\n" +
-	"\arecover\x18@ \x01(\v2\x16.blkd.metadata.RecoverH\x00R\arecoverB\x04\n" +
+	"\arecover\x18@ \x01(\v2\x16.blkd.metadata.RecoverH\x00R\arecover\x12N\n" +
+	"\x11certify_promotion\x18A \x01(\v2\x1f.blkd.metadata.CertifyPromotionH\x00R\x10certifyPromotionB\x04\n" +
 	"\x02op\"p\n" +
 	"\fFoundCluster\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x04R\acluster\x12\x12\n" +
@@ -4003,7 +4097,13 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xde\x01\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x88\x01\n" +
+	"\x10CertifyPromotion\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12<\n" +
+	"\vcertificate\x18\x03 \x01(\v2\x1a.blkd.metadata.CertificateR\vcertificate\"\xde\x01\n" +
 	"\aRecover\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
 	"\n" +
@@ -4074,7 +4174,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xae\x05\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xc6\x05\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -4104,7 +4204,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"attachment\x12'\n" +
 	"\x04mark\x18\x11 \x01(\v2\x13.blkd.metadata.MarkR\x04mark\x12\x18\n" +
 	"\acreated\x18\x12 \x01(\x03R\acreated\x12'\n" +
-	"\x0fmanual_failover\x18\x13 \x01(\bR\x0emanualFailover\"\xc0\x01\n" +
+	"\x0fmanual_failover\x18\x13 \x01(\bR\x0emanualFailover\x12\x16\n" +
+	"\x06served\x18\x14 \x01(\x04R\x06served\"\xfe\x01\n" +
 	"\fHistoryEntry\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4115,7 +4216,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x04node\x18\x05 \x01(\tR\x04node\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04time\x18\a \x01(\x03R\x04time\x12\x14\n" +
-	"\x05index\x18\b \x01(\x04R\x05index\"\xa0\x01\n" +
+	"\x05index\x18\b \x01(\x04R\x05index\x12<\n" +
+	"\vcertificate\x18\t \x01(\v2\x1a.blkd.metadata.CertificateR\vcertificate\"\xa0\x01\n" +
 	"\aHistory\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\x04R\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x125\n" +
@@ -4232,7 +4334,7 @@ func file_metadata_metapb_metadata_proto_rawDescGZIP() []byte {
 }
 
 var file_metadata_metapb_metadata_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_metadata_metapb_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_metadata_metapb_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_metadata_metapb_metadata_proto_goTypes = []any{
 	(Code)(0),                 // 0: blkd.metadata.Code
 	(Health)(0),               // 1: blkd.metadata.Health
@@ -4260,25 +4362,27 @@ var file_metadata_metapb_metadata_proto_goTypes = []any{
 	(*SetMembers)(nil),        // 23: blkd.metadata.SetMembers
 	(*Attach)(nil),            // 24: blkd.metadata.Attach
 	(*ReportMark)(nil),        // 25: blkd.metadata.ReportMark
-	(*Recover)(nil),           // 26: blkd.metadata.Recover
-	(*Result)(nil),            // 27: blkd.metadata.Result
-	(*Node)(nil),              // 28: blkd.metadata.Node
-	(*Layout)(nil),            // 29: blkd.metadata.Layout
-	(*Member)(nil),            // 30: blkd.metadata.Member
-	(*Attachment)(nil),        // 31: blkd.metadata.Attachment
-	(*Mark)(nil),              // 32: blkd.metadata.Mark
-	(*Volume)(nil),            // 33: blkd.metadata.Volume
-	(*HistoryEntry)(nil),      // 34: blkd.metadata.HistoryEntry
-	(*History)(nil),           // 35: blkd.metadata.History
-	(*Event)(nil),             // 36: blkd.metadata.Event
-	(*Change)(nil),            // 37: blkd.metadata.Change
-	(*Plan)(nil),              // 38: blkd.metadata.Plan
-	(*Applied)(nil),           // 39: blkd.metadata.Applied
-	(*State)(nil),             // 40: blkd.metadata.State
-	(*Identity)(nil),          // 41: blkd.metadata.Identity
-	(*Backup)(nil),            // 42: blkd.metadata.Backup
-	nil,                       // 43: blkd.metadata.RegisterNode.LabelsEntry
-	nil,                       // 44: blkd.metadata.Node.LabelsEntry
+	(*CertifyPromotion)(nil),  // 26: blkd.metadata.CertifyPromotion
+	(*Recover)(nil),           // 27: blkd.metadata.Recover
+	(*Result)(nil),            // 28: blkd.metadata.Result
+	(*Node)(nil),              // 29: blkd.metadata.Node
+	(*Layout)(nil),            // 30: blkd.metadata.Layout
+	(*Member)(nil),            // 31: blkd.metadata.Member
+	(*Attachment)(nil),        // 32: blkd.metadata.Attachment
+	(*Mark)(nil),              // 33: blkd.metadata.Mark
+	(*Volume)(nil),            // 34: blkd.metadata.Volume
+	(*HistoryEntry)(nil),      // 35: blkd.metadata.HistoryEntry
+	(*History)(nil),           // 36: blkd.metadata.History
+	(*Event)(nil),             // 37: blkd.metadata.Event
+	(*Change)(nil),            // 38: blkd.metadata.Change
+	(*Plan)(nil),              // 39: blkd.metadata.Plan
+	(*Applied)(nil),           // 40: blkd.metadata.Applied
+	(*State)(nil),             // 41: blkd.metadata.State
+	(*Identity)(nil),          // 42: blkd.metadata.Identity
+	(*Backup)(nil),            // 43: blkd.metadata.Backup
+	nil,                       // 44: blkd.metadata.RegisterNode.LabelsEntry
+	nil,                       // 45: blkd.metadata.Node.LabelsEntry
+	(*Certificate)(nil),       // 46: blkd.metadata.Certificate
 }
 var file_metadata_metapb_metadata_proto_depIdxs = []int32{
 	7,  // 0: blkd.metadata.Command.found_cluster:type_name -> blkd.metadata.FoundCluster
@@ -4299,46 +4403,49 @@ var file_metadata_metapb_metadata_proto_depIdxs = []int32{
 	23, // 15: blkd.metadata.Command.set_members:type_name -> blkd.metadata.SetMembers
 	24, // 16: blkd.metadata.Command.attach:type_name -> blkd.metadata.Attach
 	25, // 17: blkd.metadata.Command.report_mark:type_name -> blkd.metadata.ReportMark
-	26, // 18: blkd.metadata.Command.recover:type_name -> blkd.metadata.Recover
-	8,  // 19: blkd.metadata.FoundCluster.founders:type_name -> blkd.metadata.Founder
-	8,  // 20: blkd.metadata.RestoreCluster.founders:type_name -> blkd.metadata.Founder
-	43, // 21: blkd.metadata.RegisterNode.labels:type_name -> blkd.metadata.RegisterNode.LabelsEntry
-	1,  // 22: blkd.metadata.ObserveNode.health:type_name -> blkd.metadata.Health
-	29, // 23: blkd.metadata.CreateVolume.layout:type_name -> blkd.metadata.Layout
-	3,  // 24: blkd.metadata.CreateVolume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 25: blkd.metadata.CreateVolume.durability:type_name -> blkd.metadata.Durability
-	3,  // 26: blkd.metadata.ChangeVolume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 27: blkd.metadata.ChangeVolume.durability:type_name -> blkd.metadata.Durability
-	30, // 28: blkd.metadata.SetMembers.members:type_name -> blkd.metadata.Member
-	30, // 29: blkd.metadata.Recover.members:type_name -> blkd.metadata.Member
-	0,  // 30: blkd.metadata.Result.code:type_name -> blkd.metadata.Code
-	28, // 31: blkd.metadata.Result.node:type_name -> blkd.metadata.Node
-	33, // 32: blkd.metadata.Result.volume:type_name -> blkd.metadata.Volume
-	38, // 33: blkd.metadata.Result.plan:type_name -> blkd.metadata.Plan
-	44, // 34: blkd.metadata.Node.labels:type_name -> blkd.metadata.Node.LabelsEntry
-	1,  // 35: blkd.metadata.Node.health:type_name -> blkd.metadata.Health
-	2,  // 36: blkd.metadata.Layout.kind:type_name -> blkd.metadata.LayoutKind
-	5,  // 37: blkd.metadata.Member.state:type_name -> blkd.metadata.ReplicaState
-	29, // 38: blkd.metadata.Volume.layout:type_name -> blkd.metadata.Layout
-	3,  // 39: blkd.metadata.Volume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 40: blkd.metadata.Volume.durability:type_name -> blkd.metadata.Durability
-	30, // 41: blkd.metadata.Volume.members:type_name -> blkd.metadata.Member
-	31, // 42: blkd.metadata.Volume.attachment:type_name -> blkd.metadata.Attachment
-	32, // 43: blkd.metadata.Volume.mark:type_name -> blkd.metadata.Mark
-	34, // 44: blkd.metadata.History.entries:type_name -> blkd.metadata.HistoryEntry
-	37, // 45: blkd.metadata.Event.changes:type_name -> blkd.metadata.Change
-	30, // 46: blkd.metadata.Plan.members:type_name -> blkd.metadata.Member
-	28, // 47: blkd.metadata.State.nodes:type_name -> blkd.metadata.Node
-	33, // 48: blkd.metadata.State.volumes:type_name -> blkd.metadata.Volume
-	35, // 49: blkd.metadata.State.histories:type_name -> blkd.metadata.History
-	36, // 50: blkd.metadata.State.events:type_name -> blkd.metadata.Event
-	39, // 51: blkd.metadata.State.applied:type_name -> blkd.metadata.Applied
-	40, // 52: blkd.metadata.Backup.state:type_name -> blkd.metadata.State
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	27, // 18: blkd.metadata.Command.recover:type_name -> blkd.metadata.Recover
+	26, // 19: blkd.metadata.Command.certify_promotion:type_name -> blkd.metadata.CertifyPromotion
+	8,  // 20: blkd.metadata.FoundCluster.founders:type_name -> blkd.metadata.Founder
+	8,  // 21: blkd.metadata.RestoreCluster.founders:type_name -> blkd.metadata.Founder
+	44, // 22: blkd.metadata.RegisterNode.labels:type_name -> blkd.metadata.RegisterNode.LabelsEntry
+	1,  // 23: blkd.metadata.ObserveNode.health:type_name -> blkd.metadata.Health
+	30, // 24: blkd.metadata.CreateVolume.layout:type_name -> blkd.metadata.Layout
+	3,  // 25: blkd.metadata.CreateVolume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 26: blkd.metadata.CreateVolume.durability:type_name -> blkd.metadata.Durability
+	3,  // 27: blkd.metadata.ChangeVolume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 28: blkd.metadata.ChangeVolume.durability:type_name -> blkd.metadata.Durability
+	31, // 29: blkd.metadata.SetMembers.members:type_name -> blkd.metadata.Member
+	46, // 30: blkd.metadata.CertifyPromotion.certificate:type_name -> blkd.metadata.Certificate
+	31, // 31: blkd.metadata.Recover.members:type_name -> blkd.metadata.Member
+	0,  // 32: blkd.metadata.Result.code:type_name -> blkd.metadata.Code
+	29, // 33: blkd.metadata.Result.node:type_name -> blkd.metadata.Node
+	34, // 34: blkd.metadata.Result.volume:type_name -> blkd.metadata.Volume
+	39, // 35: blkd.metadata.Result.plan:type_name -> blkd.metadata.Plan
+	45, // 36: blkd.metadata.Node.labels:type_name -> blkd.metadata.Node.LabelsEntry
+	1,  // 37: blkd.metadata.Node.health:type_name -> blkd.metadata.Health
+	2,  // 38: blkd.metadata.Layout.kind:type_name -> blkd.metadata.LayoutKind
+	5,  // 39: blkd.metadata.Member.state:type_name -> blkd.metadata.ReplicaState
+	30, // 40: blkd.metadata.Volume.layout:type_name -> blkd.metadata.Layout
+	3,  // 41: blkd.metadata.Volume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 42: blkd.metadata.Volume.durability:type_name -> blkd.metadata.Durability
+	31, // 43: blkd.metadata.Volume.members:type_name -> blkd.metadata.Member
+	32, // 44: blkd.metadata.Volume.attachment:type_name -> blkd.metadata.Attachment
+	33, // 45: blkd.metadata.Volume.mark:type_name -> blkd.metadata.Mark
+	46, // 46: blkd.metadata.HistoryEntry.certificate:type_name -> blkd.metadata.Certificate
+	35, // 47: blkd.metadata.History.entries:type_name -> blkd.metadata.HistoryEntry
+	38, // 48: blkd.metadata.Event.changes:type_name -> blkd.metadata.Change
+	31, // 49: blkd.metadata.Plan.members:type_name -> blkd.metadata.Member
+	29, // 50: blkd.metadata.State.nodes:type_name -> blkd.metadata.Node
+	34, // 51: blkd.metadata.State.volumes:type_name -> blkd.metadata.Volume
+	36, // 52: blkd.metadata.State.histories:type_name -> blkd.metadata.History
+	37, // 53: blkd.metadata.State.events:type_name -> blkd.metadata.Event
+	40, // 54: blkd.metadata.State.applied:type_name -> blkd.metadata.Applied
+	41, // 55: blkd.metadata.Backup.state:type_name -> blkd.metadata.State
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_metadata_metapb_metadata_proto_init() }
@@ -4346,6 +4453,7 @@ func file_metadata_metapb_metadata_proto_init() {
 	if File_metadata_metapb_metadata_proto != nil {
 		return
 	}
+	file_metadata_metapb_certificate_proto_init()
 	file_metadata_metapb_metadata_proto_msgTypes[0].OneofWrappers = []any{
 		(*Command_FoundCluster)(nil),
 		(*Command_RestoreCluster)(nil),
@@ -4366,6 +4474,7 @@ func file_metadata_metapb_metadata_proto_init() {
 		(*Command_Attach)(nil),
 		(*Command_ReportMark)(nil),
 		(*Command_Recover)(nil),
+		(*Command_CertifyPromotion)(nil),
 	}
 	file_metadata_metapb_metadata_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
@@ -4374,7 +4483,7 @@ func file_metadata_metapb_metadata_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metadata_metapb_metadata_proto_rawDesc), len(file_metadata_metapb_metadata_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
