@@ -36,6 +36,7 @@ func (a *apply) certifyPromotion(c *metapb.CertifyPromotion) (*metapb.Result, *R
 		Generation: v.Generation, Number: v.Number, What: fmt.Sprintf("%s serves", v.Primary),
 		By: a.c.By, Node: a.c.Node, Reason: a.c.Reason, Time: a.c.Time, Index: a.index, Certificate: c.Certificate,
 	})
+	a.s.forgetOldCertificates(v.Id)
 	a.tell(typeVolume, v.Name, volumeFields(v), volumeFields(now))
 	return &metapb.Result{Volume: now}, nil
 }

@@ -146,6 +146,9 @@ func volumeFields(v *metapb.Volume) []field {
 	l.text("attachment.holder", v.Attachment.GetHolder())
 	l.counter("attachment.number", v.Attachment.GetNumber())
 	l.number("created", v.Created)
+	if v.Served != 0 {
+		l.counter("served", v.Served)
+	}
 	return l
 }
 

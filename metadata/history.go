@@ -5,12 +5,15 @@ import (
 	"slices"
 
 	"blkd/metadata/metapb"
+
+	"google.golang.org/protobuf/proto"
 )
 
 const (
 	historyKept    = 1000 // entries a history has at least, once it had as many
 	historyLimit   = 2000 // it is trimmed beyond
 	historyDeleted = 100  // deleted volumes whose history is kept
+	historyProven  = 100  // entries whose certificate is kept, per volume
 )
 
 // historyOf finds the history of a name: the living volume's, else that of the
@@ -51,6 +54,25 @@ func (s *State) remember(v *metapb.Volume, e *metapb.HistoryEntry) {
 	if n := len(h.Entries); n > historyLimit {
 		h.Dropped += uint64(n - historyKept)
 		h.Entries = slices.Clone(h.Entries[n-historyKept:])
+	}
+}
+
+// forgetOldCertificates drops the certificates of all but the last promotions: one
+// is many times as large as the rest of its entry.
+func (s *State) forgetOldCertificates(volume uint64) {
+	kept := 0
+	h := s.historyByID(volume)
+	for i, e := range slices.Backward(h.Entries) {
+		if e.Certificate == nil {
+			continue
+		}
+		if kept++; kept > historyProven {
+			e = proto.CloneOf(e) // readers may hold the old one, and the list
+			e.Certificate = nil
+			h.Entries = slices.Clone(h.Entries)
+			h.Entries[i] = e
+			return // one more than before, at most
+		}
 	}
 }
 

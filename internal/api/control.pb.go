@@ -757,7 +757,10 @@ func (x *RequestInfo) GetReason() string {
 }
 
 type ListVolumesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// local: only those that the answering node serves, as it knows at once: a node
+	// asks others so for what it tells.
+	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -790,6 +793,13 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
 	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListVolumesRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 type ListVolumesResponse struct {
@@ -1180,13 +1190,16 @@ func (x *ResizeVolumeRequest) GetRequest() *RequestInfo {
 
 // PromoteRequest asks for a new primary.
 type PromoteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`                        // node; empty: the best replica other than the present primary
-	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`                    // only if this node is primary, otherwise nothing is done; empty: whoever is
-	DryRun        bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only tell what would happen
-	Force         bool                   `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`                 // even if acknowledged writes may be lost; request.reason must be given
-	Request       *RequestInfo           `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	To      string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`                        // node; empty: the best replica other than the present primary
+	From    string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`                    // only if this node is primary, otherwise nothing is done; empty: whoever is
+	DryRun  bool                   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // only tell what would happen
+	Force   bool                   `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`                 // even if acknowledged writes may be lost; request.reason must be given
+	Request *RequestInfo           `protobuf:"bytes,6,opt,name=request,proto3" json:"request,omitempty"`
+	// local: only if the answering node is primary; ABORTED otherwise. A node passes
+	// requests on so.
+	Local         bool `protobuf:"varint,7,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1261,6 +1274,13 @@ func (x *PromoteRequest) GetRequest() *RequestInfo {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *PromoteRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 // Promotion is what Promote did, or in a dry run would do.
@@ -2510,8 +2530,9 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\vRequestInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x14\n" +
-	"\x12ListVolumesRequest\"@\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"*\n" +
+	"\x12ListVolumesRequest\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"@\n" +
 	"\x13ListVolumesResponse\x12)\n" +
 	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\"'\n" +
 	"\x11ShowVolumeRequest\x12\x12\n" +
@@ -2545,14 +2566,15 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12!\n" +
 	"\fallow_shrink\x18\x03 \x01(\bR\vallowShrink\x12.\n" +
-	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\xa7\x01\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\xbd\x01\n" +
 	"\x0ePromoteRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05force\x12.\n" +
-	"\arequest\x18\x06 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\xff\x02\n" +
+	"\arequest\x18\x06 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\a \x01(\bR\x05local\"\xff\x02\n" +
 	"\tPromotion\x12'\n" +
 	"\x06volume\x18\x01 \x01(\v2\x0f.blkd.v1.VolumeR\x06volume\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.blkd.metadata.PromotionKindR\x04kind\x12\x17\n" +
