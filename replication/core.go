@@ -54,7 +54,7 @@ type Config struct {
 	// Now is when the replica was opened. A promise or lease of an earlier run
 	// of the node is waited out from here.
 	Now Instant
-	// Fresh: this is the first run on this disk, so there is no earlier one.
+	// Fresh: no earlier run of the node had this replica.
 	Fresh bool
 	// Durable: the log was synced up to here when it was opened.
 	Durable Seq
@@ -64,9 +64,10 @@ type Config struct {
 // Times are the core's intervals. Zero fields get the defaults.
 type Times struct {
 	Lease time.Duration // how long a member grants; default 600 ms
-	Drift time.Duration // added to a grant and taken from a belief: clock rate error over one lease; default 2 ms
+	Drift time.Duration // added to a grant and taken from a belief: clock rate error over one lease; default Lease/300
 	Probe time.Duration // a silent peer is asked again; default 100 ms
 	Drop  time.Duration // a member that answers nothing is dropped after this; default 700 ms
+	Slow  time.Duration // a member that answers, but takes this long to hold or sync what it is sent, is moved out; default 3 s
 	Retry time.Duration // first pause between attempts of a plan; doubled up to 32 times; default 100 ms
 }
 
@@ -77,9 +78,10 @@ func (t Times) withDefaults() Times {
 		}
 	}
 	set(&t.Lease, 600*time.Millisecond)
-	set(&t.Drift, 2*time.Millisecond)
+	set(&t.Drift, t.Lease/300)
 	set(&t.Probe, 100*time.Millisecond)
 	set(&t.Drop, 700*time.Millisecond)
+	set(&t.Slow, 3*time.Second)
 	set(&t.Retry, 100*time.Millisecond)
 	return t
 }
@@ -90,6 +92,7 @@ type Limits struct {
 	SendBytes  int    // catching up: bytes sent ahead of the answers; default 8 MiB
 	CopyBytes  int64  // one piece of a full copy; default 256 KiB
 	Copies     uint64 // pieces sent ahead of the answers; default 4
+	LagBytes   int64  // log kept for a member that does not keep up, within a sixteenth; default 32 MiB
 }
 
 func (l Limits) withDefaults() Limits {
@@ -105,12 +108,16 @@ func (l Limits) withDefaults() Limits {
 	if l.Copies == 0 {
 		l.Copies = 4
 	}
+	if l.LagBytes == 0 {
+		l.LagBytes = 32 << 20
+	}
 	return l
 }
 
 // Events tell what happens, for logs, metrics and traces. Fields may be nil.
 type Events struct {
 	Role    func(role Role, g Generation)
+	Served  func(*Certificate) // a generation begins to serve
 	Refused func(from NodeID, what string)
 	Note    func(text string)
 }
@@ -153,14 +160,23 @@ type Send struct {
 }
 
 // Proposal asks the quorum for a change of the record: a compare-and-set on
-// (Generation, Number).
+// (Generation, Number). It is one of four:
+//
+//   - another member list: Members;
+//   - another policy: Shape;
+//   - a promotion of a member: Promote and PromoteInc;
+//   - the end of a recovery: Recover, with Members, Promote and PromoteInc. It
+//     raises the attachment number and begins the mark anew.
 type Proposal struct {
 	ID         uint64
 	Generation Generation
 	Number     uint64
-	Members    []Member // the new list; nil for a promotion
+	Members    []Member
+	Shape      *Shape
 	Promote    NodeID
 	PromoteInc Incarnation
+	Recover    bool
+	Waived     []NodeID // recovery: members whose logs were given up, by an operator
 	Why        string
 }
 
@@ -203,13 +219,18 @@ type Core struct {
 	syncAgain  bool         // and another shall follow
 	primaryOf  NodeID       // who sends the appends of prom,
 	primaryInc Incarnation
-	copied     uint64 // pieces of the full copy held
+	copied     uint64     // pieces of the full copy held
+	lends      Generation // leases are granted to this generation and later ones
+	grantEnded Instant    // when the last lease to an older generation had ended
 
-	links map[NodeID]link
-	role  Role
-	gen   Generation // of role, unless it is Secondary
-	p     primary
+	links  map[NodeID]link
+	role   Role
+	gen    Generation // of role, unless it is Secondary
+	p      primary
+	rescue *recovery // nil: none is needed
+	waived []NodeID  // recovery goes on without these
 
+	mem          memory
 	nextProposal uint64
 	failed       error
 }
@@ -242,6 +263,7 @@ func (c *Core) Take() Effects {
 func (c *Core) TakeInto(e *Effects) {
 	e.reset()
 	*e, c.out = c.out, *e
+	c.mem.taken = true
 }
 
 // reset empties e and keeps its memory.
@@ -262,12 +284,41 @@ func (c *Core) Stop(now Instant) {
 	}
 }
 
+// memory is what messages are made of. It is used again in the first call after
+// the effects were taken, when the caller has sent them.
+type memory struct {
+	taken    bool
+	messages []*Message
+	used     int
+	entries  []blockdev.Entry
+}
+
+func (m *memory) recycle() {
+	m.taken, m.used = false, 0
+	clear(m.entries)
+	m.entries = m.entries[:0]
+}
+
+// message is a zero message that lives until the effects were carried out.
+func (m *memory) message(kind Kind) *Message {
+	if m.used == len(m.messages) {
+		m.messages = append(m.messages, new(Message))
+	}
+	x := m.messages[m.used]
+	m.used++
+	*x = Message{Kind: kind}
+	return x
+}
+
 // enter begins a call.
 func (c *Core) enter(now Instant) bool {
 	if now < c.now {
 		panic(fmt.Sprintf("replication: the clock went back from %d to %d", c.now, now))
 	}
 	c.now = now
+	if c.mem.taken {
+		c.mem.recycle()
+	}
 	return c.failed == nil
 }
 
@@ -288,7 +339,9 @@ func (c *Core) must(what string, err error) bool {
 	return err == nil
 }
 
-func (c *Core) send(to NodeID, inc Incarnation, m *Message) {
+func (c *Core) send(p *peer, m *Message) { c.sendTo(p.node, p.inc, m) }
+
+func (c *Core) sendTo(to NodeID, inc Incarnation, m *Message) {
 	m.Lineage, m.From, m.To = c.lineage, c.inc, inc
 	c.out.Sends = append(c.out.Sends, Send{to, m})
 }
@@ -301,41 +354,71 @@ func (c *Core) note(format string, args ...any) {
 
 // Record tells what the quorum has committed. Older records are ignored.
 func (c *Core) Record(now Instant, r *Record) {
-	if !c.enter(now) {
-		return
-	}
-	if c.rec != nil && r.Lineage == c.rec.Lineage && !r.newerThan(c.rec) {
+	if !c.enter(now) || !r.newerThan(c.rec) {
 		return
 	}
 	c.rec = r
 	if !c.adoptLineage(r) {
 		return
 	}
+	// No lease to a generation that has ended: its end would never come.
+	c.lends = max(c.lends, r.Generation)
 	if c.role != Secondary && (r.Generation != c.gen || r.Primary != c.self || r.PrimaryIncarnation != c.inc) {
-		c.stepDown(fmt.Sprintf("the quorum recorded generation %d with primary %s", r.Generation, r.Primary))
+		c.stepDown(fmt.Sprintf("the quorum recorded generation %d with primary %s", r.Generation, orNobody(r.Primary)))
 	}
 	if c.role != Secondary {
 		c.recordAsPrimary(r)
-		return
+	} else {
+		c.maybeActivate()
 	}
-	c.maybeActivate()
+	c.tickRecovery()
 }
 
-// adoptLineage binds the replica to its first lineage. A replica of another one
-// has no standing: it is reset by a join.
+func orNobody(n NodeID) NodeID {
+	if n == "" {
+		return "nobody"
+	}
+	return n
+}
+
+// adoptLineage follows the volume into a new lineage with the log that is here, if
+// the record says that it counts there. Any other replica is of a branch that was
+// left: it has no standing until a join has emptied it.
 func (c *Core) adoptLineage(r *Record) bool {
 	if c.lineage == r.Lineage {
 		return true
 	}
-	if _, seq := c.disk.Last(); c.lineage != 0 && (seq != 0 || c.prom != 0) {
-		c.stepDown("the volume has a new lineage")
+	c.stepDown("the volume has a new lineage")
+	_, seq := c.disk.Last()
+	empty := seq == 0 && c.prom == 0
+	if !empty && (!r.inSet(c.self, c.inc) || c.disk.Incomplete()) {
 		return false
 	}
-	if !c.must("promise", c.gate.Promise(r.Lineage, 0)) {
+	return c.enterLineage(r.Lineage)
+}
+
+// enterLineage makes promises and leases of another lineage void.
+func (c *Core) enterLineage(lineage uint64) bool {
+	if !c.must("promise", c.gate.Promise(lineage, 0)) {
 		return false
 	}
-	c.lineage, c.prom = r.Lineage, 0
+	c.lineage, c.prom, c.matched, c.lends = lineage, 0, 0, 0
+	c.sealing, c.primaryOf = nil, ""
 	return true
+}
+
+// leaveBranch empties a replica of another lineage when it is invited into the
+// recorded one.
+func (c *Core) leaveBranch(m *Message) bool {
+	if m.Kind != MsgJoin || c.rec == nil || m.Lineage != c.rec.Lineage || c.rec.inSet(c.self, c.inc) || !c.now.after(c.grant.until) {
+		return false
+	}
+	c.note("leaves lineage %x for %x and becomes empty", c.lineage, m.Lineage)
+	if !c.must("reset", c.disk.Reset(0, 0)) {
+		return false
+	}
+	c.durable, c.syncSeq, c.copied = 0, 0, 0
+	return c.enterLineage(m.Lineage)
 }
 
 // Receive handles a peer's message.
@@ -343,8 +426,11 @@ func (c *Core) Receive(now Instant, from NodeID, m *Message) {
 	if !c.enter(now) {
 		return
 	}
-	if m.To != c.inc || m.Lineage != c.lineage || m.Lineage == 0 {
-		return // for another run or another branch of the volume
+	if m.To != c.inc || m.Lineage == 0 {
+		return // for another run
+	}
+	if m.Lineage != c.lineage && !c.leaveBranch(m) {
+		return // of another branch of the volume
 	}
 	switch m.Kind {
 	case MsgAppend:
@@ -361,6 +447,10 @@ func (c *Core) Receive(now Instant, from NodeID, m *Message) {
 		c.onCopy(from, m)
 	case MsgRelease:
 		c.onRelease(m)
+	case MsgCollect:
+		c.onCollect(from, m)
+	case MsgCollected:
+		c.onCollected(from, m)
 	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined:
 		c.onAnswer(from, m)
 	}
@@ -374,9 +464,10 @@ func (c *Core) Tick(now Instant) {
 	c.finishSeal()
 	if c.role == Secondary {
 		c.maybeActivate()
-		return
+	} else {
+		c.tickPrimary()
 	}
-	c.tickPrimary()
+	c.tickRecovery()
 }
 
 // setRole records a change of role.

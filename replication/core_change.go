@@ -1,15 +1,16 @@
 package replication
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// change is a change of the members that the quorum has not decided yet. Both
-// sets count until it has.
+// change is a change of the members or the policy that the quorum has not decided
+// yet. Both records count until it has.
 type change struct {
-	Record // as it would be; only Members differ from the base
+	Record // as it would be
 	id     uint64
 }
 
@@ -29,50 +30,102 @@ func (b *backoff) failed(now Instant) {
 
 func (b *backoff) succeeded() { b.wait, b.until = 0, 0 }
 
-func (c *Core) propose(p Proposal) {
+// propose asks the quorum for a change of the record, and returns its number.
+func (c *Core) propose(p Proposal) uint64 {
 	c.nextProposal++
 	p.ID, p.Generation, p.Number = c.nextProposal, c.p.base.Generation, c.p.base.Number
 	c.out.Proposals = append(c.out.Proposals, p)
+	if p.Promote != "" {
+		return p.ID
+	}
+	c.p.pend = &change{Record: *c.p.base, id: p.ID}
 	if p.Members != nil {
-		c.p.pend = &change{Record: *c.p.base, id: p.ID}
 		c.p.pend.Members = p.Members
 	}
+	if p.Shape != nil {
+		c.p.pend.adopt(p.Shape)
+	}
+	c.recount()
+	return p.ID
+}
+
+func (r *Record) adopt(s *Shape) {
+	r.Policy, r.MinCopies, r.Durability = s.Policy, s.MinCopies, s.Durability
 }
 
 // Refused reports that the quorum decided against a proposal, for good: it has
 // not been and will not be applied. A proposal that is applied is reported by
 // the record.
 func (c *Core) Refused(now Instant, id uint64, why string) {
-	if !c.enter(now) || c.role == Secondary {
+	if !c.enter(now) {
 		return
 	}
 	c.note("the quorum refused a change: %s", why)
-	c.p.plan.failed(now)
-	c.p.yielding = false
-	if c.p.pend != nil && c.p.pend.id == id {
-		c.p.pend = nil
+	if v := c.rescue; v != nil && v.proposal == id {
+		v.proposal = 0
+		v.plan.failed(c.now)
 	}
-	if c.p.drain != nil && c.p.drain.released {
-		c.p.drain = nil // nobody else was promoted: serve on
+	if c.role == Secondary {
+		return
+	}
+	if c.p.yields == id {
+		c.p.yields = 0
+		c.p.plan.failed(c.now)
+	}
+	if c.p.pend != nil && c.p.pend.id == id {
+		if c.p.pend.shape() != c.p.base.shape() {
+			c.p.shape = nil // the operator may ask again
+		}
+		c.p.pend = nil
+		c.p.plan.failed(c.now)
+	}
+	if h := c.p.drain; h != nil && h.proposal == id {
+		c.endHandover(why)
 	}
 	c.progress()
 }
 
-// tryChange asks for at most one change of the set: somebody has to leave it, or
-// may come (back).
+// Change asks for another policy. It is recorded when everything committed is
+// durable at so many members as the new policy asks for; until then both count.
+// The error says why it cannot begin.
+func (c *Core) Change(now Instant, s Shape) error {
+	if !c.enter(now) {
+		return c.failed
+	}
+	if c.role != Primary {
+		return fmt.Errorf("%w: this node is %s", ErrMoved, c.role)
+	}
+	if s == c.p.base.shape() {
+		return nil
+	}
+	c.p.shape = &s
+	c.tryChange()
+	c.progress()
+	return nil
+}
+
+// tryChange asks for at most one change of the record: somebody has to leave the
+// set, or may come (back), or an operator wants another policy.
 func (c *Core) tryChange() {
 	if c.p.pend != nil || c.p.drain != nil || c.role != Chosen && c.role != Primary || !c.p.plan.ready(c.now) {
+		c.p.frozen = 0
 		return
 	}
-	members, comer, why := c.wantedMembers()
-	if members == nil {
+	p, comer := c.wanted()
+	if p.Members == nil && p.Shape == nil {
 		c.p.frozen = 0
 		return
 	}
 	// Everything that may be committed must be durable at W of the new set, and
-	// at whoever comes (section 5). Nothing more is committed until that is so.
+	// at whoever comes (section 5). Nothing more is committed until that is so;
+	// and as soon as the change is asked for, both sets count.
 	next := *c.p.base
-	next.Members = members
+	if p.Members != nil {
+		next.Members = p.Members
+	}
+	if p.Shape != nil {
+		next.adopt(p.Shape)
+	}
 	need := c.p.commit
 	if c.role == Chosen {
 		_, need = c.disk.Last()
@@ -80,7 +133,8 @@ func (c *Core) tryChange() {
 	if c.p.frozen == 0 {
 		c.p.frozen = c.now
 	}
-	if quorumOf(next.set(), next.Policy, c.durableAt) < need || comer != nil && comer.durable < need {
+	then := c.count(&next)
+	if c.reached(&then, true, then.w) < need || comer != nil && comer.durable < need {
 		if comer != nil && c.now.after(c.p.frozen.add(c.times.Drop/2)) {
 			c.p.frozen = 0
 			c.endJoin("its disk is too slow to be level")
@@ -90,33 +144,37 @@ func (c *Core) tryChange() {
 		return
 	}
 	c.p.frozen = 0
-	c.propose(Proposal{Members: members, Why: why})
+	c.propose(p)
 }
 
-// wantedMembers is the member list that should be recorded, and who comes in by
-// it; nil if the recorded one is right.
-func (c *Core) wantedMembers() (members []Member, comer *peer, why string) {
+// wanted is the change that should be recorded, and who comes in by it; empty if
+// the record is right.
+func (c *Core) wanted() (Proposal, *peer) {
 	if members, why := c.withoutLost(); members != nil {
-		return members, nil, why
+		return Proposal{Members: members, Why: why}, nil
 	}
 	if j := c.p.join; j != nil && j.complete() {
 		_, last := c.disk.Last()
-		// Only when everything was sent: commits wait for its answer.
-		if p := c.peer(j.node); p != nil && p.up && p.ready && p.next > last {
+		// Only when everything was sent, and it keeps up: commits wait for its
+		// answer.
+		if p := c.peer(j.node); p != nil && p.up && p.ready && p.next > last && !p.slow(c.now, Instant(c.times.Drop/4)) {
 			members := slices.Clone(c.p.base.Members)
 			m := find(members, j.node)
 			m.State, m.Amnesiac, m.Incarnation = UpToDate, false, p.inc
-			return members, p, string(j.node) + " is level"
+			return Proposal{Members: members, Why: string(j.node) + " is level"}, p
 		}
 	}
-	return nil, nil, ""
+	if s := c.p.shape; s != nil && c.role == Primary {
+		return Proposal{Shape: s, Why: "an operator asked for it"}, nil
+	}
+	return Proposal{}, nil
 }
 
 // withoutLost is the recorded list without the members that the others should
 // not wait for any longer, as far as min-copies allows; all in one change,
 // because with some of them alone no quorum might be left to ask.
 func (c *Core) withoutLost() (members []Member, why string) {
-	left := len(c.p.base.set())
+	left := c.p.now.n
 	var reasons []string
 	for i, m := range c.p.base.Members {
 		reason := c.lost(m)
@@ -126,6 +184,10 @@ func (c *Core) withoutLost() (members []Member, why string) {
 		if members == nil {
 			members = slices.Clone(c.p.base.Members)
 		}
+		if p := c.peer(m.Node); p.slow(c.now, Instant(c.times.Slow)) {
+			p.penance.failed(c.now)
+			p.barred = p.penance.until
+		}
 		members[i].State, members[i].Amnesiac = Outdated, false
 		reasons = append(reasons, string(m.Node)+" "+reason)
 		left--
@@ -134,8 +196,8 @@ func (c *Core) withoutLost() (members []Member, why string) {
 }
 
 // lost says why a member holds the others up: it has owed an answer for too
-// long, cannot follow any more, or has lost its memory. It is empty if it does
-// not.
+// long, cannot follow any more, is slow, or has lost its memory. It is empty if it
+// does not.
 func (c *Core) lost(m Member) string {
 	p := c.peer(m.Node)
 	switch {
@@ -151,6 +213,8 @@ func (c *Core) lost(m Member) string {
 		return "does not answer"
 	case !p.ready && c.now.after(p.since.add(4*c.times.Drop)):
 		return "refuses to follow"
+	case p.ready && p.slow(c.now, Instant(c.times.Slow)):
+		return "does not keep up"
 	}
 	return ""
 }

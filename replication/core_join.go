@@ -2,7 +2,6 @@ package replication
 
 import (
 	"fmt"
-	"slices"
 
 	"blkd/blockdev"
 )
@@ -25,6 +24,7 @@ type join struct {
 	sent    uint64
 	held    uint64
 	end     uint64 // number of the piece that ends the copy; 0: not reached
+	copied  int64  // bytes sent
 }
 
 // piece is a range of the copy.
@@ -41,7 +41,7 @@ func (c *Core) endJoin(why string) {
 		p.ready = false
 	}
 	c.p.join = nil
-	c.p.plan.failed(c.now)
+	c.p.joins.failed(c.now)
 }
 
 // tickJoin invites the next candidate, and gives up one that does not answer.
@@ -65,27 +65,38 @@ func (c *Core) tickJoin() {
 		}
 		return
 	}
-	if c.p.pend != nil || !c.p.plan.ready(c.now) {
+	if c.p.pend != nil || !c.p.joins.ready(c.now) {
 		return
 	}
-	// Members without memory first: commits may wait for them.
-	candidates := slices.Clone(c.p.base.Members)
-	slices.SortStableFunc(candidates, func(a, b Member) int { return int(a.State) - int(b.State) })
-	for _, m := range candidates {
+	if p := c.candidate(); p != nil {
+		p.ready, p.behind, p.heard = false, false, c.now
+		p.tries++
+		c.p.join = &join{node: p.node, since: c.now, pieces: map[uint64]piece{}}
+		c.invite(p)
+	}
+}
+
+// candidate is who should join next: who was tried least, and of those members
+// without memory first, because commits may wait for them.
+func (c *Core) candidate() (best *peer) {
+	for i := range c.p.base.Members {
+		m := &c.p.base.Members[i]
 		p := c.peer(m.Node)
-		if p == nil || !p.up || m.Incarnation == 0 || m.State == UpToDate && !m.Amnesiac || p.far && c.role == Chosen {
+		if p == nil || !p.up || m.Incarnation == 0 || m.State == UpToDate && !m.Amnesiac || p.far && c.role == Chosen || !c.now.after(p.barred) {
 			continue
 		}
-		p.ready, p.behind, p.heard = false, false, c.now
-		c.p.join = &join{node: m.Node, since: c.now, pieces: map[uint64]piece{}}
-		c.invite(p)
-		return
+		if best == nil || p.tries < best.tries || p.tries == best.tries && m.State < c.p.base.member(best.node).State {
+			best = p
+		}
 	}
+	return best
 }
 
 func (c *Core) invite(p *peer) {
 	c.p.join.invited = c.now
-	c.send(p.node, p.inc, &Message{Kind: MsgJoin, Gen: c.gen})
+	m := c.mem.message(MsgJoin)
+	m.Gen = c.gen
+	c.send(p, m)
 }
 
 // onJoined decides how a replica is brought level: by the log if that reaches,
@@ -95,14 +106,15 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	if j == nil || j.node != p.node || j.joined || c.role != Chosen && c.role != Primary {
 		return
 	}
-	j.joined = true
 	_, end := c.disk.Last()
-	at, ok := m.Commit, !m.Incomplete && m.Commit <= end // what it committed is a prefix of this log
+	// What it has committed is a prefix of this log, unless it is Inconsistent.
+	at, ok := m.Commit, !m.Incomplete && m.Commit <= end && c.p.base.member(p.node).State != Inconsistent
 	if g, known := c.disk.GenAt(m.LastSeq); ok && known && g == m.LastGen {
 		at = m.LastSeq
 	}
 	if ok {
 		if _, err := c.disk.ReadLog(at, 1); at == end || err == nil {
+			j.joined = true
 			c.level(p, at, min(m.Durable, at))
 			return
 		}
@@ -114,16 +126,23 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin("the log does not reach it")
 		return
 	}
+	if c.durable < c.p.commit {
+		// What was flushed may be durable there and not here yet: it is emptied
+		// when this copy does not depend on power any more. It is invited again.
+		c.needDurable(c.p.commit)
+		return
+	}
 	gen, last := c.disk.Last()
-	j.full, j.start = true, last
-	c.send(p.node, p.inc, &Message{Kind: MsgReset, Gen: c.gen, PrevGen: gen, PrevSeq: last})
+	j.joined, j.full, j.start = true, true, last
+	reset := c.mem.message(MsgReset)
+	reset.Gen, reset.PrevGen, reset.PrevSeq = c.gen, gen, last
+	c.send(p, reset)
 	c.level(p, last, last)
 }
 
 // level begins sending from the log.
 func (c *Core) level(p *peer, at, durable Seq) {
-	p.ready, p.next, p.held, p.durable = true, at+1, at, durable
-	p.window, p.bytes = nil, 0
+	p.starts(at, durable)
 	c.note("%s joins from entry %d", p.node, at)
 	c.probe(p)
 	c.pump(p)
@@ -133,7 +152,7 @@ func (c *Core) level(p *peer, at, durable Seq) {
 // copyOn sends the next pieces of a full copy, a few ahead of the answers.
 func (c *Core) copyOn() {
 	j := c.p.join
-	if j == nil || !j.full || c.role != Primary || c.p.commit < j.start {
+	if j == nil || !j.full || c.role != Primary || c.p.commit < j.start || c.p.drain != nil {
 		return // the copy is of committed content, and must hold all before start
 	}
 	p := c.peer(j.node)
@@ -170,7 +189,7 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 	at := j.pieces[n]
 	if at.n == 0 {
 		j.sent = n
-		c.send(p.node, p.inc, &Message{Kind: MsgCopy, Gen: c.gen, Copy: n, PrevSeq: p.next - 1})
+		c.sendPiece(p, n, piece{}, nil)
 		return true
 	}
 	r := &Request{Op: blockdev.OpRead, Off: at.off, Len: at.n, Data: make([]byte, at.n), gen: c.gen}
@@ -178,7 +197,7 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 		return false // an answer or a tick comes back to it
 	}
 	f := &flight{off: at.off, end: at.off + at.n}
-	c.p.locked = append(c.p.locked, f)
+	c.lock(f)
 	j.reading = true
 	r.job = func(r *Request) {
 		c.unlock(f)
@@ -195,10 +214,17 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 			}
 		}
 		j.sent = n
-		c.send(p.node, p.inc, &Message{Kind: MsgCopy, Gen: c.gen, Copy: n, Off: r.Off, Len: r.Len, Data: r.Data})
+		j.copied += r.Len
+		c.sendPiece(p, n, at, r.Data)
 	}
 	c.out.Reads = append(c.out.Reads, r)
 	return false
+}
+
+func (c *Core) sendPiece(p *peer, n uint64, at piece, data []byte) {
+	m := c.mem.message(MsgCopy)
+	m.Gen, m.Copy, m.Off, m.Len, m.Data = c.gen, n, at.off, at.n, data
+	c.send(p, m)
 }
 
 // readFailed ends what needed a block that cannot be read here.

@@ -27,17 +27,18 @@ func (c *Core) reject(from NodeID, m *Message, why string) {
 		c.cfg.Events.Refused(from, fmt.Sprintf("%s of generation %d: %s", m.Kind, m.Gen, why))
 	}
 	gen, seq := c.disk.Last()
-	c.send(from, m.From, &Message{Kind: MsgReject, Gen: m.Gen, Promised: c.prom, LastGen: gen, LastSeq: seq,
+	c.sendTo(from, m.From, &Message{Kind: MsgReject, Gen: m.Gen, Promised: c.prom, LastGen: gen, LastSeq: seq,
 		Commit: c.disk.Committed(), Durable: c.durable})
 }
 
-// amnesiac tells whether the record says that this run may have lost entries.
+// amnesiac tells whether this run may have lost entries: the record says so, or it
+// is one from before this run.
 func (c *Core) amnesiac() bool {
 	if c.rec == nil {
 		return true
 	}
 	m := c.rec.member(c.self)
-	return m != nil && m.Incarnation == c.inc && m.Amnesiac
+	return m != nil && (m.Incarnation != c.inc || m.Amnesiac)
 }
 
 // onAppend holds entries that continue the log (protocol section 3).
@@ -66,12 +67,11 @@ func (c *Core) onAppend(from NodeID, m *Message) {
 	if m.Sync {
 		c.wantSync()
 	}
-	answer := &Message{Kind: MsgAck, Gen: m.Gen, Held: c.matched, Durable: min(c.durable, c.matched), Copy: c.copied}
-	if m.Lease != 0 && c.sealing == nil {
+	answer := c.ack(from, m.From)
+	if m.Lease != 0 && m.Gen >= c.lends {
 		c.grant = grant{m.Gen, m.Lease, c.now.add(c.times.Lease + c.times.Drift)}
 		answer.Lease = m.Lease
 	}
-	c.send(from, m.From, answer)
 }
 
 // matches tells whether the log holds the entry (gen, seq). What is committed is
@@ -119,14 +119,15 @@ func (c *Core) holdEntries(prevGen Generation, prevSeq Seq, entries []blockdev.E
 // onSeal promises a generation and says what the log holds.
 func (c *Core) onSeal(from NodeID, m *Message) {
 	switch {
+	case c.amnesiac() || c.disk.Incomplete():
+		c.reject(from, m, "this replica may lack acknowledged entries")
 	case m.Gen == c.prom && c.role == Secondary:
 		c.answerSeal(from, m.From) // it asks again
 	case m.Gen <= c.prom:
 		c.reject(from, m, "a higher generation is promised")
-	case c.amnesiac() || c.disk.Incomplete():
-		c.reject(from, m, "this replica may lack acknowledged entries")
 	default:
 		// From here on the grant is not renewed, so that the wait ends.
+		c.lends = max(c.lends, m.Gen)
 		if c.sealing == nil || m.Gen >= c.sealing.gen {
 			c.sealing = &pendingSeal{from, m.From, m.Gen}
 		}
@@ -159,6 +160,9 @@ func (c *Core) promise(g Generation) bool {
 		return false
 	}
 	c.prom = g
+	if c.grant.until > 0 {
+		c.grantEnded = c.grant.until
+	}
 	c.grant = grant{}
 	c.primaryOf = ""
 	c.matched = 0
@@ -167,7 +171,7 @@ func (c *Core) promise(g Generation) bool {
 
 func (c *Core) answerSeal(to NodeID, inc Incarnation) {
 	gen, seq := c.disk.Last()
-	c.send(to, inc, &Message{Kind: MsgSealed, Gen: c.prom, LastGen: gen, LastSeq: seq, Durable: c.durable, Commit: c.disk.Committed()})
+	c.sendTo(to, inc, &Message{Kind: MsgSealed, Gen: c.prom, LastGen: gen, LastSeq: seq, Durable: c.durable, Commit: c.disk.Committed()})
 }
 
 // onFetch sends the part of the log that a new primary has chosen.
@@ -184,7 +188,7 @@ func (c *Core) onFetch(from NodeID, m *Message) {
 	} else {
 		answer.Entries = entries
 	}
-	c.send(from, m.From, answer)
+	c.sendTo(from, m.From, answer)
 }
 
 // onRelease ends the lease that the message names.
@@ -208,8 +212,9 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 		return
 	}
 	if m.Gen > c.prom {
+		c.lends = max(c.lends, m.Gen)
 		if !c.now.after(c.grant.until) {
-			return // a lease that an earlier run or set gave; it asks again
+			return // it asks again
 		}
 		c.stepDown("it joins as a member")
 		if !c.promise(m.Gen) {
@@ -217,7 +222,7 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 		}
 	}
 	gen, seq := c.disk.Last()
-	c.send(from, m.From, &Message{Kind: MsgJoined, Gen: m.Gen, LastGen: gen, LastSeq: seq, Commit: c.disk.Committed(),
+	c.sendTo(from, m.From, &Message{Kind: MsgJoined, Gen: m.Gen, LastGen: gen, LastSeq: seq, Commit: c.disk.Committed(),
 		Durable: c.durable, Incomplete: c.disk.Incomplete()})
 }
 
@@ -231,11 +236,15 @@ func (c *Core) onReset(from NodeID, m *Message) {
 		return
 	}
 	c.matched, c.durable, c.syncSeq, c.copied = m.PrevSeq, m.PrevSeq, m.PrevSeq, 0
-	c.ack(from, m)
+	c.ack(from, m.From)
 }
 
-func (c *Core) ack(to NodeID, m *Message) {
-	c.send(to, m.From, &Message{Kind: MsgAck, Gen: m.Gen, Held: c.matched, Durable: min(c.durable, c.matched), Copy: c.copied})
+// ack tells a primary what is held; a lease may be put into it.
+func (c *Core) ack(to NodeID, inc Incarnation) *Message {
+	m := c.mem.message(MsgAck)
+	m.Gen, m.Held, m.Durable, m.Copy = c.prom, c.matched, min(c.durable, c.matched), c.copied
+	c.sendTo(to, inc, m)
+	return m
 }
 
 // onCopy stores a piece of committed content under the log; one without a range
@@ -258,7 +267,7 @@ func (c *Core) onCopy(from NodeID, m *Message) {
 		}
 		c.copied = m.Copy
 	}
-	c.ack(from, m)
+	c.ack(from, m.From)
 }
 
 // wantSync starts a sync, or another one after the one under way, which may
@@ -293,10 +302,11 @@ func (c *Core) Synced(now Instant, err error) {
 		c.startSync()
 	}
 	if c.role != Secondary {
+		c.keepLog()
 		c.progress()
 		return
 	}
 	if c.primaryOf != "" {
-		c.send(c.primaryOf, c.primaryInc, &Message{Kind: MsgAck, Gen: c.prom, Held: c.matched, Durable: min(c.durable, c.matched), Copy: c.copied})
+		c.ack(c.primaryOf, c.primaryInc)
 	}
 }

@@ -2,7 +2,6 @@ package replication
 
 import (
 	"fmt"
-	"slices"
 
 	"blkd/blockdev"
 )
@@ -12,81 +11,36 @@ type primary struct {
 	base  *Record // the committed record: its set counts
 	pend  *change // an undecided change: its set counts as well
 	peers []*peer // every other recorded replica
+	now   counted // base's set
+	then  counted // pend's
 
 	first  Seq // the GENERATION entry: nothing before it commits by itself
 	commit Seq
 	best   *peer // Sealing: whose log is being fetched; nil: own
 
-	inflight []*flight  // mutations not committed, by seq
-	locked   []*flight  // ranges that are being read for a mutation or a copy
-	parked   []*Request // wait for a role, a range or a lease
-	flushes  []*Request // wait for Request.last to be durable
-	syncTo   Seq        // somebody waits for this to be durable
-	keep     Seq        // every member of the set holds the log up to here
-	unread   []*Request // read, but without a lease to prove it
+	inflight queue[flight] // mutations not committed, by seq
+	locked   []*flight     // ranges that are being read for a mutation or a copy
+	parked   []*Request    // wait for a role, a range, a commit or an attachment
+	spare    []*Request    // memory of the last parked
+	busy     filter        // blocks of all of these
+	retry    bool          // something that a parked request waits for has happened
+	flushes  []*Request    // wait for Request.last to be durable
+	syncTo   Seq           // somebody waits for this to be durable
+	keep     Seq           // every member of the set holds the log up to here
+	lag      lag           // of members that need not be waited for
+	unread   []*Request    // read, but without a lease to prove it
+	fence    Seq           // up to here the log may be that of an earlier attachment
 
 	frozen Instant // since when a change of the set holds up commits; 0: none does
 	drain  *handover
 	join   *join
 	plan   backoff // of changes
-	// yielding: the quorum was asked to promote the node with the best log.
-	yielding bool
-	leases   uint64 // given names so far
-}
-
-// peer is another replica as the primary sees it.
-type peer struct {
-	node NodeID
-	inc  Incarnation
-
-	up      bool // connected
-	since   Instant
-	heard   Instant // its last answer, or the loss of its connection
-	sent    Instant
-	stalled Instant // since when it owes an answer; 0: it owes none
-
-	sealed  *Message // its answer to SEAL of this generation
-	ready   bool     // it promised this generation and next is known
-	next    Seq      // first entry not sent on this connection
-	held    Seq
-	durable Seq
-	asked   Seq  // a sync up to here was asked for
-	far     bool // only a full copy brings it level
-	behind  bool // what it needs is no longer in the log
-	window  []sent
-	bytes   int // sent and not answered
-
-	lease struct {
-		id   uint64
-		at   Instant // asked
-		last uint64  // granted
-		till Instant // believed
-	}
-}
-
-// sent is an append on its way.
-type sent struct {
-	seq   Seq
-	bytes int
-}
-
-// flight is a mutation between its append and its commit, or a range that must
-// not be appended to.
-type flight struct {
-	off, end    int64
-	first, last Seq
-	req         *Request
-}
-
-func (f *flight) overlaps(off, end int64) bool { return f.off < end && off < f.end }
-
-func (c *Core) peer(n NodeID) *peer {
-	for _, p := range c.p.peers {
-		if p.node == n {
-			return p
-		}
-	}
-	return nil
+	joins  backoff
+	shape  *Shape // asked for by an operator
+	// yields: the quorum was asked to promote the node with the best log.
+	yields uint64
+	leases uint64 // given names so far
+	cert   *Certificate
 }
 
 // stepDown ends whatever role there is. Requests under way are not answered:
@@ -98,11 +52,10 @@ func (c *Core) stepDown(why string) {
 	c.note("generation %d: steps down: %s", c.gen, why)
 	moved := func(r *Request) {
 		if r != nil && r.job == nil {
-			r.Err = ErrMoved
-			c.out.Done = append(c.out.Done, r)
+			c.finish(r, ErrMoved)
 		}
 	}
-	for _, f := range c.p.inflight {
+	for _, f := range c.p.inflight.all() {
 		if f.req != nil && f.req.last == f.last {
 			moved(f.req)
 		}
@@ -120,160 +73,24 @@ func (c *Core) stepDown(why string) {
 	c.setRole(Secondary)
 }
 
-// recordAsPrimary adopts a newer record of the own generation.
+// recordAsPrimary adopts a newer record of the own generation. While it seals, only
+// restarts that were registered can have changed it: their seals count no more.
 func (c *Core) recordAsPrimary(r *Record) {
-	if r.Number <= c.p.base.Number {
-		return
+	if r.Attachment > c.p.base.Attachment {
+		_, c.p.fence = c.disk.Last()
 	}
-	if c.role == Sealing {
-		// The promotion's own record names the set that is sealed. No change of
-		// it can be decided before there is a primary to ask for it, except a
-		// restart that is registered: then those seals count no more.
-		c.note("record %d while sealing", r.Number)
-	}
-	c.p.base, c.p.pend, c.p.frozen = r, nil, 0
+	c.p.base, c.p.pend, c.p.frozen, c.p.retry = r, nil, 0, true
 	c.p.plan.succeeded()
+	if c.p.shape != nil && *c.p.shape == r.shape() {
+		c.p.shape = nil
+	}
 	c.refreshPeers()
 	if c.role == Sealing {
 		c.trySelect()
 		return
 	}
+	c.tryChange()
 	c.progress()
-}
-
-// refreshPeers makes the peers those of the record. Nothing that an earlier run
-// of a node said counts for its successor.
-func (c *Core) refreshPeers() {
-	var peers []*peer
-	for _, m := range c.p.base.Members {
-		if m.Node == c.self {
-			continue
-		}
-		p := c.peer(m.Node)
-		if p == nil || p.inc != m.Incarnation {
-			p = c.newPeer(m)
-			if j := c.p.join; j != nil && j.node == m.Node {
-				c.endJoin("it restarted")
-			}
-			if c.p.best != nil && c.p.best.node == m.Node {
-				c.p.best = nil
-			}
-		}
-		peers = append(peers, p)
-	}
-	c.p.peers = peers
-	if j := c.p.join; j != nil {
-		if m := c.p.base.member(j.node); m == nil || m.State == UpToDate && !m.Amnesiac {
-			c.p.join = nil // it is a member now, or gone
-		}
-	}
-}
-
-func (c *Core) newPeer(m Member) *peer {
-	p := &peer{node: m.Node, inc: m.Incarnation, since: c.now, heard: c.now}
-	if l := c.links[m.Node]; l.up {
-		p.up = true
-	} else {
-		p.heard = l.since
-	}
-	return p
-}
-
-// link is whether messages can be sent to a node, and since when.
-type link struct {
-	up    bool
-	since Instant
-}
-
-// Connected tells that messages can be sent to a node.
-func (c *Core) Connected(now Instant, n NodeID) {
-	if !c.enter(now) {
-		return
-	}
-	c.links[n] = link{true, now}
-	if p := c.peer(n); p != nil {
-		c.reconnect(p, true)
-		c.attend(p)
-	}
-}
-
-// Disconnected tells that what was sent to a node may be lost.
-func (c *Core) Disconnected(now Instant, n NodeID) {
-	if !c.enter(now) {
-		return
-	}
-	c.links[n] = link{false, now}
-	if p := c.peer(n); p != nil {
-		c.reconnect(p, false)
-	}
-}
-
-func (c *Core) reconnect(p *peer, up bool) {
-	p.up = up
-	if p.ready { // again from what it is known to hold
-		p.next = p.held + 1
-	}
-	p.window, p.bytes, p.asked = nil, 0, 0
-	p.lease.at = 0
-	if j := c.p.join; j != nil && j.node == p.node {
-		// What was sent may be lost; a copy goes on where it was, unless it had
-		// not begun.
-		if j.sent = j.held; j.full && !j.empty {
-			c.endJoin("the connection broke")
-		}
-	}
-}
-
-// value is what one member counts with; self included.
-type value func(n NodeID, inc Incarnation) Seq
-
-func (c *Core) heldBy(n NodeID, inc Incarnation) Seq {
-	if n == c.self {
-		_, last := c.disk.Last()
-		return last
-	}
-	if p := c.peer(n); p != nil && p.inc == inc && p.ready {
-		return p.held
-	}
-	return 0
-}
-
-func (c *Core) durableAt(n NodeID, inc Incarnation) Seq {
-	if n == c.self {
-		return c.durable
-	}
-	if p := c.peer(n); p != nil && p.inc == inc && p.ready {
-		return p.durable
-	}
-	return 0
-}
-
-// quorumOf is the highest seq that W of a set have, by what.
-func quorumOf(set []Member, p Policy, what value) Seq {
-	if len(set) == 0 {
-		return 0
-	}
-	var buf [16]Seq
-	has := buf[:0]
-	for _, m := range set {
-		if m.Amnesiac {
-			has = append(has, 0)
-		} else {
-			has = append(has, what(m.Node, m.Incarnation))
-		}
-	}
-	slices.Sort(has)
-	return has[len(has)-p.ackQuorum(len(has))]
-}
-
-// quorum is the highest seq that counts: W of the recorded set and of the
-// undecided one.
-func (c *Core) quorum(what value) Seq {
-	q := quorumOf(c.p.base.set(), c.p.base.Policy, what)
-	if c.p.pend != nil {
-		q = min(q, quorumOf(c.p.pend.set(), c.p.base.Policy, what))
-	}
-	return q
 }
 
 // progress does whatever has become possible after acknowledgements, syncs or
@@ -282,35 +99,60 @@ func (c *Core) progress() {
 	if c.role != Chosen && c.role != Primary {
 		return
 	}
-	c.keepLog()
 	c.advance()
-	c.tryChange()
-	c.advance() // what the change had held up
+	if c.p.frozen != 0 || c.p.join != nil {
+		c.tryChange()
+		c.advance() // what the change had held up
+	}
 	c.answerFlushes()
 	c.tryHandover()
-	if c.role == Primary {
-		c.admitParked()
-	}
+	c.admitParked()
 }
 
 // keepLog lets the log go that every member of the set has. What one of them
-// lacks stays, so that whoever is primary can bring it level.
+// lacks stays, so that whoever is primary can bring it level, unless it lags far
+// behind: then only a copy will.
 func (c *Core) keepLog() {
-	all := func(r *Record) Seq {
-		lowest := c.p.commit
-		for _, m := range r.set() {
-			lowest = min(lowest, c.durableAt(m.Node, m.Incarnation)) // power loss may take the rest
-		}
-		return lowest
-	}
-	keep := all(c.p.base)
+	keep := c.p.now.everywhere(c.p.commit)
 	if c.p.pend != nil {
-		keep = min(keep, all(&c.p.pend.Record))
+		keep = min(keep, c.p.then.everywhere(c.p.commit))
 	}
+	keep = max(min(keep, c.durable), min(c.p.lag.floor(), c.p.commit))
 	if keep > c.p.keep {
 		c.p.keep = keep
 		c.disk.Keep(keep)
 	}
+}
+
+// lag remembers about where the log was some bytes ago.
+type lag struct {
+	seqs  [lagMarks]Seq
+	marks int
+	bytes int64 // since the last mark
+}
+
+const lagMarks = 16
+
+// add counts entries up to last.
+func (l *lag) add(last Seq, bytes, limit int64) {
+	if l.bytes += bytes; l.bytes >= limit/lagMarks {
+		l.seqs[l.marks%lagMarks] = last
+		l.marks++
+		l.bytes = 0
+	}
+}
+
+// floor is about the limit behind the end of the log; 0: not so much was written.
+func (l *lag) floor() Seq {
+	if l.marks < lagMarks {
+		return 0
+	}
+	return l.seqs[l.marks%lagMarks]
+}
+
+// strict tells whether only what is durable counts as held.
+func (c *Core) strict() bool {
+	return c.p.base.Durability == DurableWrite || c.p.pend != nil && c.p.pend.Durability == DurableWrite
 }
 
 // advance moves the commit point (I3: counted now, not when it was sent).
@@ -318,37 +160,43 @@ func (c *Core) advance() {
 	if c.p.frozen != 0 && c.role == Primary || c.role != Chosen && c.role != Primary {
 		return
 	}
-	what := c.heldBy
-	if c.p.base.Durability == DurableWrite {
-		what = c.durableAt
-	}
-	q := c.quorum(what)
+	q := c.quorum(c.strict())
 	if q <= c.p.commit || q < c.p.first {
 		return
 	}
 	if !c.must("commit", c.disk.Commit(q)) {
 		return
 	}
-	c.p.commit = q
+	c.p.commit, c.p.retry = q, true
 	if c.role == Chosen {
-		c.setRole(Primary)
-		for _, p := range c.p.peers {
-			c.attend(p) // reads need leases
+		c.serve()
+	}
+	durable := Seq(0)
+	for c.p.inflight.len() > 0 && c.p.inflight.all()[0].last <= q {
+		f := c.p.inflight.pop()
+		c.p.busy.remove(f.off, f.end)
+		if f.req.last != f.last {
+			continue // a part of it
+		}
+		if f.req.FUA && durable == 0 {
+			durable = c.quorum(true)
+		}
+		if f.req.FUA && durable < f.req.last {
+			c.p.flushes = append(c.p.flushes, f.req)
+			c.needDurable(f.req.last)
+		} else {
+			c.finish(f.req, nil)
 		}
 	}
-	n := 0
-	for ; n < len(c.p.inflight) && c.p.inflight[n].last <= q; n++ {
-		r := c.p.inflight[n].req
-		switch {
-		case r.last != c.p.inflight[n].last: // a part of it
-		case r.FUA && c.quorum(c.durableAt) < r.last:
-			c.p.flushes = append(c.p.flushes, r)
-			c.needDurable(r.last)
-		default:
-			c.out.Done = append(c.out.Done, r)
-		}
+}
+
+// serve begins to serve: the log that this generation began with is committed.
+func (c *Core) serve() {
+	c.setRole(Primary)
+	c.certify()
+	for _, p := range c.p.peers {
+		c.attend(p) // reads need leases
 	}
-	c.p.inflight = slices.Delete(c.p.inflight, 0, n)
 }
 
 // appendEntries adds the primary's own entries and sends them to every peer
@@ -358,7 +206,7 @@ func (c *Core) appendEntries(entries []blockdev.Entry) bool {
 	if !c.must("append", c.disk.Append(entries)) {
 		return false
 	}
-	if c.p.base.Durability == DurableWrite {
+	if c.strict() {
 		c.wantSync()
 	}
 	bytes := 0
@@ -366,6 +214,7 @@ func (c *Core) appendEntries(entries []blockdev.Entry) bool {
 		bytes += len(entries[i].Data) + 64
 	}
 	last := entries[len(entries)-1].Seq
+	c.p.lag.add(last, int64(bytes), c.lim.LagBytes)
 	for _, p := range c.p.peers {
 		if !p.ready || !p.up || p.next != entries[0].Seq || p.bytes+bytes > c.lim.SendBytes && p.bytes > 0 {
 			continue // it catches up from the log when it answers
@@ -378,24 +227,29 @@ func (c *Core) appendEntries(entries []blockdev.Entry) bool {
 
 func (c *Core) sendEntries(p *peer, prevGen Generation, prevSeq Seq, entries []blockdev.Entry, bytes int) {
 	if len(entries) > 0 {
-		p.window = append(p.window, sent{entries[len(entries)-1].Seq, bytes})
+		p.window.push(sent{entries[len(entries)-1].Seq, bytes})
 		p.bytes += bytes
 		if p.stalled == 0 {
 			p.stalled = c.now
 		}
 	}
-	m := &Message{Kind: MsgAppend, Gen: c.gen, PrevGen: prevGen, PrevSeq: prevSeq, Entries: entries, Commit: c.p.commit, Keep: c.p.keep}
-	m.Sync = c.p.syncTo > p.asked && c.p.syncTo > p.durable || c.p.base.Durability == DurableWrite && len(entries) > 0
+	m := c.mem.message(MsgAppend)
+	m.Gen, m.PrevGen, m.PrevSeq, m.Entries, m.Commit, m.Keep = c.gen, prevGen, prevSeq, entries, c.p.commit, c.p.keep
+	m.Sync = c.p.syncTo > p.asked && c.p.syncTo > p.durable || len(entries) > 0 && c.strict()
 	if m.Sync {
 		p.asked = max(c.p.syncTo, prevSeq+Seq(len(entries)))
 	}
 	if c.role == Primary && c.p.drain.lends() && (p.lease.at == 0 || c.now.after(p.lease.at.add(c.times.Lease/3))) {
-		c.p.leases++
-		p.lease.id, p.lease.at = c.p.leases, c.now
-		m.Lease = p.lease.id
+		c.askLease(p, m)
 	}
 	p.sent = c.now
-	c.send(p.node, p.inc, m)
+	c.send(p, m)
+}
+
+func (c *Core) askLease(p *peer, m *Message) {
+	c.p.leases++
+	p.lease.id, p.lease.at = c.p.leases, c.now
+	m.Lease = p.lease.id
 }
 
 // pump sends a peer what it lacks, as far as the window allows.
@@ -461,21 +315,21 @@ func (c *Core) onAck(p *peer, m *Message) {
 	if !p.ready {
 		return
 	}
-	_, last := c.disk.Last()
-	if m.Held > last {
+	if _, last := c.disk.Last(); m.Held > last {
 		panic(fmt.Sprintf("replication: %s acknowledges entry %d of generation %d, the last is %d", p.node, m.Held, m.Gen, last))
 	}
-	p.held, p.durable = max(p.held, m.Held), max(p.durable, m.Durable)
-	n := 0
-	for ; n < len(p.window) && p.window[n].seq <= p.held; n++ {
-		p.bytes -= p.window[n].bytes
+	p.held = max(p.held, m.Held)
+	if m.Durable > p.durable {
+		p.durable = m.Durable
+		c.keepLog()
 	}
-	p.window = slices.Delete(p.window, 0, n)
-	if len(p.window) > 0 {
+	for p.window.len() > 0 && p.window.all()[0].seq <= p.held {
+		p.bytes -= p.window.pop().bytes
+	}
+	if p.window.len() > 0 {
 		p.stalled = c.now
 	}
-	if m.Lease != 0 && m.Lease == p.lease.id && c.role == Primary && c.p.drain.lends() {
-		p.lease.last = m.Lease
+	if m.Lease != 0 && m.Lease == p.lease.id && c.role == Primary {
 		p.lease.till = p.lease.at.add(c.times.Lease - c.times.Drift)
 		c.answerReads()
 	}
@@ -491,7 +345,7 @@ func (c *Core) onAck(p *peer, m *Message) {
 func (c *Core) onReject(p *peer, m *Message) {
 	switch {
 	case m.Promised < c.gen:
-		p.ready, p.sealed = false, nil // it has to be sealed or invited first
+		p.ready, p.sealed = false, false // it has to be sealed or invited first
 	case p.ready:
 		// Something was lost on the way: go on from what it holds.
 		p.next = min(p.next, p.held+1)
@@ -500,7 +354,7 @@ func (c *Core) onReject(p *peer, m *Message) {
 			p.behind = true
 			return
 		}
-		p.window, p.bytes = nil, 0
+		p.emptyWindow()
 	}
 }
 
@@ -513,6 +367,14 @@ func (c *Core) tickPrimary() {
 		c.tickSealing()
 		return
 	}
+	_, last := c.disk.Last()
+	for _, p := range c.p.peers {
+		if p.ready {
+			p.follow(c.now, last, c.p.syncTo)
+		}
+	}
+	c.keepLog()
+	c.tryChange()
 	c.progress()
 	c.copyOn()
 	c.tickJoin()
@@ -536,7 +398,7 @@ func (c *Core) attend(p *peer) {
 		}
 		c.pump(p)
 	case m.State == UpToDate && !m.Amnesiac:
-		if quiet && p.sealed == nil {
+		if quiet && !p.sealed {
 			c.sendSeal(p)
 		}
 	}

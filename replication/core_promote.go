@@ -24,7 +24,8 @@ func (c *Core) maybeActivate() {
 		return
 	}
 	c.gen = r.Generation
-	c.p = primary{base: r, plan: backoff{first: c.times.Retry}}
+	c.p = primary{base: r, plan: backoff{first: c.times.Retry}, joins: backoff{first: c.times.Retry}}
+	c.p.cert = c.newCertificate(r)
 	c.setRole(Sealing)
 	c.refreshPeers()
 	for _, p := range c.p.peers {
@@ -37,12 +38,14 @@ func (c *Core) maybeActivate() {
 
 func (c *Core) sendSeal(p *peer) {
 	p.sent = c.now
-	c.send(p.node, p.inc, &Message{Kind: MsgSeal, Gen: c.gen})
+	m := c.mem.message(MsgSeal)
+	m.Gen = c.gen
+	c.send(p, m)
 }
 
 func (c *Core) onSealed(p *peer, m *Message) {
-	sealed := *m // the caller may use its memory again
-	p.sealed = &sealed
+	p.seal, p.sealed, p.sealedAt = *m, true, c.now
+	p.seal.Entries, p.seal.Data = nil, nil // the caller's
 	if c.role == Sealing {
 		c.trySelect()
 		return
@@ -62,8 +65,7 @@ func (c *Core) match(p *peer, m *Message) {
 	if g, ok := c.disk.GenAt(m.LastSeq); ok && g == m.LastGen {
 		at = m.LastSeq
 	}
-	p.ready, p.next, p.held, p.durable = true, at+1, at, min(m.Durable, at)
-	p.window, p.bytes = nil, 0
+	p.starts(at, min(m.Durable, at))
 	c.probe(p)
 }
 
@@ -79,19 +81,19 @@ func (c *Core) trySelect() {
 	commit := c.disk.Committed()
 	for _, m := range set {
 		p := c.peer(m.Node)
-		if p == nil || p.inc != m.Incarnation || p.sealed == nil || m.Amnesiac {
+		if p == nil || p.inc != m.Incarnation || !p.sealed || m.Amnesiac {
 			continue
 		}
 		seals++
-		commit = max(commit, p.sealed.Commit)
-		if s := p.sealed; s.LastGen > gen || s.LastGen == gen && s.LastSeq > seq {
+		commit = max(commit, p.seal.Commit)
+		if s := &p.seal; s.LastGen > gen || s.LastGen == gen && s.LastSeq > seq {
 			gen, seq, best = s.LastGen, s.LastSeq, p
 		}
 	}
 	if !c.p.base.inSet(c.self, c.inc) || seals < c.p.base.Policy.sealQuorum(len(set)) {
 		return
 	}
-	if m := c.p.base.Mark; commit > seq || m.Seq > seq || m.Generation > gen {
+	if m := c.p.base.Mark; commit > seq || m.Seq > seq || m.Seq > 0 && m.Generation > gen {
 		// I12. It cannot happen while the rules hold; serving would lose data.
 		c.note("generation %d: the best log ends at (%d, %d), but entry %d is committed, reported (%d, %d): not served",
 			c.gen, gen, seq, commit, m.Generation, m.Seq)
@@ -109,7 +111,9 @@ func (c *Core) trySelect() {
 func (c *Core) fetch() {
 	p := c.p.best
 	p.sent = c.now
-	c.send(p.node, p.inc, &Message{Kind: MsgFetch, Gen: c.gen, PrevSeq: c.fetchedUpTo()})
+	m := c.mem.message(MsgFetch)
+	m.Gen, m.PrevSeq = c.gen, c.fetchedUpTo()
+	c.send(p, m)
 }
 
 // tickSealing asks again for what may have been lost, and gives up on a log
@@ -118,8 +122,9 @@ func (c *Core) tickSealing() {
 	switch p := c.p.best; {
 	case p == nil:
 		c.trySelect()
-	case c.now.after(p.heard.add(c.times.Drop)) && c.now.after(p.sent.add(c.times.Probe)) && !p.up:
-		p.sealed, c.p.best = nil, nil
+	case !p.up && c.now.after(p.heard.add(c.times.Drop)) || c.now.after(p.heard.add(4*c.times.Drop)):
+		// Its seal counts no more: without its log nobody knows what it held.
+		p.sealed, c.p.best = false, nil
 	case c.now.after(p.sent.add(c.times.Probe)):
 		c.fetch()
 	}
@@ -135,13 +140,12 @@ func (c *Core) onFetched(p *peer, m *Message) {
 	}
 	if m.Refused {
 		// The best log's tail does not fit here any more: let its node lead.
-		if !c.p.yielding && c.p.plan.ready(c.now) {
-			c.p.yielding = true
-			c.propose(Proposal{Promote: p.node, PromoteInc: p.inc, Why: "it has the best log, which is too far ahead to be fetched"})
+		if c.p.yields == 0 && c.p.plan.ready(c.now) {
+			c.p.yields = c.propose(Proposal{Promote: p.node, PromoteInc: p.inc, Why: "it has the best log, which is too far ahead to be fetched"})
 		}
 		return
 	}
-	end := p.sealed.LastSeq
+	end := p.seal.LastSeq
 	entries := m.Entries
 	for len(entries) > 0 && entries[len(entries)-1].Seq > end {
 		entries = entries[:len(entries)-1]
@@ -175,6 +179,7 @@ func (c *Core) onFetched(p *peer, m *Message) {
 // GENERATION entry; when that is committed, so is everything before it.
 func (c *Core) choose() {
 	_, last := c.disk.Last()
+	c.certifyChoice()
 	c.p.best = nil
 	c.p.first, c.p.commit = last+1, c.disk.Committed()
 	c.setRole(Chosen)
@@ -182,75 +187,10 @@ func (c *Core) choose() {
 		return
 	}
 	for _, p := range c.p.peers {
-		if p.sealed != nil {
-			c.match(p, p.sealed)
+		if p.sealed {
+			c.match(p, &p.seal)
 			c.pump(p)
 		}
 	}
 	c.progress()
-}
-
-// handover is a planned promotion of another member.
-type handover struct {
-	to       NodeID
-	inc      Incarnation
-	since    Instant
-	released bool // leases are given up; a promotion was asked for
-}
-
-// lends tells whether new leases may be asked for.
-func (h *handover) lends() bool { return h == nil || !h.released }
-
-// Handover lets another member take over: no new request is begun, what is under
-// way ends, the target is brought level, leases are given up, and the quorum is
-// asked to promote it. Requests that arrive meanwhile wait. The error says why
-// it cannot begin.
-func (c *Core) Handover(now Instant, to NodeID) error {
-	if !c.enter(now) {
-		return c.failed
-	}
-	if c.role != Primary {
-		return fmt.Errorf("%w: this node is %s", ErrMoved, c.role)
-	}
-	m := c.p.base.member(to)
-	p := c.peer(to)
-	switch {
-	case to == c.self:
-		return fmt.Errorf("%s is the primary already", to)
-	case m == nil || m.State != UpToDate || m.Amnesiac || p == nil || p.inc != m.Incarnation:
-		return fmt.Errorf("%s has no replica that is UpToDate", to)
-	case !p.up || !p.ready:
-		return fmt.Errorf("%s does not answer", to)
-	case c.p.drain != nil:
-		return fmt.Errorf("a hand-over to %s is under way", c.p.drain.to)
-	}
-	c.p.drain = &handover{to: to, inc: m.Incarnation, since: c.now}
-	c.tryHandover()
-	return nil
-}
-
-func (c *Core) tryHandover() {
-	h := c.p.drain
-	if h == nil || h.released || c.role != Primary {
-		return
-	}
-	p := c.peer(h.to)
-	if p == nil || p.inc != h.inc || c.now.after(h.since.add(4*c.times.Drop)) {
-		c.note("the hand-over to %s is given up: it does not keep up", h.to)
-		c.p.drain = nil
-		c.admitParked()
-		return
-	}
-	_, last := c.disk.Last()
-	if len(c.p.inflight)+len(c.p.locked)+len(c.p.flushes)+len(c.p.unread) > 0 || p.held < last || c.p.commit < last || c.p.pend != nil {
-		return
-	}
-	h.released = true
-	for _, q := range c.p.peers {
-		if q.lease.id != 0 {
-			c.send(q.node, q.inc, &Message{Kind: MsgRelease, Gen: c.gen, Lease: q.lease.id})
-		}
-		q.lease.till = 0
-	}
-	c.propose(Proposal{Promote: h.to, PromoteInc: h.inc, Why: "planned hand-over"})
 }

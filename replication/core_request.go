@@ -17,9 +17,10 @@ func (c *Core) Submit(now Instant, batch []*Request) {
 		}
 		return
 	}
-	if c.role != Primary || c.p.drain != nil || len(c.p.parked) > 0 {
-		c.p.parked = append(c.p.parked, batch...)
-		c.admitParked()
+	if c.role != Primary || c.p.drain != nil {
+		for _, r := range batch {
+			c.park(r)
+		}
 		return
 	}
 	c.admit(batch)
@@ -31,31 +32,52 @@ func (c *Core) finish(r *Request, err error) {
 	c.out.Done = append(c.out.Done, r)
 }
 
-// admitParked tries again what had to wait.
+func (c *Core) park(r *Request) {
+	c.p.parked = append(c.p.parked, r)
+	if r.Op != blockdev.OpFlush {
+		c.p.busy.add(span(r))
+	}
+}
+
+// admitParked tries again what had to wait, if anything that it may have waited
+// for has happened.
 func (c *Core) admitParked() {
-	if c.role != Primary || c.p.drain != nil || len(c.p.parked) == 0 {
+	if c.role != Primary || c.p.drain != nil || !c.p.retry {
+		return
+	}
+	c.p.retry = false
+	if len(c.p.parked) == 0 {
 		return
 	}
 	parked := c.p.parked
-	c.p.parked = nil
+	c.p.parked, c.p.spare = c.p.spare[:0], nil
+	for _, r := range parked {
+		if r.Op != blockdev.OpFlush {
+			c.p.busy.remove(span(r))
+		}
+	}
 	c.admit(parked)
+	clear(parked)
+	c.p.spare = parked
 }
 
 // admit begins every request that nothing stands in the way of; the others are
 // parked. Requests to the same range keep their order.
 func (c *Core) admit(batch []*Request) {
-	var entries []blockdev.Entry
+	entries := c.mem.entries[len(c.mem.entries):]
 	_, last := c.disk.Last()
 	for _, r := range batch {
 		switch {
 		case r.Attachment != 0 && r.Attachment < c.p.base.Attachment:
 			c.finish(r, ErrFenced)
+		case r.Attachment > c.p.base.Attachment || r.Attachment != 0 && c.p.commit < c.p.fence:
+			c.park(r) // until the record is known here, and nothing of the earlier client is under way
 		case r.Op == blockdev.OpFlush:
 			c.flush(r)
 		case r.Len == 0 || r.Op == blockdev.OpCache:
 			c.finish(r, nil)
 		case c.blocked(r):
-			c.p.parked = append(c.p.parked, r)
+			c.park(r)
 		case r.Op == blockdev.OpRead:
 			r.gen = c.gen
 			c.out.Reads = append(c.out.Reads, r)
@@ -66,6 +88,7 @@ func (c *Core) admit(batch []*Request) {
 		}
 	}
 	if len(entries) > 0 {
+		c.mem.entries = append(c.mem.entries, entries...)
 		c.appendEntries(entries)
 	}
 }
@@ -80,23 +103,90 @@ func span(r *Request) (off, end int64) {
 // is locked, or for one that waits longer.
 func (c *Core) blocked(r *Request) bool {
 	off, end := span(r)
-	overlaps := func(f *flight) bool { return f.overlaps(off, end) }
-	if slices.ContainsFunc(c.p.locked, overlaps) {
-		return true
+	if !c.p.busy.maybe(off, end) {
+		return false
 	}
-	aligned := r.Off == off && r.Off+r.Len == end
-	if (r.Op == blockdev.OpRead || !aligned) && slices.ContainsFunc(c.p.inflight, overlaps) {
-		return true
+	for _, f := range c.p.locked {
+		if f.overlaps(off, end) {
+			return true
+		}
 	}
-	return slices.ContainsFunc(c.p.parked, func(p *Request) bool {
+	if aligned := r.Off == off && r.Off+r.Len == end; r.Op == blockdev.OpRead || !aligned {
+		for i := range c.p.inflight.all() {
+			if c.p.inflight.all()[i].overlaps(off, end) {
+				return true
+			}
+		}
+	}
+	for _, p := range c.p.parked {
 		o, e := span(p)
-		return p.Op != blockdev.OpFlush && (p.Op.Mutates() || r.Op.Mutates()) && o < end && off < e
-	})
+		if p.Op != blockdev.OpFlush && (p.Op.Mutates() || r.Op.Mutates()) && o < end && off < e {
+			return true
+		}
+	}
+	return false
+}
+
+// flight is a mutation between its append and its commit, or a range that must
+// not be appended to.
+type flight struct {
+	off, end int64
+	last     Seq
+	req      *Request
+}
+
+func (f *flight) overlaps(off, end int64) bool { return f.off < end && off < f.end }
+
+// filter tells quickly that no range of many overlaps another one: it counts the
+// ranges on every block, and a block shares its counter with others.
+type filter struct {
+	blocks *[filterSlots]uint16
+	wide   int // ranges of so many blocks that they are only counted
+}
+
+const (
+	filterSlots = 1 << 12
+	filterWide  = 16 // blocks
+)
+
+func (f *filter) add(off, end int64)    { f.count(off, end, 1) }
+func (f *filter) remove(off, end int64) { f.count(off, end, ^uint16(0)) }
+
+func (f *filter) count(off, end int64, d uint16) {
+	if end-off > filterWide*blockSize {
+		f.wide += int(int16(d))
+		return
+	}
+	if f.blocks == nil {
+		f.blocks = new([filterSlots]uint16)
+	}
+	for ; off < end; off += blockSize {
+		f.blocks[off/blockSize%filterSlots] += d
+	}
+}
+
+// maybe tells whether a range may overlap one of the others.
+func (f *filter) maybe(off, end int64) bool {
+	if f.wide > 0 {
+		return true
+	}
+	if f.blocks == nil {
+		return false
+	}
+	if end-off > filterWide*blockSize {
+		return true
+	}
+	for ; off < end; off += blockSize {
+		if f.blocks[off/blockSize%filterSlots] != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // plan makes the entries of a mutation of whole blocks.
 func (c *Core) plan(entries []blockdev.Entry, last Seq, r *Request, off, n int64, data []byte) ([]blockdev.Entry, Seq) {
-	f := &flight{off: off, end: off + n, first: last + 1, req: r}
+	f := flight{off: off, end: off + n, req: r}
 	if r.Op == blockdev.OpWrite || data != nil {
 		for len(data) > 0 {
 			k := min(int64(len(data)), c.lim.EntryBytes)
@@ -109,7 +199,8 @@ func (c *Core) plan(entries []blockdev.Entry, last Seq, r *Request, off, n int64
 		entries = append(entries, blockdev.Entry{Gen: c.gen, Seq: last, Kind: blockdev.EntryZero, Off: off, Len: n})
 	}
 	f.last, r.last = last, last
-	c.p.inflight = append(c.p.inflight, f)
+	c.p.inflight.push(f)
+	c.p.busy.add(f.off, f.end)
 	return entries, last
 }
 
@@ -118,7 +209,7 @@ func (c *Core) plan(entries []blockdev.Entry, last Seq, r *Request, off, n int64
 func (c *Core) modify(r *Request) {
 	off, end := span(r)
 	f := &flight{off: off, end: end, req: r}
-	c.p.locked = append(c.p.locked, f)
+	c.lock(f)
 	buf := make([]byte, 2*blockSize)
 	waits := 0
 	done := func(*Request) {
@@ -140,6 +231,10 @@ func (c *Core) modify(r *Request) {
 func (c *Core) modified(f *flight, head, tail []byte) {
 	c.unlock(f)
 	r := f.req
+	if r.Attachment != 0 && r.Attachment < c.p.base.Attachment {
+		c.finish(r, ErrFenced)
+		return
+	}
 	var entries []blockdev.Entry
 	_, last := c.disk.Last()
 	if f.end-f.off == blockSize {
@@ -177,8 +272,15 @@ func overlay(block []byte, r *Request, off int64) {
 	}
 }
 
+func (c *Core) lock(f *flight) {
+	c.p.locked = append(c.p.locked, f)
+	c.p.busy.add(f.off, f.end)
+}
+
 func (c *Core) unlock(f *flight) {
 	c.p.locked = slices.DeleteFunc(c.p.locked, func(x *flight) bool { return x == f })
+	c.p.busy.remove(f.off, f.end)
+	c.p.retry = true
 }
 
 // Read reports that Data of a request was filled from the replica, or why not.
@@ -217,14 +319,18 @@ func (c *Core) Read(now Instant, r *Request, err error) {
 // leases of W-1 other members, under both sets. It is asked after the data was
 // read (S6).
 func (c *Core) leaseValid() bool {
-	return c.role == Primary && c.lent(c.p.base) && (c.p.pend == nil || c.lent(&c.p.pend.Record))
+	return c.role == Primary && c.lent(&c.p.now) && (c.p.pend == nil || c.lent(&c.p.then))
 }
 
-func (c *Core) lent(r *Record) bool {
-	set := r.set()
-	need := c.p.base.Policy.ackQuorum(len(set)) - 1
-	for _, m := range set {
-		if p := c.peer(m.Node); p != nil && p.inc == m.Incarnation && p.lease.till > c.now {
+// lent tells whether W-1 members of a set have lent this node the right to read,
+// with those that cannot seal left out.
+func (c *Core) lent(s *counted) bool {
+	need := s.w
+	if s.self {
+		need--
+	}
+	for _, p := range s.peers {
+		if p.lease.till > c.now {
 			need--
 		}
 	}
@@ -267,7 +373,7 @@ func (c *Core) answerFlushes() {
 	if len(c.p.flushes) == 0 {
 		return
 	}
-	durable := c.quorum(c.durableAt)
+	durable := c.quorum(true)
 	c.p.flushes = slices.DeleteFunc(c.p.flushes, func(r *Request) bool {
 		if r.last > durable {
 			return false

@@ -39,12 +39,18 @@ const (
 	MsgCopy
 	// MsgRelease ends the lease named Lease, and no other.
 	MsgRelease
+	// MsgCollect asks a member what its log holds, for a recovery from
+	// generation Gen; Sync as in MsgAppend.
+	MsgCollect
+	// MsgCollected answers it; Refused tells that a primary is at work here.
+	MsgCollected
 	numKinds
 )
 
 var kindNames = [numKinds]string{
 	MsgAppend: "append", MsgAck: "ack", MsgReject: "reject", MsgSeal: "seal", MsgSealed: "sealed", MsgFetch: "fetch",
 	MsgFetched: "fetched", MsgJoin: "join", MsgJoined: "joined", MsgReset: "reset", MsgCopy: "copy", MsgRelease: "release",
+	MsgCollect: "collect", MsgCollected: "collected",
 }
 
 // String is the kind's name in logs and traces.

@@ -619,9 +619,9 @@ func (s *sim) describe() string {
 		}
 		gen, seq := n.disk.Last()
 		fmt.Fprintf(&b, "\n%s inc %d %s gen %d prom %d last (%d,%d) commit %d durable %d requests %d parked %d inflight %d", n.name, n.inc, n.core.role, n.core.gen,
-			n.core.prom, gen, seq, n.disk.commit, n.core.durable, len(n.reqs), len(n.core.p.parked), len(n.core.p.inflight))
+			n.core.prom, gen, seq, n.disk.commit, n.core.durable, len(n.reqs), len(n.core.p.parked), n.core.p.inflight.len())
 		for _, p := range n.core.p.peers {
-			fmt.Fprintf(&b, "\n   peer %s up %v ready %v next %d held %d durable %d sealed %v behind %v", p.node, p.up, p.ready, p.next, p.held, p.durable, p.sealed != nil, p.behind)
+			fmt.Fprintf(&b, "\n   peer %s up %v ready %v next %d held %d durable %d sealed %v behind %v", p.node, p.up, p.ready, p.next, p.held, p.durable, p.sealed, p.behind)
 		}
 		if j := n.core.p.join; j != nil {
 			fmt.Fprintf(&b, "\n   join %+v", *j)

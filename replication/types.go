@@ -87,7 +87,17 @@ type Mark struct {
 	Seq        Seq
 }
 
-// newerThan orders records of one lineage.
+// Shape is what a record says of acknowledgements.
+type Shape struct {
+	Policy     Policy
+	MinCopies  int
+	Durability Durability
+}
+
+func (r *Record) shape() Shape { return Shape{r.Policy, r.MinCopies, r.Durability} }
+
+// newerThan orders records: numbers rise with every change, also into a new
+// lineage.
 func (r *Record) newerThan(o *Record) bool { return o == nil || r.Number > o.Number }
 
 // set is the member set M: who counts for W and S, amnesiacs included.
@@ -111,6 +121,20 @@ func find(members []Member, n NodeID) *Member {
 		}
 	}
 	return nil
+}
+
+// recoverable tells whether too few members are sound to promote one.
+func (r *Record) recoverable() bool {
+	n, sound := 0, 0
+	for i := range r.Members {
+		if m := &r.Members[i]; m.State == UpToDate {
+			n++
+			if !m.Amnesiac {
+				sound++
+			}
+		}
+	}
+	return n > 0 && sound < r.Policy.sealQuorum(n)
 }
 
 // inSet tells whether a run of a node is in M.

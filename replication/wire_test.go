@@ -355,7 +355,7 @@ func TestWireErrors(t *testing.T) {
 		{"append", "header: CRC-32C", func(b []byte) { b[5]++ }},
 		{"append", "4096 bytes of fields in a frame of", func(b []byte) { le.PutUint32(b[12:], 4096); le.PutUint32(b[8:], 4000); reseal(b) }},
 		{"append", "kind 0", func(b []byte) { b[20] = 0; reseal(b) }},
-		{"append", "kind 13", func(b []byte) { b[20] = byte(numKinds); reseal(b) }},
+		{"append", "kind 15", func(b []byte) { b[20] = byte(numKinds); reseal(b) }},
 		{"append", "append of version 2", func(b []byte) { b[21] = 2; reseal(b) }},
 		{"append", "reserved", func(b []byte) { b[23] = 1; reseal(b) }},
 		{"append", "with 143 bytes of fields", func(b []byte) { le.PutUint32(b[12:], messageBytes-1); reseal(b) }},
