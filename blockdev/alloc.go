@@ -116,6 +116,16 @@ func (a *allocator) release(c uint32) {
 	a.scan = min(a.scan, c)
 }
 
+// isMapped tells whether a map page refers to c.
+func (a *allocator) isMapped(c uint32) bool {
+	i := int64(c / allocPerPage)
+	if i >= int64(len(a.pages.entries)) {
+		return false
+	}
+	p, bit := a.pages.entries[i].buf, c%allocPerPage
+	return p != nil && p[pageHeader+bit/8]&(1<<(bit%8)) != 0
+}
+
 // setMapped records on the allocation page whether a map page refers to c.
 func (a *allocator) setMapped(c uint32, mapped bool) {
 	i := int64(c / allocPerPage)

@@ -16,7 +16,9 @@ const (
 	chunkBlocks = 16 // blocks in a chunk
 	chunkBytes  = chunkBlocks * BlockSize
 
-	formatVersion = 1
+	// Version 2 added marks, the states of a replica that is copied, and the kept
+	// part of the log. A store of version 1 becomes one of 2 when it is opened.
+	formatVersion = 2
 
 	superBytes = 4096 // one of the two slots of the superblock
 	pageBytes  = 4096 // one of the two slots of a metadata page
@@ -42,6 +44,10 @@ type superblock struct {
 	size     int64 // volume, bytes
 	logBytes int64 // log ring, bytes
 	clean    bool  // closed in order: nothing to replay
+	// incomplete: Reset has begun a copy that Complete has not ended.
+	incomplete bool
+	// wipe: image, map and alloc are void; emptying them comes before all else.
+	wipe bool
 
 	// Records of this incarnation lie at incStart and after, records of older
 	// ones before it. That makes a cut tail stay cut (see log.go).
@@ -54,6 +60,19 @@ type superblock struct {
 	lastSeq    Seq    // last entry before replayFrom
 	commit     Seq    // highest entry known committed
 	durable    uint64 // log position up to which log and payloads were synced
+	copied     Seq    // a copy may have brought effects of entries up to here
+
+	// From keep[0] on members may lack entries. The others lie between there and
+	// replayFrom, in case the log has been written over the first ones since.
+	keep [4]logPoint
+}
+
+// logPoint is a point between two entries of the log: where the next one lies,
+// and which one came before.
+type logPoint struct {
+	pos uint64
+	gen Generation
+	seq Seq
 }
 
 var superMagic = [8]byte{'b', 'l', 'k', 'd', 's', 'u', 'p', 1}
@@ -69,9 +88,7 @@ func (s *superblock) encode(b []byte) {
 	le.PutUint64(b[40:], uint64(s.size))
 	le.PutUint64(b[48:], uint64(s.logBytes))
 	le.PutUint32(b[56:], s.incarnation)
-	if s.clean {
-		b[60] = 1
-	}
+	b[60], b[61], b[62] = flagByte(s.clean), flagByte(s.incomplete), flagByte(s.wipe)
 	le.PutUint64(b[64:], s.incStart)
 	le.PutUint64(b[72:], s.ckpt)
 	le.PutUint64(b[80:], s.replayFrom)
@@ -79,6 +96,13 @@ func (s *superblock) encode(b []byte) {
 	le.PutUint64(b[96:], uint64(s.lastSeq))
 	le.PutUint64(b[104:], uint64(s.commit))
 	le.PutUint64(b[112:], s.durable)
+	le.PutUint64(b[120:], uint64(s.copied))
+	for i, k := range s.keep {
+		at := b[128+24*i:]
+		le.PutUint64(at, k.pos)
+		le.PutUint64(at[8:], uint64(k.gen))
+		le.PutUint64(at[16:], uint64(k.seq))
+	}
 	le.PutUint32(b[8:], checksum(b[12:superBytes]))
 }
 
@@ -89,21 +113,33 @@ func (s *superblock) decode(b []byte) error {
 	if le.Uint32(b[8:]) != checksum(b[12:superBytes]) {
 		return fmt.Errorf("superblock: checksum: %w", errFormat)
 	}
-	if v := le.Uint32(b[12:]); v != formatVersion {
-		return fmt.Errorf("superblock: format version %d, this program reads %d: %w", v, formatVersion, errFormat)
+	if v := le.Uint32(b[12:]); v < 1 || v > formatVersion {
+		return fmt.Errorf("superblock: format version %d, this program reads 1 to %d: %w", v, formatVersion, errFormat)
 	}
 	*s = superblock{
 		serial: le.Uint64(b[16:]), uuid: [16]byte(b[24:40]),
 		size: int64(le.Uint64(b[40:])), logBytes: int64(le.Uint64(b[48:])),
-		incarnation: le.Uint32(b[56:]), clean: b[60] == 1, incStart: le.Uint64(b[64:]),
+		incarnation: le.Uint32(b[56:]), incStart: le.Uint64(b[64:]),
+		clean: b[60] == 1, incomplete: b[61] == 1, wipe: b[62] == 1,
 		ckpt: le.Uint64(b[72:]), replayFrom: le.Uint64(b[80:]),
 		lastGen: Generation(le.Uint64(b[88:])), lastSeq: Seq(le.Uint64(b[96:])), commit: Seq(le.Uint64(b[104:])),
-		durable: le.Uint64(b[112:]),
+		durable: le.Uint64(b[112:]), copied: Seq(le.Uint64(b[120:])),
+	}
+	for i := range s.keep {
+		at := b[128+24*i:]
+		s.keep[i] = logPoint{le.Uint64(at), Generation(le.Uint64(at[8:])), Seq(le.Uint64(at[16:]))}
 	}
 	if s.size <= 0 || s.size%512 != 0 || s.size > MaxVolume || s.logBytes < MinLog || s.logBytes > MaxLog || s.logBytes%BlockSize != 0 {
 		return fmt.Errorf("superblock: size %d, log %d: %w", s.size, s.logBytes, errFormat)
 	}
 	return nil
+}
+
+func flagByte(set bool) byte {
+	if set {
+		return 1
+	}
+	return 0
 }
 
 // recKind is what a log record does.
@@ -114,6 +150,7 @@ const (
 	recRef  recKind = 2 // payload was written to fresh chunks of the image before
 	recZero recKind = 3 // the range reads as zeros
 	recSkip recKind = 4 // the rest of the ring is unused, go on at its start
+	recMark recKind = 5 // an entry that changes nothing
 )
 
 // flagZeroed, in a reference: the chunks are allocated and read as zeros.
@@ -199,7 +236,7 @@ func (r *record) decode(b []byte) error {
 			(r.flags&flagZeroed != 0 || r.blocks <= recMaxBlocks)
 	case recZero:
 		ok = ok && r.blocks == 0
-	case recSkip:
+	case recSkip, recMark:
 		ok = ok && r.blocks == 0 && r.len == 0
 	default:
 		ok = false

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"blkd/internal/env"
@@ -121,15 +122,29 @@ type scanner struct {
 	seq     Seq
 	gen     Generation
 	inc     uint32
-	durable uint64 // highest durable position that the records tell
-	buf     []byte
+	durable uint64   // highest durable position that the records tell
+	reuse   *scanned // if set, returned for every record
+	head    []byte   // memory for a header
+	buf     []byte   // memory for a payload
 }
 
 // next returns the next record, or io.EOF at the end of the log. Payload blocks
 // that fail are reported in bad: the caller decides whether that is a crash that
 // cut the log or damage.
 func (s *scanner) next() (*scanned, error) {
-	limit := s.super.replayFrom + uint64(s.log.size)
+	r, err := s.step(s.super.replayFrom + uint64(s.log.size))
+	if err == nil && r.kind == recData {
+		err = s.payload(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.durable = max(s.durable, r.durable)
+	return r, nil
+}
+
+// step returns the next record that begins before limit, without its payload.
+func (s *scanner) step(limit uint64) (*scanned, error) {
 	for {
 		if s.log.lapLeft(s.pos) < recHeader {
 			s.pos += uint64(s.log.lapLeft(s.pos))
@@ -146,14 +161,8 @@ func (s *scanner) next() (*scanned, error) {
 			s.pos += uint64(s.log.lapLeft(s.pos))
 			continue
 		}
-		if r.kind == recData {
-			if err := s.payload(r); err != nil {
-				return nil, err
-			}
-		}
 		s.pos += uint64(r.bytes())
 		s.seq, s.gen, s.inc = r.seq, r.gen, r.incarnation
-		s.durable = max(s.durable, r.durable)
 		return r, nil
 	}
 }
@@ -163,25 +172,28 @@ func (s *scanner) header() (*scanned, error) { return s.headerOf(s.continues) }
 // headerOf reads the header at s.pos, or returns io.EOF if there is none that
 // fits.
 func (s *scanner) headerOf(fits func(*record) bool) (*scanned, error) {
-	if s.buf == nil {
-		s.buf = make([]byte, max(recHeader+4*recMaxBlocks, s.log.maxData()))
+	if s.head == nil {
+		s.head = make([]byte, recHeader+4*recMaxBlocks)
 	}
-	head := s.buf[:recHeader]
+	head := s.head[:recHeader]
 	if err := s.log.read(head, s.pos); err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.log.name, err)
 	}
-	r := &scanned{}
+	r := s.reuse
+	if r == nil {
+		r = &scanned{}
+	}
 	if r.decode(head) != nil || !fits(&r.record) || int64(r.bytes()) > s.log.lapLeft(s.pos) {
 		return nil, io.EOF
 	}
-	whole := s.buf[:r.headerBytes()]
+	whole := s.head[:r.headerBytes()]
 	if err := s.log.read(whole, s.pos); err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.log.name, err)
 	}
 	if r.checkTable(whole) != nil {
 		return nil, io.EOF
 	}
-	r.crc = make([]uint32, r.crcs())
+	r.crc = slices.Grow(r.crc[:0], r.crcs())[:r.crcs()]
 	for i := range r.crc {
 		r.crc[i] = le.Uint32(whole[recHeader+4*i:])
 	}
@@ -200,7 +212,11 @@ func (s *scanner) continues(r *record) bool {
 	return r.kind == recSkip || r.seq == s.seq+1
 }
 
+// payload reads and verifies the payload of a record.
 func (s *scanner) payload(r *scanned) error {
+	if s.buf == nil {
+		s.buf = make([]byte, s.log.maxData())
+	}
 	p := s.buf[:r.blocks*BlockSize]
 	if err := s.log.read(p, r.payloadPos()); err != nil {
 		return fmt.Errorf("read %s: %w", s.log.name, err)

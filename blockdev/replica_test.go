@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 
 	"blkd/internal/env/crashfs"
@@ -30,11 +31,18 @@ type replicaRunner struct {
 	log    []Entry // as the replica should hold it
 	synced int     // entries known durable
 	commit int
+	keep   int
 	gen    Generation
+
+	logBytes int64
+	high     uint64 // how far the log was ever written
 }
 
 func replicaRun(seed uint64) error {
-	r := &replicaRunner{rng: rand.New(rand.NewPCG(seed, 5)), fs: crashfs.New(), gen: 1}
+	r := &replicaRunner{rng: rand.New(rand.NewPCG(seed, 5)), fs: crashfs.New(), gen: 1, logBytes: MinLog}
+	if r.rng.IntN(2) == 0 {
+		r.logBytes *= 4
+	}
 	if err := CreateStore(r.options(), replicaVolume); err != nil {
 		return err
 	}
@@ -48,7 +56,7 @@ func replicaRun(seed uint64) error {
 }
 
 func (r *replicaRunner) options() StoreOptions {
-	return StoreOptions{FS: r.fs, Dir: "/v", Volume: "v", LogBytes: MinLog, Manual: true, Replica: true}
+	return StoreOptions{FS: r.fs, Dir: "/v", Volume: "v", LogBytes: r.logBytes, Manual: true, Replica: true}
 }
 
 func (r *replicaRunner) round() error {
@@ -79,7 +87,13 @@ func (r *replicaRunner) round() error {
 }
 
 func (r *replicaRunner) step() error {
-	switch n := r.rng.IntN(12); {
+	switch n := r.rng.IntN(14); {
+	case n == 12:
+		r.keep = max(r.keep, r.rng.IntN(r.commit+1))
+		r.s.Keep(Seq(r.keep))
+		return nil
+	case n == 13:
+		return r.checkLog()
 	case n == 0:
 		if err := r.s.Sync(); err != nil {
 			return err
@@ -134,9 +148,12 @@ func (r *replicaRunner) append() error {
 			block, n = 16*r.rng.Int64N(2), 16
 		}
 		e := Entry{Gen: r.gen, Seq: Seq(len(r.log) + len(entries) + 1), Kind: EntryWrite, Off: block * BlockSize, Len: n * BlockSize}
-		if r.rng.IntN(6) == 0 {
+		switch r.rng.IntN(12) {
+		case 0, 1:
 			e.Kind = EntryZero
-		} else {
+		case 2:
+			e.Kind, e.Off, e.Len = EntryMark, 0, 0
+		default:
 			e.Data = bytes.Repeat([]byte{byte(r.rng.IntN(255) + 1)}, int(e.Len))
 		}
 		entries = append(entries, e)
@@ -152,7 +169,62 @@ func (r *replicaRunner) append() error {
 		entries, err = entries[:int(last)-len(r.log)], nil
 	}
 	r.log = append(r.log, entries...) // after a failure: some of them, maybe
+	r.high = max(r.high, r.s.log.head)
 	return err
+}
+
+// checkLog reads the log from a random entry on. What it returns is what was
+// appended, and it may lack only what cannot be there any more.
+func (r *replicaRunner) checkLog() error {
+	after := r.rng.IntN(len(r.log) + 1)
+	first := r.firstReadable()
+	if r.rng.IntN(2) == 0 {
+		after = max(after, first-1)
+	}
+	for next := after; ; {
+		entries, err := r.s.ReadLog(Seq(next), 1+r.rng.IntN(300_000))
+		if errors.Is(err, ErrTrimmed) && next+1 < first {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the log after %d of %d, %d kept, readable from %d: %w", next, len(r.log), r.keep, first, err)
+		}
+		if len(entries) == 0 && next < len(r.log) {
+			return fmt.Errorf("the log ends at %d, not %d", next, len(r.log))
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		for _, e := range entries {
+			if want := r.log[next]; !reflect.DeepEqual(e, want) {
+				return fmt.Errorf("entry (%d, %d) of kind %d is read as (%d, %d) of kind %d", want.Gen, want.Seq, want.Kind, e.Gen, e.Seq, e.Kind)
+			}
+			if g, ok := r.s.GenAt(e.Seq); !ok || g != e.Gen {
+				return fmt.Errorf("entry %d has generation %d, not %d (%v)", e.Seq, e.Gen, g, ok)
+			}
+			next++
+		}
+	}
+}
+
+// firstReadable is the first entry that must be readable: it is not committed, or
+// a member may lack it and neither the ring nor the room for payloads has come
+// round since. A crash may take a quarter of the ring.
+func (r *replicaRunner) firstReadable() int {
+	const skip = 68 << 10 // of the lap that is unused, at most
+	bytes := int64(r.high-r.s.log.head) + skip
+	chunks := int64(0)
+	for n := len(r.log); n > 0; n-- {
+		e := &r.log[n-1]
+		bytes += recHeader + e.Len/BlockSize*(4+BlockSize)
+		if e.Kind == EntryWrite && e.Len == chunkBytes {
+			chunks++
+		}
+		if n <= r.commit && (n <= r.keep || bytes > r.logBytes*3/4 || chunks > r.logBytes/chunkBytes) {
+			return n + 1
+		}
+	}
+	return 1
 }
 
 // check compares what recovery found with the log, and goes on from there.
@@ -164,6 +236,10 @@ func (r *replicaRunner) check() error {
 	}
 	if n > 0 && r.log[n-1].Gen != gen {
 		return fmt.Errorf("entry %d has generation %d, appended in %d: it was cut", n, gen, r.log[n-1].Gen)
+	}
+	r.log = r.log[:n]
+	if err := r.checkLog(); err != nil {
+		return err
 	}
 	if err := r.s.Commit(seq); err != nil {
 		return err
@@ -180,6 +256,6 @@ func (r *replicaRunner) check() error {
 	if !bytes.Equal(got, want) {
 		return fmt.Errorf("the volume is not what the first %d entries make of it", n)
 	}
-	r.log, r.synced, r.commit = r.log[:n], n, n
+	r.synced, r.commit = n, n
 	return r.s.Sync()
 }

@@ -43,6 +43,7 @@ const stripes = 64 // locks over chunks of the image
 //	           files; pouring in place holds one exclusively
 //	syncMu     one sync at a time
 //	mu         all state in memory; never held over a system call
+//	hist.mu    the index of the log
 type Store struct {
 	o     StoreOptions
 	size  atomic.Int64 // shrinks only under appendMu
@@ -51,23 +52,28 @@ type Store struct {
 
 	resizeMu sync.Mutex
 
-	appendMu sync.Mutex
-	log      ringLog
-	gen      Generation // of the last entry
-	seq      Seq
-	closed   bool
+	appendMu  sync.Mutex
+	log       ringLog
+	gen       Generation // of the last entry
+	seq       Seq
+	closed    bool
+	hist      history       // has its own lock
+	keep      atomic.Uint64 // Seq; see Keep
+	logRecord scanned       // ReadLog's
+
+	commit atomic.Uint64 // entries up to here are committed and applied; changes under mu
 
 	mu      sync.Mutex
 	over    overlay
 	maps    *pageFile
 	alloc   *allocator
 	freed   []freedChunk // until the next checkpoint
-	pending []pendingEntry
-	commit  Seq // entries up to here are committed and applied
+	pins    pins
+	pending pendingQueue
 	// applying: entries up to here are committed, and the last one may be applied
 	// in part.
 	applying Seq
-	applied  appliedState
+	applied  logPoint // everything before it is applied
 
 	stripes [stripes]struct {
 		sync.RWMutex
@@ -81,7 +87,7 @@ type Store struct {
 
 	pourMu  sync.Mutex
 	pouring bool // frozen is not empty: a round was begun
-	round   appliedState
+	round   logPoint
 	// recoverTo: until the log up to here is poured, this store has not
 	// recovered from a crash, and a checkpoint must wait for the whole round.
 	recoverTo uint64
@@ -94,13 +100,6 @@ type Store struct {
 	pourNow  chan struct{}
 	workers  sync.WaitGroup
 	counters counters
-}
-
-// appliedState is a point in the log: everything before pos is applied.
-type appliedState struct {
-	pos uint64
-	gen Generation
-	seq Seq
 }
 
 // freedChunk is a chunk that the map no longer refers to.

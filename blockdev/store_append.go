@@ -112,6 +112,9 @@ func (s *Store) flushBatch(b *writeBatch, upTo int) error {
 	for _, v := range b.iov {
 		n += int64(len(v))
 	}
+	if s.o.Replica {
+		s.hist.overwrite(b.start, b.end)
+	}
 	if n > 0 {
 		if err := s.log.write(b.iov, b.start, n); err != nil {
 			return s.fail(err)
@@ -127,6 +130,7 @@ func (s *Store) flushBatch(b *writeBatch, upTo int) error {
 	pieces := b.pieces[b.first:upTo]
 	b.first = upTo
 	if s.o.Replica {
+		s.hist.add(pieces)
 		s.keepPending(pieces)
 		return nil
 	}

@@ -15,15 +15,17 @@ func (s *Store) apply(r *record, crc []uint32) error {
 			s.over.put(block+int64(i), loc{pos: pos + uint64(i)*BlockSize, crc: c})
 		}
 	case recRef:
-		err = s.applyRef(r, crc)
+		if err = s.applyRef(r, crc); err == nil {
+			s.pinRef(r)
+		}
 	case recZero:
 		err = s.applyZero(r)
 	}
 	if err != nil {
 		return err
 	}
-	s.applied = appliedState{pos: r.pos + uint64(r.bytes()), gen: r.gen, seq: r.seq}
-	s.commit = r.seq
+	s.applied = logPoint{pos: r.pos + uint64(r.bytes()), gen: r.gen, seq: r.seq}
+	s.commit.Store(uint64(r.seq))
 	return nil
 }
 
@@ -110,8 +112,7 @@ func (s *Store) remap(e entry, phys uint32, punch bool) {
 		if mutant.On(mutant.StoreEarlyReuse) {
 			s.alloc.release(old - 1)
 		} else {
-			s.freed = append(s.freed, freedChunk{old - 1, punch})
-			s.kickFreed()
+			s.free(old-1, punch)
 		}
 	}
 	clear(e)

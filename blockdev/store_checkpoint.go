@@ -14,14 +14,15 @@ import "blkd/internal/mutant"
 //
 // It holds pourMu. ErrNoSpace means that nothing has changed; every other error
 // has failed the store.
-func (s *Store) checkpoint(at appliedState) error {
+func (s *Store) checkpoint(at logPoint) error {
 	s.mu.Lock()
+	s.unpin(Seq(s.keep.Load()))
 	maps, alloc := s.maps.snapshot(), s.alloc.pages.snapshot()
 	freed := s.freed
 	s.freed = nil
-	commit := max(s.commit, s.applying)
+	commit := max(s.Committed(), s.applying)
 	if mutant.On(mutant.StorePartialCommit) {
-		commit = s.commit
+		commit = s.Committed()
 	}
 	s.mu.Unlock()
 	ckpt := s.super.ckpt + 1
@@ -45,6 +46,7 @@ func (s *Store) checkpoint(at appliedState) error {
 	s.super.ckpt = ckpt
 	s.super.replayFrom, s.super.lastGen, s.super.lastSeq = at.pos, at.gen, at.seq
 	s.super.durable, s.super.commit = s.durable.Load(), commit
+	s.super.keep = s.hist.points(Seq(s.keep.Load()), at)
 	if err := s.super.save(); err != nil {
 		return s.fail(err)
 	}

@@ -1,8 +1,11 @@
 package blockdev
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -96,12 +99,15 @@ func (s *Store) pourRound() error {
 // round may go on.
 func (s *Store) freeSpace(full error) error {
 	s.mu.Lock()
+	if errors.Is(full, ErrNoSpace) {
+		s.unpin(s.Committed()) // members that lack something have to be copied
+	}
 	freed := len(s.freed)
 	s.mu.Unlock()
 	if !errors.Is(full, ErrNoSpace) || freed == 0 || !s.recovered() {
 		return full
 	}
-	if err := s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq}); err != nil {
+	if err := s.checkpoint(logPoint{s.super.replayFrom, s.super.lastGen, s.super.lastSeq}); err != nil {
 		return err
 	}
 	s.wakeAppenders()
@@ -125,7 +131,7 @@ func (s *Store) boundDirty() error {
 	if !many {
 		return nil
 	}
-	return s.checkpoint(appliedState{s.super.replayFrom, s.super.lastGen, s.super.lastSeq})
+	return s.checkpoint(logPoint{s.super.replayFrom, s.super.lastGen, s.super.lastSeq})
 }
 
 // pour is one block on its way from the log to the image.
@@ -133,6 +139,15 @@ type pour struct {
 	block int64
 	loc   loc
 	crc   uint32
+}
+
+// pourTarget is where the blocks of a chunk are poured. Places are chunks of the
+// image plus one; 0: none.
+type pourTarget struct {
+	old, phys uint32
+	fresh     bool   // phys was taken for this
+	pinned    bool   // old must keep its content
+	moved     uint16 // blocks that go along from old to phys
 }
 
 // pourChunk writes the frozen blocks of one chunk to their place in the image.
@@ -159,25 +174,28 @@ func (s *Store) pourChunk(chunk int64, blocks []int64, buf []byte) error {
 			data = data || l.pos != 0
 		}
 	}
-	phys := s.chunkPlace(chunk)
-	fresh := phys == 0 && data
-	if fresh {
+	old := s.chunkPlace(chunk)
+	to := pourTarget{old: old, phys: old, pinned: old != 0 && s.pinned(old-1) && !mutant.On(mutant.StorePourPinned)}
+	if data && (old == 0 || to.pinned) {
 		c, _ := s.alloc.take(1)
-		phys = c + 1
+		to.phys, to.fresh = c+1, true
+	}
+	if to.fresh && old != 0 {
+		to.moved = s.stays(chunk, pours)
 	}
 	s.mu.Unlock()
-	var err error
-	if phys != 0 {
-		err = s.pourBlocks(pours, phys-1, buf)
+	err := s.moveBlocks(&to, buf)
+	if err == nil && to.phys != 0 {
+		err = s.pourBlocks(pours, &to, buf)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	landed := false
 	if err == nil {
-		landed, err = s.landPours(chunk, pours, phys, fresh)
+		landed, err = s.landPours(chunk, pours, &to)
 	}
-	if fresh && !landed {
-		s.alloc.release(phys - 1)
+	if to.fresh && !landed {
+		s.alloc.release(to.phys - 1)
 	}
 	switch {
 	case err == nil:
@@ -202,17 +220,47 @@ func (s *Store) chunkPlace(chunk int64) uint32 {
 	return 0
 }
 
+// stays is the blocks of a chunk that hold data and are not poured over.
+func (s *Store) stays(chunk int64, pours []pour) uint16 {
+	m := s.maps.get(chunk / pageChunks).entry(int(chunk % pageChunks)).present()
+	for _, p := range pours {
+		m &^= 1 << (p.block % chunkBlocks)
+	}
+	return m
+}
+
+// moveBlocks copies what stays to a fresh place. It is not verified: its
+// checksums go along.
+func (s *Store) moveBlocks(to *pourTarget, buf []byte) error {
+	for m := to.moved; m != 0; {
+		first := bits.TrailingZeros16(m)
+		n := bits.TrailingZeros16(^(m >> first))
+		run, at := buf[:n*BlockSize], int64(first)*BlockSize
+		if _, err := s.image.ReadAt(run, chunkOffset(to.old-1)+at); err != nil && err != io.EOF {
+			return err
+		}
+		if _, err := s.image.WriteAt(run, chunkOffset(to.phys-1)+at); err != nil {
+			return err
+		}
+		s.counters.imageBytes.Add(int64(len(run)))
+		m &^= (1<<n - 1) << first
+	}
+	return nil
+}
+
 // pourBlocks writes runs of neighbouring blocks, and punches out zeros.
-func (s *Store) pourBlocks(pours []pour, chunk uint32, buf []byte) error {
+func (s *Store) pourBlocks(pours []pour, to *pourTarget, buf []byte) error {
 	for i := 0; i < len(pours); {
 		first := pours[i].block
 		n, zero := 0, pours[i].loc.pos == 0
 		for i+n < len(pours) && pours[i+n].block == first+int64(n) && (pours[i+n].loc.pos == 0) == zero {
 			n++
 		}
-		off := chunkOffset(chunk) + first%chunkBlocks*BlockSize
-		if err := s.pourRun(pours[i:i+n], zero, off, buf); err != nil {
-			return err
+		off := chunkOffset(to.phys-1) + first%chunkBlocks*BlockSize
+		if keep := zero && to.pinned; !keep {
+			if err := s.pourRun(pours[i:i+n], zero, off, buf); err != nil {
+				return err
+			}
 		}
 		i += n
 	}
@@ -251,7 +299,7 @@ func (s *Store) pourRun(run []pour, zero bool, off int64, buf []byte) error {
 
 // landPours records in the map what was poured, unless it was replaced
 // meanwhile. It tells whether a freshly taken place is now in use.
-func (s *Store) landPours(chunk int64, pours []pour, phys uint32, fresh bool) (landed bool, err error) {
+func (s *Store) landPours(chunk int64, pours []pour, to *pourTarget) (landed bool, err error) {
 	if err := s.needPage(chunk / pageChunks); err != nil {
 		return false, err
 	}
@@ -262,16 +310,16 @@ func (s *Store) landPours(chunk int64, pours []pour, phys uint32, fresh bool) (l
 			continue
 		}
 		s.over.poured(p.block)
-		if phys == 0 {
+		if to.phys == 0 {
 			continue // zeros over nothing
 		}
 		trimmed = trimmed || p.loc == loc{crc: 1}
 		e := s.maps.modify(chunk / pageChunks).entry(int(chunk % pageChunks))
-		if fresh && !landed {
-			if now != 0 {
-				return false, fmt.Errorf("chunk %d was mapped while a block of it was poured for the first time", chunk)
+		if to.fresh && !landed {
+			if now != to.old {
+				return false, fmt.Errorf("chunk %d was mapped while its blocks were poured to a fresh place", chunk)
 			}
-			s.remap(e, phys, false)
+			s.moveEntry(e, to)
 			landed = true
 		}
 		s.landBlock(e, &pours[i])
@@ -282,6 +330,17 @@ func (s *Store) landPours(chunk int64, pours []pour, phys uint32, fresh bool) (l
 		}
 	}
 	return landed, nil
+}
+
+// moveEntry points a chunk to its fresh place.
+func (s *Store) moveEntry(e entry, to *pourTarget) {
+	was := entry(bytes.Clone(e))
+	s.remap(e, to.phys, false)
+	e.setPresent(to.moved)
+	for m := to.moved; m != 0; m &= m - 1 {
+		b := bits.TrailingZeros16(m)
+		e.setCRC(b, was.crc(b))
+	}
 }
 
 func (s *Store) landBlock(e entry, p *pour) {

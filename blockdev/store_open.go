@@ -234,6 +234,6 @@ func (s *Store) closeClean() error {
 	}
 	s.pourMu.Lock()
 	defer s.pourMu.Unlock()
-	s.super.clean = s.log.tail.Load() == s.applied.pos && len(s.pending) == 0
+	s.super.clean = s.log.tail.Load() == s.applied.pos && s.pending.n == 0
 	return s.super.save()
 }

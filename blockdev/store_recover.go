@@ -13,12 +13,22 @@ import (
 // recover replays the log from the last checkpoint, and cuts what a crash left
 // incomplete at its end. What it keeps is durable when it returns.
 func (s *Store) recover() error {
+	var history []*scanned
+	if s.o.Replica {
+		var err error
+		if history, err = s.loadHistory(); err != nil {
+			return err
+		}
+	}
 	entries, end, rec, err := s.scanLog()
 	if err != nil {
 		return err
 	}
 	if err := s.replay(entries, &rec); err != nil {
 		return err
+	}
+	if s.o.Replica && !mutant.On(mutant.StoreReplayPins) {
+		s.pinHistory(append(history, entries...))
 	}
 	// A process crash leaves entries that only the page cache holds.
 	if err := errors.Join(s.log.f.Sync(), s.image.Sync()); err != nil {
@@ -28,7 +38,7 @@ func (s *Store) recover() error {
 	unclean := !sb.clean
 	sb.clean = false
 	sb.incarnation++
-	sb.incStart, sb.durable, sb.commit = end, end, s.commit
+	sb.incStart, sb.durable, sb.commit = end, end, s.Committed()
 	if err := s.super.save(); err != nil {
 		return err
 	}
@@ -44,6 +54,47 @@ func (s *Store) recover() error {
 		}
 	}
 	return nil
+}
+
+// loadHistory indexes what lies before the place of replay and members may lack,
+// and returns the references there. What was overwritten since the superblock was
+// saved is forgotten.
+func (s *Store) loadHistory() (refs []*scanned, err error) {
+	sb := &s.super.superblock
+	s.keep.Store(uint64(sb.keep[0].seq))
+	from := logPoint{sb.replayFrom, sb.lastGen, sb.lastSeq}
+	for _, k := range sb.keep {
+		if k.pos == 0 || k.pos > from.pos {
+			break
+		}
+		refs, whole, err := s.indexLog(k, from)
+		if whole || err != nil {
+			return refs, err
+		}
+	}
+	s.hist.start(sb.logBytes, from)
+	return nil, nil
+}
+
+// indexLog is loadHistory between two points. It is false if the log does not
+// lead from one to the other.
+func (s *Store) indexLog(from, to logPoint) (refs []*scanned, whole bool, err error) {
+	s.hist.start(s.log.size, from)
+	sc := scanner{log: &s.log, super: &s.super.superblock, pos: from.pos, gen: from.gen, seq: from.seq}
+	for sc.seq < to.seq {
+		r, err := sc.step(to.pos)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		s.hist.addOne(&r.record)
+		if r.kind == recRef {
+			refs = append(refs, r)
+		}
+	}
+	return refs, logPoint{sc.pos, sc.gen, sc.seq} == to, nil
 }
 
 // scanLog returns the entries that count and where the log ends. An entry with
@@ -150,9 +201,13 @@ func (s *Store) payloadHeld(r *scanned) (bool, error) {
 // replay applies the committed entries and keeps the others pending.
 func (s *Store) replay(entries []*scanned, rec *Recovery) error {
 	sb := &s.super.superblock
-	s.gen, s.seq, s.commit = max(sb.lastGen, 1), sb.lastSeq, max(sb.commit, sb.lastSeq)
-	s.applied = appliedState{sb.replayFrom, sb.lastGen, sb.lastSeq}
-	commit, pages := s.commit, mapPageCount(sb.size)
+	s.gen, s.seq = sb.lastGen, sb.lastSeq
+	if !s.o.Replica {
+		s.gen = max(s.gen, 1) // the one writer's
+	}
+	commit, pages := max(sb.commit, sb.lastSeq), mapPageCount(sb.size)
+	s.commit.Store(uint64(commit))
+	s.applied = logPoint{sb.replayFrom, sb.lastGen, sb.lastSeq}
 	for _, r := range entries {
 		commit = max(commit, r.commit)
 		pages = max(pages, mapPageCount(r.off+r.len)) // from before the volume shrank
@@ -168,9 +223,12 @@ func (s *Store) replay(entries []*scanned, rec *Recovery) error {
 	}
 	for _, r := range entries {
 		s.gen, s.seq = r.gen, r.seq
+		if s.o.Replica {
+			s.hist.addOne(&r.record)
+		}
 		if s.o.Replica && r.seq > commit {
 			s.reserveRef(&r.record)
-			s.pending = append(s.pending, pendingEntry{r.record, r.crc})
+			s.pending.push(&r.record, r.crc)
 			continue
 		}
 		if err := s.apply(&r.record, r.crc); err != nil {

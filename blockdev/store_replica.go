@@ -11,6 +11,7 @@ type EntryKind uint8
 const (
 	EntryWrite EntryKind = 1 // Data at Off
 	EntryZero  EntryKind = 2 // Len bytes from Off read as zeros
+	EntryMark  EntryKind = 3 // changes nothing; Off and Len are 0
 )
 
 // Entry is one entry of a volume's log as a replica receives it.
@@ -27,7 +28,8 @@ type Entry struct {
 // one after the last, or its Gen is older.
 var ErrNotNext = errors.New("the entry does not continue the log")
 
-// Last is the generation and position of the last entry in the log.
+// Last is the generation and position of the last entry in the log, (0, 0) if
+// there never was one.
 func (s *Store) Last() (Generation, Seq) {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
@@ -36,11 +38,7 @@ func (s *Store) Last() (Generation, Seq) {
 
 // Committed is the position up to which entries are committed: reads see them,
 // and they can no longer be cut off.
-func (s *Store) Committed() Seq {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.commit
-}
+func (s *Store) Committed() Seq { return Seq(s.commit.Load()) }
 
 // Append adds entries to the log of a replica; when it returns they are held
 // (a process crash does not lose them; Sync makes them durable) and pending
@@ -81,6 +79,10 @@ func (s *Store) Append(entries []Entry) error {
 
 // planEntry validates an entry and prepares its payload.
 func (s *Store) planEntry(b *writeBatch, e *Entry) error {
+	if e.Kind == EntryMark && e.Off == 0 && e.Len == 0 {
+		b.pieces = append(b.pieces, piece{record: record{kind: recMark, gen: e.Gen, seq: e.Seq}})
+		return nil
+	}
 	limit := (s.size.Load() + BlockSize - 1) / BlockSize * BlockSize
 	if e.Off < 0 || e.Len <= 0 || e.Off%BlockSize != 0 || e.Len%BlockSize != 0 || e.Off > limit || e.Len > limit-e.Off {
 		return fmt.Errorf("%w: entry %d covers %d bytes at %d", ErrInvalid, e.Seq, e.Len, e.Off)
@@ -144,7 +146,7 @@ func (s *Store) keepPending(pieces []piece) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range pieces {
-		s.pending = append(s.pending, pendingEntry{pieces[i].record, append([]uint32(nil), pieces[i].crc...)})
+		s.pending.push(&pieces[i].record, pieces[i].crc)
 	}
 }
 
@@ -158,13 +160,12 @@ func (s *Store) Commit(seq Seq) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := 0
-	for ; n < len(s.pending) && s.pending[n].seq <= seq; n++ {
-		if err := s.apply(&s.pending[n].record, s.pending[n].crc); err != nil {
+	for n := s.pending.until(seq); n > 0; n-- {
+		if err := s.apply(s.pending.at(0)); err != nil {
 			return s.fail(err)
 		}
+		s.pending.pop()
 	}
-	s.pending = append(s.pending[:0], s.pending[n:]...)
 	s.kickIfHalf() // what could not be poured when it was appended can be now
 	return nil
 }
@@ -179,35 +180,27 @@ func (s *Store) Truncate(seq Seq) error {
 	if err := s.failed(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if seq < s.commit {
-		commit := s.commit
-		s.mu.Unlock()
+	if commit := s.Committed(); seq < commit {
 		return fmt.Errorf("%w: truncate after entry %d, committed up to %d", ErrInvalid, seq, commit)
 	}
-	keep := 0
-	for keep < len(s.pending) && s.pending[keep].seq <= seq {
-		keep++
-	}
-	cut := append([]pendingEntry(nil), s.pending[keep:]...)
-	s.pending = s.pending[:keep]
-	end := s.applied
-	if keep > 0 {
-		last := &s.pending[keep-1]
-		end = appliedState{last.pos + uint64(last.bytes()), last.gen, last.seq}
-	}
-	s.mu.Unlock()
-	if len(cut) == 0 {
+	if seq >= s.seq {
 		return nil
 	}
-	return s.cutLog(end, cut)
+	s.mu.Lock()
+	end := s.applied
+	if keep := s.pending.until(seq); keep > 0 {
+		last, _ := s.pending.at(keep - 1)
+		end = logPoint{last.pos + uint64(last.bytes()), last.gen, last.seq}
+	}
+	s.mu.Unlock()
+	return s.cutLog(end)
 }
 
 // cutLog moves the log's end back. The incarnation makes what lies behind it
 // invalid; only then are the places of its references free again. What stays is
 // synced first: a record of an older incarnation counts if it lies before
 // incStart, so none may be lost there and uncover one that was cut earlier.
-func (s *Store) cutLog(end appliedState, cut []pendingEntry) error {
+func (s *Store) cutLog(end logPoint) error {
 	if err := s.Sync(); err != nil {
 		return err
 	}
@@ -219,14 +212,26 @@ func (s *Store) cutLog(end appliedState, cut []pendingEntry) error {
 	if err := s.super.save(); err != nil {
 		return s.fail(err)
 	}
+	s.endLogAt(end)
+	s.mu.Lock()
+	keep := s.pending.until(end.seq)
+	for i := keep; i < s.pending.n; i++ {
+		r, _ := s.pending.at(i)
+		s.releaseRef(r)
+	}
+	s.pending.cut(keep)
+	s.mu.Unlock()
+	s.wakeAppenders()
+	return nil
+}
+
+// endLogAt goes on in a new incarnation from a point up to which the log is
+// durable. It holds appendMu and syncMu.
+func (s *Store) endLogAt(end logPoint) {
 	s.log.incarnation = s.super.incarnation
 	s.gen, s.seq = end.gen, end.seq
 	s.log.head, s.log.padded = end.pos, end.pos/BlockSize*BlockSize
 	s.log.written.Store(end.pos)
-	s.durable.Store(s.super.durable)
-	for i := range cut {
-		s.abandon(&piece{record: cut[i].record})
-	}
-	s.wakeAppenders()
-	return nil
+	s.durable.Store(end.pos)
+	s.hist.cut(end)
 }

@@ -64,6 +64,8 @@ func (st *StoreStats) WriteAmplification() float64 {
 const (
 	overlayEntryBytes = 40
 	tableEntryBytes   = 20
+	pinBytes          = 48
+	pendingBytes      = 96
 )
 
 // Stats returns a snapshot; it is cheap.
@@ -82,11 +84,13 @@ func (s *Store) Stats() StoreStats {
 	st.OverlayBlocks = int64(s.over.len())
 	st.CachePages = int64(len(s.maps.cached) + len(s.alloc.pages.cached))
 	st.DirtyPages = int64(s.maps.dirty + s.alloc.pages.dirty)
-	st.MemoryBytes = st.OverlayBlocks*overlayEntryBytes + st.CachePages*pageBytes + int64(len(s.maps.entries))*tableEntryBytes + int64(len(s.alloc.used))*8
-	st.CommitSeq = s.commit
+	st.MemoryBytes = st.OverlayBlocks*overlayEntryBytes + st.CachePages*pageBytes + int64(len(s.maps.entries))*tableEntryBytes + int64(len(s.alloc.used))*8 +
+		s.hist.bytes() + int64(len(s.pins.chunks))*pinBytes + int64(len(s.pending.ring))*pendingBytes + int64(len(s.pending.sums))*4
+	st.CommitSeq = s.Committed()
 	st.Generation, st.LastSeq = s.applied.gen, s.applied.seq
-	if n := len(s.pending); n > 0 {
-		st.Generation, st.LastSeq = s.pending[n-1].gen, s.pending[n-1].seq
+	if n := s.pending.n; n > 0 {
+		last := s.pending.slot(n - 1)
+		st.Generation, st.LastSeq = last.gen, last.seq
 	}
 	return st
 }

@@ -18,12 +18,6 @@ type piece struct {
 	mergeAt, mergeLen int
 }
 
-// pendingEntry is an entry in the log that is not yet committed.
-type pendingEntry struct {
-	record
-	crc []uint32
-}
-
 // writeBatch is the working memory of one Submit.
 type writeBatch struct {
 	mutations []*Request
@@ -157,14 +151,19 @@ func (b *writeBatch) failFrom(first int, err error) {
 
 // abandon gives back the chunks of a piece that was not logged.
 func (s *Store) abandon(p *piece) {
-	if p.kind != recRef {
+	s.mu.Lock()
+	s.releaseRef(&p.record)
+	s.mu.Unlock()
+}
+
+// releaseRef gives back the chunks of a reference that never counted. It holds mu.
+func (s *Store) releaseRef(r *record) {
+	if r.kind != recRef {
 		return
 	}
-	s.mu.Lock()
-	for c := range p.blocks / chunkBlocks {
-		s.alloc.release(p.phys + uint32(c))
+	for c := range r.blocks / chunkBlocks {
+		s.alloc.release(r.phys + uint32(c))
 	}
-	s.mu.Unlock()
 }
 
 // plan cuts a mutation into pieces: whole aligned chunks of data are written to

@@ -40,6 +40,8 @@ const (
 	StoreEarlyEdges
 	StoreWriteCutTail
 	StoreTrustCache
+	StorePourPinned
+	StoreReplayPins
 	DetectorOldRun
 	DetectorNoHysteresis
 	DetectorNoHold
@@ -57,6 +59,11 @@ const (
 	StewardCountWorking
 	StewardRestless
 	StewardOldVerdict
+	StewardHoldForever
+	FailoverWhileUp
+	FailoverAmnesiac
+	FailoverNoPause
+	FailoverUnsealed
 	StateApplyTwice
 	StateAnyGeneration
 	StateAnyNumber
@@ -102,6 +109,8 @@ var table = [numIDs]Info{
 	{StoreEarlyEdges, "store/early-edges", "The edges of a trim may be poured before the trim counts as applied."},
 	{StoreWriteCutTail, "store/write-cut-tail", "A write that was checked before the volume shrank reaches beyond the new end."},
 	{StoreTrustCache, "store/trust-cache", "Recovery syncs, but does not write again, what a failed sync may have left in the page cache alone."},
+	{StorePourPinned, "store/pour-pinned", "A block is poured over the payload of a reference that a member may lack."},
+	{StoreReplayPins, "store/replay-pins", "Opening does not protect the payloads that members may lack."},
 	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
 	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
 	{DetectorNoHold, "detector/no-hold", "A node that comes and goes is not held back."},
@@ -119,6 +128,11 @@ var table = [numIDs]Info{
 	{StewardCountWorking, "steward/count-working", "Voters that are down are counted out."},
 	{StewardRestless, "steward/restless", "Voters are exchanged for others that are no better."},
 	{StewardOldVerdict, "steward/old-verdict", "A verdict on an earlier run of a node is recorded for the present one."},
+	{StewardHoldForever, "steward/hold-forever", "The end of a hold is not recorded."},
+	{FailoverWhileUp, "failover/while-up", "A primary that works, but late, is replaced."},
+	{FailoverAmnesiac, "failover/amnesiac", "A member is chosen that may have lost entries."},
+	{FailoverNoPause, "failover/no-pause", "A promotion that had no effect is asked for again at once."},
+	{FailoverUnsealed, "failover/unsealed", "A member is chosen though too few others answer to seal the log."},
 	{StateApplyTwice, "state/apply-twice", "A request that is repeated is applied again."},
 	{StateAnyGeneration, "state/any-generation", "A change of a record does not compare the generation."},
 	{StateAnyNumber, "state/any-number", "A change of a record does not compare its number."},
