@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"blkd/internal/api"
@@ -73,6 +75,60 @@ func exampleCluster() *api.ClusterStatus {
 	}
 }
 
+// exampleServed is a healthy volume that n1 serves.
+func exampleServed() *api.Volume {
+	v := exampleRecord()
+	v.State, v.Problems, v.Clients, v.Uris = api.VolumeState_VOLUME_STATE_OK, nil, 2, []string{"nbd://10.0.0.1:10809/pgdata", "nbd://10.0.0.2:10809/pgdata"}
+	v.Io = &api.VolumeIO{LogUsedBytes: 30 << 20, LogSizeBytes: 1 << 30, ClientWrittenBytes: 1 << 30, DiskWrittenBytes: 2 << 30, WriteAmplification: 2}
+	v.Serving, v.Lease = "n1", &api.Lease{Held: true, Left: durationpb.New(412 * time.Millisecond)}
+	for i, m := range v.Record.Members {
+		m.State = metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE
+		v.Replicas = append(v.Replicas, &api.Replica{Node: m.Node, State: m.State, Connected: true, HeldSeq: 9000 - uint64(i), DurableSeq: 8900,
+			BehindEntries: uint64(i), Compared: timestamppb.New(noon.Add(-time.Hour))})
+	}
+	return v
+}
+
+// exampleSyncing is an erasure-coded volume one of whose replicas is brought level.
+func exampleSyncing() *api.Volume {
+	v := exampleServed()
+	v.Name, v.Record.Name, v.SizeBytes, v.State = "logs", "logs", 50<<30, api.VolumeState_VOLUME_STATE_DEGRADED
+	v.Record.Layout = &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_EC, Data: 4, Parity: 2}
+	v.Record.Primary, v.Serving, v.Record.Generation = "n3", "n3", 4
+	v.Record.Attachment.Holder = "db3"
+	for i := 3; i < 6; i++ {
+		m := proto.CloneOf(v.Record.Members[0])
+		m.Node, m.Shard = fmt.Sprintf("n%d", i+1), int32(i)
+		v.Record.Members = append(v.Record.Members, m)
+		v.Replicas = append(v.Replicas, &api.Replica{Node: m.Node, State: m.State, Connected: true, HeldSeq: 9000, DurableSeq: 9000})
+	}
+	v.Record.Members[4].State = metapb.ReplicaState_REPLICA_STATE_SYNCING
+	r := v.Replicas[4]
+	r.State, r.HeldSeq, r.BehindEntries = metapb.ReplicaState_REPLICA_STATE_SYNCING, 8000, 1000
+	r.Resync = &api.Resync{Kind: api.ResyncKind_RESYNC_KIND_EXTENTS, SyncedBytes: 63 << 20, TotalBytes: 100 << 20, BytesPerSecond: 300 << 10,
+		Left: durationpb.New(125 * time.Second), Started: timestamppb.New(noon.Add(-3 * time.Minute))}
+	v.Problems = []*api.Problem{{Code: "member_behind", Text: "it survives one more failure (normally two): n5 returned 11:57 and is catching up", Advice: "nothing to do"}}
+	return v
+}
+
+// exampleWaiting is a volume whose requests wait.
+func exampleWaiting() *api.Volume {
+	v := exampleServed()
+	v.Name, v.Record.Name, v.State, v.Lease = "mail", "mail", api.VolumeState_VOLUME_STATE_WAITING, &api.Lease{}
+	v.Serving = ""
+	v.Replicas[2].Connected = false
+	v.Replicas[1].Resync = &api.Resync{Kind: api.ResyncKind_RESYNC_KIND_LOG, SyncedBytes: 1, TotalBytes: 3, Waits: "n3 has what it needs"}
+	v.Problems = []*api.Problem{{Code: "too_few_copies", Text: "1 of 3 copies is reachable, and writes wait below 2", Advice: "start blkd on n3"}}
+	return v
+}
+
+// exampleServing is a cluster that serves these volumes.
+func exampleServing(volumes ...*api.Volume) *api.ClusterStatus {
+	s := exampleCluster()
+	s.Nodes, s.Volumes = s.Nodes[:2], volumes
+	return s
+}
+
 func exampleStale() *api.ClusterStatus {
 	s := exampleCluster()
 	s.Stale, s.Nodes, s.Volumes = true, s.Nodes[:1], nil
@@ -94,7 +150,8 @@ func examplePlan() *api.Volume {
 func exampleHistory() History {
 	return newHistory(&metapb.History{Volume: 1, Name: "pgdata", Dropped: 3, Deleted: true, Entries: []*metapb.HistoryEntry{
 		{Generation: 1, Number: 1, What: "created", By: "root@db1", Node: "n2", Time: before(time.Hour), Index: 12},
-		{Generation: 2, Number: 2, What: "promoted n1 -> n2", By: "steward", Node: "n2", Reason: "n1 is down", Time: before(time.Minute), Index: 90},
+		{Generation: 2, Number: 2, What: "promoted n1 -> n2", By: "steward", Node: "n2", Reason: "n1 is down", Time: before(time.Minute), Index: 90,
+			Certificate: exampleCertificate()},
 	}})
 }
 
@@ -131,6 +188,8 @@ func TestClusterJSON(t *testing.T) {
 		"status_cluster.json": status,
 		"history.json":        exampleHistory(),
 		"why.json":            newWhy(status).waiting(),
+		"volume_served.json":  newVolume(exampleSyncing()),
+		"replicas.json":       replicaResult(newVolume(exampleSyncing())).data,
 		"waited.json":         Waited{Name: "pgdata", Condition: "exists", Volume: &volume},
 		"waited_quorum.json":  Waited{Name: "cluster", Condition: "quorum"},
 		"transferred.json":    Transferred{From: "n1", Leader: "n2", Term: 42},
@@ -163,6 +222,10 @@ func TestClusterTables(t *testing.T) {
 	status.setCluster(newCluster(exampleCluster()))
 	stale := exampleStatus()
 	stale.setCluster(newCluster(exampleStale()))
+	serving := exampleStatus()
+	serving.setCluster(newCluster(exampleServing(exampleSyncing(), exampleWaiting(), exampleServed())))
+	healthy := exampleStatus()
+	healthy.setCluster(newCluster(exampleServing(exampleServed())))
 	a := &app{output: formatTable}
 	table := func(r result, format string) []byte {
 		var out bytes.Buffer
@@ -185,12 +248,18 @@ func TestClusterTables(t *testing.T) {
 	for name, got := range map[string][]byte{
 		"status_cluster.txt": table(statusResult(status), formatTable),
 		"status_stale.txt":   table(statusResult(stale), formatTable),
+		"status_serving.txt": table(statusResult(serving), formatTable),
+		"status_healthy.txt": table(statusResult(healthy), formatWide),
+		"volume_served.txt":  captured(func() error { return a.showVolume(exampleServed()) }),
+		"volume_waiting.txt": captured(func() error { return a.showVolume(exampleWaiting()) }),
+		"replicas.txt":       table(replicaResult(newVolume(exampleSyncing())), formatWide),
+		"replicas_idle.txt":  table(replicaResult(newVolume(exampleRecord())), formatTable),
 		"cluster.txt":        table(clusterResult(newCluster(exampleCluster()), noon), formatTable),
 		"cluster_wide.txt":   table(clusterResult(newCluster(exampleCluster()), noon), formatWide),
 		"cluster_node.txt":   table(nodeResult(newNode(exampleCluster().Nodes[2]), noon), formatTable),
 		"cluster_volume.txt": captured(func() error { return a.showVolume(exampleRecord()) }),
 		"cluster_plan.txt":   captured(func() error { return a.showCreated(examplePlan(), true) }),
-		"history.txt":        table(historyResult(exampleHistory()), formatTable),
+		"history.txt":        table(historyResult(exampleHistory(), true), formatTable),
 		"why.txt":            table(why(status, newWhy(status).waiting()), formatTable),
 		"why_one.txt":        table(why(status, newWhy(status).only("logs")), formatTable),
 		"why_stale.txt":      table(why(stale, newWhy(stale).only("n1")), formatTable),
@@ -205,7 +274,8 @@ func TestClusterState(t *testing.T) {
 	for _, tc := range []struct {
 		status *api.ClusterStatus
 		want   string
-	}{{healthy, "ok"}, {exampleCluster(), "degraded"}, {exampleStale(), "failed"}} {
+	}{{healthy, "ok"}, {exampleCluster(), "degraded"}, {exampleStale(), "failed"}, {exampleServing(exampleServed()), "ok"},
+		{exampleServing(exampleSyncing(), exampleServed()), "degraded"}, {exampleServing(exampleWaiting(), exampleSyncing()), "waiting"}} {
 		if got := newCluster(tc.status).State; got != tc.want {
 			t.Errorf("state %s, want %s", got, tc.want)
 		}

@@ -20,6 +20,15 @@ func (a *app) completeNode(cmd *cobra.Command, args []string, _ string) ([]strin
 	return a.completeFirst(cmd, args, clusterNodes)
 }
 
+// completeVolumeThenNodes offers volumes for the first argument and nodes for the
+// others.
+func (a *app) completeVolumeThenNodes(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return a.offer(cmd, volumeNames)
+	}
+	return a.offer(cmd, clusterNodes)
+}
+
 // completeAny offers both.
 func (a *app) completeAny(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completeFirst(cmd, args, volumeNames, clusterNodes)

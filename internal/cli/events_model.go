@@ -127,7 +127,7 @@ func (e *Event) words(wide bool) string {
 		return fmt.Sprintf("exists   node %s   %s   %s   %s", e.Name, e.Node.Address, e.Node.Role, e.Node.Health)
 	case e.Volume != nil && e.Volume.Record != nil:
 		return fmt.Sprintf("exists   volume %s   generation %d   primary %s   %s", e.Name, e.Volume.Record.Generation,
-			orDash(e.Volume.Record.Primary), replicas(e.Volume.Record.Members))
+			orDash(e.Volume.Record.Primary), e.Volume.replicaWords())
 	}
 	words := []string{fmt.Sprint(e.Seq)}
 	if e.Time != nil {

@@ -22,31 +22,35 @@ type History struct {
 
 // HistoryEntry is one change of a volume's record.
 type HistoryEntry struct {
-	Generation uint64    `json:"generation"`
-	Number     uint64    `json:"number"`
-	What       string    `json:"what"`
-	By         string    `json:"by"`
-	Node       string    `json:"node"`
-	Reason     string    `json:"reason"`
-	Time       time.Time `json:"time"`
-	Index      uint64    `json:"index"`
+	Generation uint64     `json:"generation"`
+	Number     uint64     `json:"number"`
+	What       string     `json:"what"`
+	By         string     `json:"by"`
+	Node       string     `json:"node"`
+	Reason     string     `json:"reason"`
+	Time       *time.Time `json:"time"` // null: unknown
+	Index      uint64     `json:"index"`
+	// Certificate is, of a promotion, on what it rests: once the new primary serves.
+	Certificate *Certificate `json:"certificate,omitempty"`
 }
 
 func newHistory(h *metapb.History) History {
 	out := History{Name: h.Name, Deleted: h.Deleted, Dropped: h.Dropped, Entries: []HistoryEntry{}}
 	for _, e := range h.Entries {
 		out.Entries = append(out.Entries, HistoryEntry{Generation: e.Generation, Number: e.Number, What: e.What,
-			By: e.By, Node: e.Node, Reason: e.Reason, Time: at(e.Time), Index: e.Index})
+			By: e.By, Node: e.Node, Reason: e.Reason, Time: moment(e.Time), Index: e.Index, Certificate: newCertificate(e.Certificate)})
 	}
 	return out
 }
 
 func (a *app) historyCommand() *cobra.Command {
-	return &cobra.Command{
+	var certificates bool
+	cmd := &cobra.Command{
 		Use:   "history VOLUME",
 		Short: "Shows who changed a volume's record, when and why",
 		Long: `Shows every change of a volume's record, oldest first: its generation, what was
-changed, who asked, through which node, and why. Deleted volumes have one too.`,
+changed, who asked, through which node, and why. Deleted volumes have one too.
+--certificates adds, to each promotion, the proof that it lost nothing.`,
 		Args:              arguments(1, 1),
 		ValidArgsFunction: a.completeVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,14 +59,24 @@ changed, who asked, through which node, and why. Deleted volumes have one too.`,
 				if err != nil {
 					return called(err)
 				}
-				return show(a.Out, a.output, historyResult(newHistory(answer)))
+				return show(a.Out, a.output, historyResult(newHistory(answer), certificates))
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&certificates, "certificates", false, "show the certificates of promotions")
+	return cmd
 }
 
-func historyResult(h History) result {
-	return result{data: h, names: []string{h.Name}, table: func(w io.Writer, wide bool) { historyTable(w, h, wide) }}
+func historyResult(h History, certificates bool) result {
+	return result{data: h, names: []string{h.Name}, table: func(w io.Writer, wide bool) {
+		historyTable(w, h, wide)
+		for _, e := range h.Entries {
+			if certificates && e.Certificate != nil {
+				fmt.Fprintf(w, "\ngeneration %d: %s\n", e.Generation, e.What)
+				certificateSheet(w, e.Certificate)
+			}
+		}
+	}}
 }
 
 func historyTable(w io.Writer, h History, wide bool) {
@@ -72,7 +86,7 @@ func historyTable(w io.Writer, h History, wide bool) {
 	}
 	row(w, head...)
 	for _, e := range h.Entries {
-		cells := []string{fmt.Sprint(e.Generation), fmt.Sprint(e.Number), e.Time.Format(time.RFC3339), e.What, orDash(e.By), orDash(e.Reason)}
+		cells := []string{fmt.Sprint(e.Generation), fmt.Sprint(e.Number), when(e.Time), e.What, orDash(e.By), orDash(e.Reason)}
 		if wide {
 			cells = append(cells, orDash(e.Node), fmt.Sprint(e.Index))
 		}

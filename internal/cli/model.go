@@ -22,13 +22,14 @@ type Volume struct {
 	Name           string    `json:"name"`
 	SizeBytes      int64     `json:"size_bytes"`
 	AllocatedBytes int64     `json:"allocated_bytes"`
-	State          string    `json:"state"` // ok, degraded, failed or recorded
+	State          string    `json:"state"` // ok, degraded, waiting, failed or recorded
 	Clients        int       `json:"clients"`
 	URIs           []string  `json:"uris"`
 	IO             *VolumeIO `json:"io"` // null while the store is not open
 	Problems       []Problem `json:"problems"`
-	Record         *Record   `json:"record,omitempty"` // in a cluster
-	Plan           *Plan     `json:"plan,omitempty"`   // of volume create in a cluster
+	Record         *Record   `json:"record,omitempty"`  // in a cluster: what was decided
+	Runtime        *Runtime  `json:"runtime,omitempty"` // in a cluster: how it is right now; absent: nobody knows
+	Plan           *Plan     `json:"plan,omitempty"`    // of volume create in a cluster
 	DryRun         bool      `json:"dry_run,omitempty"`
 }
 
@@ -105,7 +106,7 @@ func newVolume(v *api.Volume) Volume {
 		Name: v.Name, SizeBytes: v.SizeBytes, AllocatedBytes: v.AllocatedBytes,
 		State: v.State.Word(), Clients: int(v.Clients),
 		URIs: append([]string{}, v.Uris...), Problems: newProblems(v.Problems),
-		Record: newRecord(v.Record), Plan: newPlan(v.Plan),
+		Record: newRecord(v.Record), Runtime: newRuntime(v), Plan: newPlan(v.Plan),
 	}
 	if io := v.Io; io != nil {
 		out.IO = &VolumeIO{
@@ -140,19 +141,26 @@ func newStatus(s *api.NodeStatus) Status {
 		out.State = "degraded"
 	}
 	for _, v := range out.Volumes {
-		if v.State == "failed" || v.State == "degraded" && out.State == "ok" {
-			out.State = v.State
-		}
+		out.State = worse(out.State, v.State)
 	}
 	return out
+}
+
+// severity orders the states of volumes, nodes and clusters.
+var severity = map[string]int{"ok": 0, "recorded": 0, "degraded": 1, "unknown": 1, "waiting": 2, "failed": 3}
+
+// worse is the worse of two states; recorded counts as ok.
+func worse(a, b string) string {
+	if severity[b] > severity[a] {
+		return b
+	}
+	return a
 }
 
 // setCluster adds the cluster that the node belongs to.
 func (s *Status) setCluster(c Cluster) {
 	s.Cluster, s.Nodes, s.Volumes = &c.ClusterInfo, c.Nodes, c.Volumes
-	if s.State == "ok" || c.State == "failed" {
-		s.State = c.State
-	}
+	s.State = worse(s.State, c.State)
 }
 
 func newVerified(name string, p *api.VerifyVolumeProgress) Verified {

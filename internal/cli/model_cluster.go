@@ -21,16 +21,16 @@ type Cluster struct {
 
 // ClusterInfo describes a cluster apart from its nodes and volumes.
 type ClusterInfo struct {
-	ID       string    `json:"id"`
-	Name     string    `json:"name"`
-	State    string    `json:"state"` // ok, degraded or failed: the worst of quorum, nodes and volumes
-	Version  int       `json:"version"`
-	Created  time.Time `json:"created"`
-	Node     string    `json:"node"`  // which one answers
-	Stale    bool      `json:"stale"` // what that node last knew; no quorum confirmed it
-	Quorum   Quorum    `json:"quorum"`
-	Problems []Problem `json:"problems"`
-	Event    uint64    `json:"event"` // the last one that is reflected here
+	ID       string     `json:"id"`
+	Name     string     `json:"name"`
+	State    string     `json:"state"` // ok, degraded, waiting or failed: the worst of quorum, nodes and volumes
+	Version  int        `json:"version"`
+	Created  *time.Time `json:"created"`
+	Node     string     `json:"node"`  // which one answers
+	Stale    bool       `json:"stale"` // what that node last knew; no quorum confirmed it
+	Quorum   Quorum     `json:"quorum"`
+	Problems []Problem  `json:"problems"`
+	Event    uint64     `json:"event"` // the last one that is reflected here
 }
 
 // Quorum tells whether the metadata quorum can decide.
@@ -203,7 +203,7 @@ func newNodes(in []*api.ClusterNode) []Node {
 func newClusterInfo(s *api.ClusterStatus) ClusterInfo {
 	q := s.GetQuorum()
 	return ClusterInfo{
-		ID: hex(s.Id), Name: s.Name, Version: int(s.Version), Created: s.Created.AsTime().Truncate(time.Millisecond),
+		ID: hex(s.Id), Name: s.Name, Version: int(s.Version), Created: instant(s.Created),
 		Node: s.Node, Stale: s.Stale, Event: s.Event, Problems: newProblems(s.Problems),
 		Quorum: Quorum{Voters: int(q.GetVoters()), Need: int(q.GetNeed()), Have: int(q.GetHave()),
 			Missing: some(q.GetMissing()), Leader: q.GetLeader(), Term: q.GetTerm()},
@@ -216,8 +216,8 @@ func newCluster(s *api.ClusterStatus) Cluster {
 	return c
 }
 
-// worst is the state in one word: failed without a quorum or with a volume that
-// failed, else degraded with any problem.
+// worst is the state in one word: failed without a quorum, else that of the worst
+// volume, and with any problem not better than degraded.
 func (c *Cluster) worst() string {
 	state, problems := "ok", len(c.Problems)
 	for _, n := range c.Nodes {
@@ -225,17 +225,15 @@ func (c *Cluster) worst() string {
 	}
 	for _, v := range c.Volumes {
 		problems += len(v.Problems)
-		if v.State == "failed" {
-			state = "failed"
-		}
+		state = worse(state, v.State)
 	}
 	switch {
-	case c.Stale || state == "failed":
+	case c.Stale:
 		return "failed"
 	case problems > 0:
-		return "degraded"
+		return worse(state, "degraded")
 	default:
-		return "ok"
+		return state
 	}
 }
 

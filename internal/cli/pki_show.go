@@ -12,16 +12,16 @@ import (
 
 // PKI is the result of the commands of pki.
 type PKI struct {
-	Dir          string        `json:"dir"`
-	Cluster      string        `json:"cluster"`
-	Changing     bool          `json:"changing"` // the CA is being changed
-	CAs          []Certificate `json:"cas"`      // newest first
-	Certificates []Certificate `json:"certificates"`
-	Next         []string      `json:"next"` // what is to be done now, in this order
+	Dir          string              `json:"dir"`
+	Cluster      string              `json:"cluster"`
+	Changing     bool                `json:"changing"` // the CA is being changed
+	CAs          []IssuedCertificate `json:"cas"`      // newest first
+	Certificates []IssuedCertificate `json:"certificates"`
+	Next         []string            `json:"next"` // what is to be done now, in this order
 }
 
-// Certificate is a CA, or what was issued to somebody.
-type Certificate struct {
+// IssuedCertificate is a CA, or what was issued to somebody.
+type IssuedCertificate struct {
 	Role      string    `json:"role"` // node, admin or client; empty: a CA, or files that cannot be read
 	Name      string    `json:"name"` // of a CA: the cluster's
 	CA        string    `json:"ca"`   // id of the CA that signed it; of a CA: its own
@@ -35,10 +35,10 @@ type Certificate struct {
 	Advice    string    `json:"advice"`
 }
 
-func newCertificates(in []*pki.Certificate, now time.Time) []Certificate {
-	out := make([]Certificate, 0, len(in))
+func newCertificates(in []*pki.Certificate, now time.Time) []IssuedCertificate {
+	out := make([]IssuedCertificate, 0, len(in))
 	for _, c := range in {
-		out = append(out, Certificate{Role: string(c.Role), Name: c.Name, CA: c.CA, Serial: c.Serial, Hosts: some(c.Hosts),
+		out = append(out, IssuedCertificate{Role: string(c.Role), Name: c.Name, CA: c.CA, Serial: c.Serial, Hosts: some(c.Hosts),
 			NotBefore: c.NotBefore, NotAfter: c.NotAfter, DaysLeft: c.DaysLeft(now), Dir: c.Dir, Problem: c.Problem, Advice: c.Advice})
 	}
 	return out
@@ -69,7 +69,7 @@ func pkiTable(w io.Writer, p PKI, title string, wide bool) {
 		head = append(head, "CA", "SERIAL", "DIR")
 	}
 	row(w, head...)
-	all := append(append([]Certificate{}, p.CAs...), p.Certificates...)
+	all := append(append([]IssuedCertificate{}, p.CAs...), p.Certificates...)
 	for i, c := range all {
 		role, name := orUnknown(c.Role), c.Name
 		if i < len(p.CAs) {

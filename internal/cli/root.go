@@ -103,7 +103,8 @@ counts more.`,
 	fs.DurationVar(&a.timeout, "timeout", 30*time.Second, "give up after this `TIME`; 0 is never")
 	fs.StringVarP(&a.output, "output", "o", formatTable, "output `FORMAT`: table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(a.statusCommand(), a.whyCommand(), a.volumeCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
+	root.AddCommand(a.statusCommand(), a.whyCommand(), a.volumeCommand(), a.promoteCommand(), a.primaryCommand(), a.secondaryCommand(),
+		a.replicaCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
 		a.nodeCommand(), a.clusterCommand(), a.pkiCommand(), a.benchCommand(), a.versionCommand())
 	return root
 }

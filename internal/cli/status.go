@@ -22,7 +22,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Use:   "status [VOLUME]",
 		Short: "Shows the node or cluster, the volumes, and what needs attention",
 		Long: `Shows the node or the cluster it belongs to, the volumes, and what needs
-attention: a line with ! says what is wrong, the line under it what to do. With
+attention: a line with ! says what is wrong, and what to do about it. With
 VOLUME, only that one counts. Without a quorum it shows what the node last knew.`,
 		Example: `  blkctl status
   blkctl status --watch=5
@@ -145,7 +145,7 @@ func statusTable(w io.Writer, s Status, wide bool) {
 	}
 }
 
-// summary counts the volumes in each state.
+// summary counts the volumes in each state: "3 volumes: 2 ok, 1 degraded".
 func summary(volumes []Volume) string {
 	if len(volumes) == 0 {
 		return "no volumes"
@@ -155,12 +155,16 @@ func summary(volumes []Volume) string {
 		counts[v.State]++
 	}
 	var words []string
-	for _, state := range []string{"ok", "recorded", "degraded", "failed", "unknown"} {
+	for _, state := range []string{"ok", "recorded", "degraded", "waiting", "failed", "unknown"} {
 		if counts[state] > 0 {
 			words = append(words, fmt.Sprintf("%d %s", counts[state], state))
 		}
 	}
-	return strings.Join(words, ", ")
+	total := plural(len(volumes), "volume", "volumes")
+	if len(counts) == 1 {
+		return total + " " + volumes[0].State
+	}
+	return total + ": " + strings.Join(words, ", ")
 }
 
 // age is a duration in its largest unit: "3m", "2d".

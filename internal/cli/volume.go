@@ -152,10 +152,14 @@ func volumeSheet(w io.Writer, v Volume) {
 	printProblems(w, "", v.Problems)
 }
 
-// printProblems prints what needs attention, and under it what to do.
+// printProblems prints what needs attention, and under it what to do, if anything.
 func printProblems(w io.Writer, who string, problems []Problem) {
 	for _, p := range problems {
-		fmt.Fprintf(w, "! %s%s\n  %s\n", who, p.Text, p.Advice)
+		next := "\n  "
+		if strings.HasPrefix(p.Advice, "nothing to do") {
+			next = "; "
+		}
+		fmt.Fprintf(w, "! %s%s%s%s\n", who, p.Text, next, p.Advice)
 	}
 }
 
