@@ -200,17 +200,20 @@ func (l *Log) Err() error {
 // Close ends the use of the log. After a failure it lets go of what it can.
 func (l *Log) Close() error {
 	if l.Err() == nil && l.hardStale {
-		b := l.db.NewBatch()
-		defer b.Close()
-		if err := l.putHard(b); err != nil {
-			return err
-		}
-		if err := l.commit(b, "write the commit index"); err != nil {
-			return err
-		}
+		l.saveHard() //nolint:errcheck // a failure is recorded
 	}
 	if err := l.db.Close(); err != nil && l.Err() == nil {
 		return l.fail("close", err)
 	}
 	return l.Err()
+}
+
+// saveHard writes a commit index that no batch has carried.
+func (l *Log) saveHard() error {
+	b := l.db.NewBatch()
+	defer b.Close()
+	if err := l.putHard(b); err != nil {
+		return l.fail("encode", err)
+	}
+	return l.commit(b, "write the commit index")
 }

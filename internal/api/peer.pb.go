@@ -36,6 +36,7 @@ const (
 	RefusalCode_REFUSAL_CODE_DISK        RefusalCode = 4 // its data directory is not the one that the name had
 	RefusalCode_REFUSAL_CODE_OLD         RefusalCode = 5 // its data directory is an old copy
 	RefusalCode_REFUSAL_CODE_RETIRED     RefusalCode = 6 // it was removed or replaced
+	RefusalCode_REFUSAL_CODE_RUNS        RefusalCode = 7 // another run of it is alive
 )
 
 // Enum value maps for RefusalCode.
@@ -48,6 +49,7 @@ var (
 		4: "REFUSAL_CODE_DISK",
 		5: "REFUSAL_CODE_OLD",
 		6: "REFUSAL_CODE_RETIRED",
+		7: "REFUSAL_CODE_RUNS",
 	}
 	RefusalCode_value = map[string]int32{
 		"REFUSAL_CODE_UNSPECIFIED": 0,
@@ -57,6 +59,7 @@ var (
 		"REFUSAL_CODE_DISK":        4,
 		"REFUSAL_CODE_OLD":         5,
 		"REFUSAL_CODE_RETIRED":     6,
+		"REFUSAL_CODE_RUNS":        7,
 	}
 )
 
@@ -1068,7 +1071,7 @@ const file_internal_api_peer_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"J\n" +
 	"\x10TransferResponse\x12\x18\n" +
 	"\arefusal\x18\x01 \x01(\tR\arefusal\x12\x1c\n" +
-	"\telsewhere\x18\x02 \x01(\bR\telsewhere*\xba\x01\n" +
+	"\telsewhere\x18\x02 \x01(\bR\telsewhere*\xd1\x01\n" +
 	"\vRefusalCode\x12\x1c\n" +
 	"\x18REFUSAL_CODE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REFUSAL_CODE_LIST\x10\x01\x12\x18\n" +
@@ -1076,7 +1079,8 @@ const file_internal_api_peer_proto_rawDesc = "" +
 	"\x11REFUSAL_CODE_NAME\x10\x03\x12\x15\n" +
 	"\x11REFUSAL_CODE_DISK\x10\x04\x12\x14\n" +
 	"\x10REFUSAL_CODE_OLD\x10\x05\x12\x18\n" +
-	"\x14REFUSAL_CODE_RETIRED\x10\x062\xab\x02\n" +
+	"\x14REFUSAL_CODE_RETIRED\x10\x06\x12\x15\n" +
+	"\x11REFUSAL_CODE_RUNS\x10\a2\xab\x02\n" +
 	"\vPeerService\x126\n" +
 	"\x05Hello\x12\x15.blkd.v1.HelloRequest\x1a\x16.blkd.v1.HelloResponse\x121\n" +
 	"\x04Raft\x12\x12.blkd.v1.RaftBatch\x1a\x13.blkd.v1.RaftClosed(\x01\x122\n" +

@@ -200,7 +200,7 @@ func (c *Cluster) watchPeers() {
 		}
 		p := c.peers[name]
 		if p == nil {
-			p = &peer{c: c, name: name, out: newOutbox(), poke: make(chan struct{}, 1)}
+			p = &peer{c: c, name: name, out: newOutbox(), poke: make(chan struct{}, 1), beats: map[uint64]*beats{}}
 			c.peers[name] = p
 		}
 		p.setAddresses(k.told, k.recorded, k.listed)

@@ -181,10 +181,13 @@ func silent(list []Peer, answers map[string]answer) string {
 }
 
 func describe(name string, a answer) string {
-	if a.why == "" {
-		return name
+	switch {
+	case a.refusal != nil:
+		return name + ": " + (&refusedByPeer{a.refusal}).Error()
+	case a.why != "":
+		return name + ": " + a.why
 	}
-	return name + ": " + a.why
+	return name
 }
 
 func sortedKeys[V any](m map[string]V) []string {

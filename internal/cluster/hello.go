@@ -66,6 +66,10 @@ func (c *Cluster) judge(certified string, g *api.Greeting) *api.Refusal {
 		return refuse(api.RefusalCode_REFUSAL_CODE_NAME, "give every node a name of its own",
 			"it calls itself node %s, and that is the name of the node that it asks", g.Name)
 	}
+	if c.otherRun(g.Name, g.Incarnation) {
+		return refuse(api.RefusalCode_REFUSAL_CODE_RUNS, "stop one of the two; if its data directory is a copy, stop the one with the copy",
+			"another run of node %s is alive", g.Name)
+	}
 	c.mu.Lock()
 	own, server := c.identity, c.server
 	c.mu.Unlock()

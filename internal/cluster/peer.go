@@ -43,8 +43,15 @@ type peer struct {
 	client      api.PeerServiceClient // nil without streams
 	route       *api.Route            // with client: from this run to its
 	heard       time.Duration         // when its last heartbeat came in; 0: never
+	beats       map[uint64]*beats     // by incarnation: the runs of it with an open stream to here
 	applied     uint64                // furthest that Raft id has shown
 	rtt         time.Duration
+}
+
+// beats is what a node hears of one run of another.
+type beats struct {
+	streams int           // open to here
+	heard   time.Duration // when the last heartbeat came in
 }
 
 // run keeps a connection to the peer until ctx ends.

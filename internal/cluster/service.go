@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"blkd/internal/api"
 	"blkd/metadata"
@@ -92,6 +93,13 @@ func (s *peerService) Beat(stream api.PeerService_BeatServer) error {
 }
 
 func (s *peerService) beat(stream api.PeerService_BeatServer) error {
+	var name string
+	var route *api.Route
+	defer func() {
+		if route != nil {
+			s.c.listens(name, route.FromIncarnation, -1)
+		}
+	}()
 	for {
 		beat, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -100,9 +108,16 @@ func (s *peerService) beat(stream api.PeerService_BeatServer) error {
 		if err != nil {
 			return err
 		}
-		_, name, err := s.c.admitMember(stream.Context(), beat.Route)
+		_, from, err := s.c.admitMember(stream.Context(), beat.Route)
 		if err != nil {
 			return err
+		}
+		switch {
+		case route == nil:
+			name, route = from, beat.Route
+			s.c.listens(name, route.FromIncarnation, 1)
+		case !proto.Equal(route, beat.Route):
+			return status.Error(codes.InvalidArgument, "the route of a stream of heartbeats has changed")
 		}
 		s.c.heartbeat(name, beat)
 		if err := stream.Send(&api.Heartbeat{Route: turned(beat.Route), Echo: beat.Seq}); err != nil {

@@ -37,7 +37,7 @@ func (c *Cluster) look() {
 	c.detector.OwnDisk(now, late)
 	c.detector.Tick(now)
 	if leader != 0 {
-		c.quorate = max(c.quorate, c.contact(now, voters))
+		c.quorate = max(c.quorate, c.contact(now, voters), c.leaderContact(leader))
 	}
 	news := event != c.event
 	c.event = event
@@ -84,6 +84,18 @@ func (c *Cluster) contact(now time.Duration, voters []string) time.Duration {
 	return times[(len(times)-1)/2] // a majority was heard then or later
 }
 
+// leaderContact is when the leader had a majority in contact for sure, by what
+// this node, another one, has heard of it: within two election timeouts without
+// one it steps down. With c.mu held.
+func (c *Cluster) leaderContact(leader uint64) time.Duration {
+	for _, p := range c.peers {
+		if p.id == leader && p.client != nil {
+			return p.heard - 2*c.cfg.Election
+		}
+	}
+	return 0
+}
+
 // heartbeat takes in a heartbeat of another node.
 func (c *Cluster) heartbeat(name string, b *api.Heartbeat) {
 	now := c.now()
@@ -95,10 +107,49 @@ func (c *Cluster) heartbeat(name string, b *api.Heartbeat) {
 	defer c.mu.Unlock()
 	if p := c.peers[name]; p != nil {
 		p.heard = now
+		if r := p.beats[b.Route.FromIncarnation]; r != nil {
+			r.heard = now
+		}
 		p.show(b.Route.From, b.Applied)
 		in.RTT = p.rtt
 	}
 	c.detector.Beat(now, in)
+}
+
+// listens notes that a stream of heartbeats of a run has been opened or, by -1,
+// has ended.
+func (c *Cluster) listens(name string, incarnation uint64, by int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.peers[name]
+	if p == nil {
+		return
+	}
+	r := p.beats[incarnation]
+	if r == nil {
+		r = new(beats)
+		p.beats[incarnation] = r
+	}
+	if r.streams += by; r.streams <= 0 {
+		delete(p.beats, incarnation)
+	}
+}
+
+// otherRun tells whether another run than this one of a node is alive as far as
+// this node hears: a process that has ended leaves no stream open, and a machine
+// that has failed is silent.
+func (c *Cluster) otherRun(name string, incarnation uint64) bool {
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.peers[name]; p != nil {
+		for other, r := range p.beats {
+			if other != incarnation && now-r.heard < silentMost {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // beat is the next heartbeat for a peer.
