@@ -21,6 +21,7 @@ import (
 	"blkd/internal/cluster"
 	"blkd/internal/env"
 	"blkd/internal/pki"
+	"blkd/internal/replicas"
 )
 
 // member is a node's part in a cluster: the metadata quorum, and the services
@@ -31,7 +32,9 @@ type member struct {
 	certs   *pki.Reloader // nil: plain text
 	health  *health.Server
 	mux     *mux // of the cluster address
-	server  *grpc.Server
+
+	replicas *replicas.Manager // nil: it is a witness
+	server   *grpc.Server
 }
 
 // joinCluster makes the node part of its cluster. It returns before the node has
@@ -57,6 +60,9 @@ func (n *Node) joinCluster(w World) error {
 		return errors.Join(err, l.Close())
 	}
 	m.cluster = c
+	if !n.cfg.Cluster.Witness {
+		m.startReplicas(clock)
+	}
 	m.serve(l)
 	n.member = m
 	return nil
@@ -135,7 +141,7 @@ func (m *member) serve(l net.Listener) {
 	m.cluster.Register(m.server)
 	m.register(m.server)
 	reflection.Register(m.server)
-	m.mux = newMux(l, m.node.acceptData, m.node.log)
+	m.mux = newMux(l, m.acceptData, m.node.log)
 	m.node.serve("cluster address", m.mux.run)
 	m.node.serve("cluster services", func() error { return m.server.Serve(m.mux) })
 }
@@ -172,7 +178,11 @@ func (m *member) register(s *grpc.Server) {
 // stop ends the node's part. The other nodes are served until the leadership,
 // if this node has it, is handed over.
 func (m *member) stop(ctx context.Context) error {
-	err := m.cluster.Stop(ctx)
+	var err error
+	if m.replicas != nil {
+		err = m.replicas.Stop()
+	}
+	err = errors.Join(err, m.cluster.Stop(ctx))
 	stopGracefully(ctx, m.server)
 	return errors.Join(err, m.mux.Close())
 }

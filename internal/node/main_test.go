@@ -84,6 +84,45 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
+// TestSystemdInCluster: READY comes when the node is a member, not before, and
+// STATUS says what it waits for.
+func TestSystemdInCluster(t *testing.T) {
+	cfg := testConfig(t)
+	path := filepath.Join(cfg.DataDir, "notify")
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	c := newTrio(t, three, nil)
+	var out syncBuffer
+	for _, name := range three {
+		c.start(name)
+		go c.nodes[name].announce(&out)
+		for found := name == "n3"; ; {
+			buf := make([]byte, 1000)
+			if err := notify.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			n, err := notify.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := string(buf[:n])
+			if text == "READY=1" {
+				if found {
+					break
+				}
+				t.Fatalf("ready with the nodes up to %s", name)
+			}
+			if !found && strings.HasPrefix(text, "STATUS=founding: founding needs all nodes of the list once; waits for") {
+				break
+			}
+		}
+	}
+}
+
 func TestGreetingAsJSON(t *testing.T) {
 	cfg := testConfig(t, "demo=16MiB")
 	cfg.Log.Format = "json"

@@ -50,10 +50,6 @@ type Node struct {
 	control   *grpc.Server
 	member    *member // nil: it stands alone
 
-	// acceptData takes over a connection to the cluster address that carries the
-	// data of volumes; it is set before joinCluster. Nil: such connections are closed.
-	acceptData func(net.Conn)
-
 	web     *web          // nil without a metrics address
 	ready   chan struct{} // closed when the node serves
 	fatal   chan error
