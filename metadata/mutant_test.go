@@ -65,3 +65,22 @@ func TestStateMutants(t *testing.T) {
 		return nil
 	})
 }
+
+// TestStewardMutants plants each bug of the steward.
+func TestStewardMutants(t *testing.T) {
+	huntMutants(t, "steward/", func() error { return huntSteward("testdata/steward/*.txt") })
+}
+
+// TestFailoverMutants plants each bug of failover.
+func TestFailoverMutants(t *testing.T) {
+	huntMutants(t, "failover/", func() error { return huntSteward("testdata/failover/*.txt") })
+}
+
+func huntSteward(traces string) error {
+	for seed := range uint64(10) {
+		if err := stewardSeed(seed); err != nil {
+			return err
+		}
+	}
+	return huntTraces(traces, stewardTrace)
+}

@@ -11,8 +11,9 @@ import (
 )
 
 // Steward is what the leader of the quorum does without being asked: it records
-// what its Detector found out, keeps 1, 3 or 5 voters that work, and raises the
-// cluster's version when every node can follow.
+// what its Detector found out, has another member of a volume promoted when the
+// primary cannot serve (see failover), keeps 1, 3 or 5 voters that work, and raises
+// the cluster's version when every node can follow.
 //
 //	a node that                                     becomes
 //	registered and is no member of Raft             a learner
@@ -106,6 +107,7 @@ func (s *Steward) Step(in StewardInput) StewardOutput {
 	s.retries.forget(in.Now, s.config)
 	w := newWorld(in, s.config)
 	s.observe(w, &out)
+	s.failover(w, &out)
 	s.raiseVersion(w, &out)
 	s.steer(w, &out)
 	return out

@@ -115,7 +115,7 @@ func (s *Steward) grow(w *world) *steering {
 			able = slices.DeleteFunc(able, func(o *metapb.Node) bool { return o == n })
 			voters, p.promote, names = append(voters, n.Id), append(p.promote, n.Id), append(names, n.Name)
 		}
-		p.reason = fmt.Sprintf("%d nodes are in use: %s come to vote, %d voters in all", inUse, strings.Join(names, ", "), size)
+		p.reason = fmt.Sprintf("%d nodes are in use: with %s there are %d voters", inUse, strings.Join(names, ", "), size)
 		if w.spare(voters) >= w.spare(r.Voters) {
 			return p
 		}

@@ -42,6 +42,8 @@ const (
 	StoreTrustCache
 	StorePourPinned
 	StoreReplayPins
+	StoreResetUnmarked
+	StoreCompleteEarly
 	DetectorOldRun
 	DetectorNoHysteresis
 	DetectorNoHold
@@ -111,6 +113,8 @@ var table = [numIDs]Info{
 	{StoreTrustCache, "store/trust-cache", "Recovery syncs, but does not write again, what a failed sync may have left in the page cache alone."},
 	{StorePourPinned, "store/pour-pinned", "A block is poured over the payload of a reference that a member may lack."},
 	{StoreReplayPins, "store/replay-pins", "Opening does not protect the payloads that members may lack."},
+	{StoreResetUnmarked, "store/reset-unmarked", "A crash while a replica is emptied leaves parts of what it held."},
+	{StoreCompleteEarly, "store/complete-early", "A copy is declared complete before what was imported is durable."},
 	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
 	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
 	{DetectorNoHold, "detector/no-hold", "A node that comes and goes is not held back."},
