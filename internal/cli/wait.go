@@ -68,6 +68,7 @@ func (a *app) wait(ctx context.Context, condition, name string, req *api.WaitReq
 		ctx, cancel = context.WithTimeout(ctx, a.timeout)
 		defer cancel()
 	}
+	var last *Error // that was not the end of the time
 	for {
 		err := a.call(ctx, func(ctx context.Context, n *node) error {
 			answer, err := n.cluster.Wait(ctx, req)
@@ -86,15 +87,18 @@ func (a *app) wait(ctx context.Context, condition, name string, req *api.WaitReq
 			return nil
 		}
 		e := explain(parent, err)
+		if e.Code != TimedOut {
+			last = e
+		}
 		switch {
 		case parent.Err() != nil:
 			return &Error{Code: Interrupted, Text: "interrupted"}
 		case ctx.Err() != nil:
-			text := fmt.Sprintf("%s: not %q within %s", name, condition, a.timeout)
-			if e.Code != TimedOut {
-				text += "; at last: " + e.Text
+			timeout := &Error{Code: TimedOut, Text: fmt.Sprintf("%s: not %q within %s", name, condition, a.timeout), Advice: strings.TrimSpace("blkctl why " + req.Volume)}
+			if last != nil {
+				timeout.Text, timeout.Node = timeout.Text+"; at last: "+last.Text, last.Node
 			}
-			return &Error{Code: TimedOut, Text: text, Node: e.Node, Advice: strings.TrimSpace("blkctl why " + req.Volume)}
+			return timeout
 		case !mayPass(err, e):
 			return err
 		}
