@@ -124,7 +124,7 @@ func (v *view) volumeProblems(r *metapb.Volume) []*api.Problem {
 			live++
 		}
 	}
-	if want := replicas(r.Layout); len(r.Members) < want {
+	if want := wantedReplicas(r.Layout); len(r.Members) < want {
 		add(membersMissing, "start the nodes that are down, or add one: blkctl node add", "it has %s of the %d that %s wants", count(len(r.Members), "replica"), want, api.LayoutWord(r.Layout))
 	}
 	if live < int(r.MinCopies) {

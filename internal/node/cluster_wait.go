@@ -55,7 +55,7 @@ func (s *clusterService) condition(req *api.WaitRequest) (func(*metapb.Volume) b
 	case api.WaitCondition_WAIT_CONDITION_PRIMARY:
 		holds = func(r *metapb.Volume) bool { return r.GetPrimary() != "" }
 	case api.WaitCondition_WAIT_CONDITION_UP_TO_DATE:
-		holds = func(r *metapb.Volume) bool { return r != nil && upToDate(r) == replicas(r.Layout) }
+		holds = func(r *metapb.Volume) bool { return r != nil && upToDate(r) == wantedReplicas(r.Layout) }
 	default:
 		return nil, s.node.refuse(codes.InvalidArgument, "blkctl wait --help", "there is no condition %d to wait for", req.Condition)
 	}
@@ -65,8 +65,8 @@ func (s *clusterService) condition(req *api.WaitRequest) (func(*metapb.Volume) b
 	return holds, nil
 }
 
-// replicas is how many a layout wants.
-func replicas(l *metapb.Layout) int {
+// wantedReplicas is how many a layout wants.
+func wantedReplicas(l *metapb.Layout) int {
 	if l.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC {
 		return int(l.Data + l.Parity)
 	}
