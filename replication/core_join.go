@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 
 	"blkd/blockdev"
 )
@@ -16,7 +17,6 @@ type join struct {
 
 	full    bool // a full copy; else the log reaches
 	empty   bool // it has answered RESET
-	start   Seq  // its log begins after this; the copy holds everything before
 	cursor  int64
 	reading bool
 	planned uint64           // pieces cut off so far
@@ -25,6 +25,7 @@ type join struct {
 	held    uint64
 	end     uint64 // number of the piece that ends the copy; 0: not reached
 	copied  int64  // bytes sent
+	buf     []byte // of the piece that is read
 }
 
 // piece is a range of the copy.
@@ -56,8 +57,6 @@ func (c *Core) tickJoin() {
 			c.p.join = nil
 		case p.behind:
 			c.endJoin("it lost its place")
-		case j.full && c.p.commit < j.start && c.now.after(j.since.add(4*c.times.Drop)):
-			c.endJoin("nothing is committed; others may have to come first")
 		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
 			c.endJoin("it does not answer")
 		case !j.joined && c.now.after(j.invited.add(c.times.Probe)):
@@ -108,11 +107,11 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	}
 	_, end := c.disk.Last()
 	// What it has committed is a prefix of this log, unless it is Inconsistent.
-	at, ok := m.Commit, !m.Incomplete && m.Commit <= end && c.p.base.member(p.node).State != Inconsistent
-	if g, known := c.disk.GenAt(m.LastSeq); ok && known && g == m.LastGen {
+	at, sound := m.Commit, !m.Incomplete && m.Commit <= end && c.p.base.member(p.node).State != Inconsistent
+	if g, known := c.disk.GenAt(m.LastSeq); sound && known && g == m.LastGen {
 		at = m.LastSeq
 	}
-	if ok {
+	if sound {
 		if _, err := c.disk.ReadLog(at, 1); at == end || err == nil {
 			j.joined = true
 			c.level(p, at, min(m.Durable, at))
@@ -132,12 +131,17 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.needDurable(c.p.commit)
 		return
 	}
-	gen, last := c.disk.Last()
-	j.joined, j.full, j.start = true, true, last
+	// Its log begins after what is committed; the copy holds everything before.
+	gen, ok := c.disk.GenAt(c.p.commit)
+	if !ok {
+		c.endJoin(fmt.Sprintf("the generation of entry %d is not known", c.p.commit))
+		return
+	}
+	j.joined, j.full = true, true
 	reset := c.mem.message(MsgReset)
-	reset.Gen, reset.PrevGen, reset.PrevSeq = c.gen, gen, last
+	reset.Gen, reset.PrevGen, reset.PrevSeq = c.gen, gen, c.p.commit
 	c.send(p, reset)
-	c.level(p, last, last)
+	c.level(p, c.p.commit, c.p.commit)
 }
 
 // level begins sending from the log.
@@ -152,8 +156,8 @@ func (c *Core) level(p *peer, at, durable Seq) {
 // copyOn sends the next pieces of a full copy, a few ahead of the answers.
 func (c *Core) copyOn() {
 	j := c.p.join
-	if j == nil || !j.full || c.role != Primary || c.p.commit < j.start || c.p.drain != nil {
-		return // the copy is of committed content, and must hold all before start
+	if j == nil || !j.full || c.role != Primary || c.p.drain != nil {
+		return
 	}
 	p := c.peer(j.node)
 	if p == nil || !p.ready || !p.up {
@@ -192,14 +196,29 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 		c.sendPiece(p, n, piece{}, nil)
 		return true
 	}
-	r := &Request{Op: blockdev.OpRead, Off: at.off, Len: at.n, Data: make([]byte, at.n), gen: c.gen}
-	if c.blocked(r) {
+	if c.lockedRange(at.off, at.off+at.n) {
 		return false // an answer or a tick comes back to it
 	}
 	f := &flight{off: at.off, end: at.off + at.n}
 	c.lock(f)
 	j.reading = true
+	c.readPiece(p, j, n, f)
+	return false
+}
+
+// readPiece reads piece n and sends it. Nothing new is written to its range, f,
+// meanwhile, and it is read again if what was under way is committed; so it holds
+// exactly what is committed when it is sent.
+func (c *Core) readPiece(p *peer, j *join, n uint64, f *flight) {
+	at, commit := j.pieces[n], c.p.commit
+	j.buf = slices.Grow(j.buf[:0], int(at.n))[:at.n]
+	r := &Request{Op: blockdev.OpRead, Off: at.off, Len: at.n, Data: j.buf, gen: c.gen}
+	moving := c.inFlight(f.off, f.end)
 	r.job = func(r *Request) {
+		if moving && commit != c.p.commit && c.p.join == j {
+			c.readPiece(p, j, n, f)
+			return
+		}
 		c.unlock(f)
 		j.reading = false
 		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up {
@@ -218,7 +237,6 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 		c.sendPiece(p, n, at, r.Data)
 	}
 	c.out.Reads = append(c.out.Reads, r)
-	return false
 }
 
 func (c *Core) sendPiece(p *peer, n uint64, at piece, data []byte) {

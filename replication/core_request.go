@@ -106,21 +106,34 @@ func (c *Core) blocked(r *Request) bool {
 	if !c.p.busy.maybe(off, end) {
 		return false
 	}
+	if c.lockedRange(off, end) {
+		return true
+	}
+	if aligned := r.Off == off && r.Off+r.Len == end; (r.Op == blockdev.OpRead || !aligned) && c.inFlight(off, end) {
+		return true
+	}
+	for _, p := range c.p.parked {
+		o, e := span(p)
+		if p.Op != blockdev.OpFlush && (p.Op.Mutates() || r.Op.Mutates()) && o < end && off < e {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) lockedRange(off, end int64) bool {
 	for _, f := range c.p.locked {
 		if f.overlaps(off, end) {
 			return true
 		}
 	}
-	if aligned := r.Off == off && r.Off+r.Len == end; r.Op == blockdev.OpRead || !aligned {
-		for i := range c.p.inflight.all() {
-			if c.p.inflight.all()[i].overlaps(off, end) {
-				return true
-			}
-		}
-	}
-	for _, p := range c.p.parked {
-		o, e := span(p)
-		if p.Op != blockdev.OpFlush && (p.Op.Mutates() || r.Op.Mutates()) && o < end && off < e {
+	return false
+}
+
+func (c *Core) inFlight(off, end int64) bool {
+	list := c.p.inflight.all()
+	for i := range list {
+		if list[i].overlaps(off, end) {
 			return true
 		}
 	}

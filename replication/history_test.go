@@ -25,8 +25,9 @@ type possible struct {
 }
 
 type openWrite struct {
-	tag uint64
-	gen Generation
+	tag        uint64
+	gen        Generation
+	attachment uint64
 }
 
 func newHistory() *history {
@@ -79,8 +80,17 @@ func (h *history) close() {
 	}
 }
 
-func (h *history) begin(tag uint64, g Generation) {
-	h.open = append(h.open, openWrite{tag, g})
+func (h *history) begin(w openWrite) {
+	h.open = append(h.open, w)
+	h.close()
+}
+
+// reset makes one value the only one that is possible.
+func (h *history) reset(value uint64) {
+	h.open, h.states = nil, map[possible]bool{{value: value}: true}
+	for id := range h.reading {
+		h.reading[id] = map[uint64]bool{}
+	}
 	h.close()
 }
 
@@ -113,9 +123,16 @@ func (h *history) ack(tag uint64) bool {
 
 // expire ends the open writes of generations before g: they have happened, or
 // never will.
-func (h *history) expire(g Generation) {
+func (h *history) expire(g Generation) { h.end(func(w openWrite) bool { return w.gen < g }) }
+
+// fence ends those of earlier attachments.
+func (h *history) fence(attachment uint64) {
+	h.end(func(w openWrite) bool { return w.attachment < attachment })
+}
+
+func (h *history) end(over func(openWrite) bool) {
 	for _, w := range slices.Clone(h.open) {
-		if w.gen < g {
+		if over(w) {
 			h.forget(w.tag)
 		}
 	}

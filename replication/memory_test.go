@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 
 	"blkd/blockdev"
@@ -11,14 +12,17 @@ import (
 // memReplica is a replica in memory that can forget what was not synced.
 type memReplica struct {
 	memState
-	synced   memState // what survives power loss
-	retain   int      // entries kept behind the commit point
-	lineage  uint64
-	prom     Generation
-	size     int64
+	synced  memState // what survives power loss
+	retain  int      // entries kept behind the commit point
+	lineage uint64
+	prom    Generation
+	size    int64
+	keep    Seq
+	imports int
+	cuts    int // so often was the log cut, or begun anew
+
+	onAppend func(prev Generation, e blockdev.Entry)
 	onCommit func(blockdev.Entry)
-	keep     Seq
-	imports  int
 }
 
 type memState struct {
@@ -90,6 +94,9 @@ func (r *memReplica) Append(entries []blockdev.Entry) error {
 		}
 		e.Data = slices.Clone(e.Data)
 		r.log = append(r.log, e)
+		if r.onAppend != nil {
+			r.onAppend(gen, e)
+		}
 	}
 	return nil
 }
@@ -124,7 +131,8 @@ func (r *memReplica) Truncate(seq Seq) error {
 	if seq < r.commit {
 		return fmt.Errorf("truncate to %d below the commit point %d", seq, r.commit)
 	}
-	r.log = r.log[:seq-r.baseSeq]
+	r.log = slices.Clone(r.log[:seq-r.baseSeq])
+	r.cuts++
 	r.synced = r.memState.clone()
 	return nil
 }
@@ -142,6 +150,7 @@ func (r *memReplica) Import(off, n int64, data []byte) error {
 }
 
 func (r *memReplica) Reset(gen Generation, seq Seq) error {
+	r.cuts++
 	r.memState = memState{baseGen: gen, baseSeq: seq, commit: seq, image: map[int64]uint64{}, incomplete: true}
 	r.synced = r.memState.clone()
 	return nil
@@ -149,6 +158,7 @@ func (r *memReplica) Reset(gen Generation, seq Seq) error {
 
 func (r *memReplica) Complete() error {
 	r.incomplete = false
+	r.cuts++
 	r.synced = r.memState.clone()
 	return nil
 }
@@ -166,6 +176,35 @@ func (r *memReplica) NextData(off int64) (int64, int64, error) {
 		}
 	}
 	return r.size, 0, nil
+}
+
+func (s *memState) last() Seq { return s.baseSeq + Seq(len(s.log)) }
+
+// durable is up to where the log survives power loss.
+func (r *memReplica) durable() Seq { return min(r.synced.last(), r.memState.last()) }
+
+// holds tells whether an entry is in the log or the image.
+func (r *memReplica) holds(gen Generation, seq Seq) bool {
+	if r.incomplete || seq > r.memState.last() {
+		return false
+	}
+	g, ok := r.GenAt(seq)
+	return !ok || g == gen
+}
+
+// losePower takes what was not synced; of the end of the log, any part may have
+// reached the disk.
+func (r *memReplica) losePower(rnd *rand.Rand) {
+	lost := r.memState
+	r.memState = r.synced.clone()
+	if r.incomplete || lost.incomplete {
+		return
+	}
+	more := int(lost.last()) - int(r.memState.last())
+	if at := int(r.memState.last()) - int(lost.baseSeq); more > 0 && at >= 0 {
+		r.log = append(r.log, lost.log[at:at+rnd.IntN(more+1)]...)
+	}
+	r.synced = r.memState.clone()
 }
 
 // read fills p with the tags of the blocks from off.
