@@ -893,20 +893,21 @@ func (x *ShowVolumeRequest) GetName() string {
 // CreateVolumeRequest: what follows size_bytes is for clusters; a node that
 // stands alone refuses it with INVALID_ARGUMENT.
 type CreateVolumeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	Request       *RequestInfo           `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
-	BlockBytes    int32                  `protobuf:"varint,4,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"`             // 0: 4096
-	Layout        *metapb.Layout         `protobuf:"bytes,5,opt,name=layout,proto3" json:"layout,omitempty"`                                        // unset: mirror 2, or mirror 1 where one data node is all
-	Ack           metapb.AckPolicy       `protobuf:"varint,6,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`                // unset: by layout
-	MinCopies     int32                  `protobuf:"varint,7,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`                // 0: by layout
-	Durability    metapb.Durability      `protobuf:"varint,8,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"` // unset: flush
-	Shared        bool                   `protobuf:"varint,9,opt,name=shared,proto3" json:"shared,omitempty"`                                       // several clients may write at once
-	Nodes         []string               `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`                                         // where; empty: the quorum chooses
-	DryRun        bool                   `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                        // only plan: nothing is changed
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes      int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Request        *RequestInfo           `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	BlockBytes     int32                  `protobuf:"varint,4,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"`              // 0: 4096
+	Layout         *metapb.Layout         `protobuf:"bytes,5,opt,name=layout,proto3" json:"layout,omitempty"`                                         // unset: mirror 2, or mirror 1 where one data node is all
+	Ack            metapb.AckPolicy       `protobuf:"varint,6,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`                 // unset: by layout
+	MinCopies      int32                  `protobuf:"varint,7,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`                 // 0: by layout
+	Durability     metapb.Durability      `protobuf:"varint,8,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"`  // unset: flush
+	Shared         bool                   `protobuf:"varint,9,opt,name=shared,proto3" json:"shared,omitempty"`                                        // several clients may write at once
+	Nodes          []string               `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`                                          // where; empty: the quorum chooses
+	DryRun         bool                   `protobuf:"varint,11,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                         // only plan: nothing is changed
+	ManualFailover bool                   `protobuf:"varint,12,opt,name=manual_failover,json=manualFailover,proto3" json:"manual_failover,omitempty"` // nobody is promoted but by an operator
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CreateVolumeRequest) Reset() {
@@ -1016,6 +1017,106 @@ func (x *CreateVolumeRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *CreateVolumeRequest) GetManualFailover() bool {
+	if x != nil {
+		return x.ManualFailover
+	}
+	return false
+}
+
+// ChangeVolumeRequest: fields left unset stay as they are.
+type ChangeVolumeRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Ack            metapb.AckPolicy       `protobuf:"varint,2,opt,name=ack,proto3,enum=blkd.metadata.AckPolicy" json:"ack,omitempty"`
+	MinCopies      int32                  `protobuf:"varint,3,opt,name=min_copies,json=minCopies,proto3" json:"min_copies,omitempty"`
+	Durability     metapb.Durability      `protobuf:"varint,4,opt,name=durability,proto3,enum=blkd.metadata.Durability" json:"durability,omitempty"`
+	Shared         *bool                  `protobuf:"varint,5,opt,name=shared,proto3,oneof" json:"shared,omitempty"`
+	ManualFailover *bool                  `protobuf:"varint,6,opt,name=manual_failover,json=manualFailover,proto3,oneof" json:"manual_failover,omitempty"`
+	Request        *RequestInfo           `protobuf:"bytes,7,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ChangeVolumeRequest) Reset() {
+	*x = ChangeVolumeRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeVolumeRequest) ProtoMessage() {}
+
+func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
+func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ChangeVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChangeVolumeRequest) GetAck() metapb.AckPolicy {
+	if x != nil {
+		return x.Ack
+	}
+	return metapb.AckPolicy(0)
+}
+
+func (x *ChangeVolumeRequest) GetMinCopies() int32 {
+	if x != nil {
+		return x.MinCopies
+	}
+	return 0
+}
+
+func (x *ChangeVolumeRequest) GetDurability() metapb.Durability {
+	if x != nil {
+		return x.Durability
+	}
+	return metapb.Durability(0)
+}
+
+func (x *ChangeVolumeRequest) GetShared() bool {
+	if x != nil && x.Shared != nil {
+		return *x.Shared
+	}
+	return false
+}
+
+func (x *ChangeVolumeRequest) GetManualFailover() bool {
+	if x != nil && x.ManualFailover != nil {
+		return *x.ManualFailover
+	}
+	return false
+}
+
+func (x *ChangeVolumeRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
 type DeleteVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1027,7 +1128,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1140,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1153,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteVolumeRequest) GetName() string {
@@ -1085,7 +1186,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1198,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1211,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteVolumeResponse) GetNote() string {
@@ -1132,7 +1233,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1245,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1258,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResizeVolumeRequest) GetName() string {
@@ -1206,7 +1307,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1319,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1332,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PromoteRequest) GetName() string {
@@ -1302,7 +1403,7 @@ type Promotion struct {
 
 func (x *Promotion) Reset() {
 	*x = Promotion{}
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1415,7 @@ func (x *Promotion) String() string {
 func (*Promotion) ProtoMessage() {}
 
 func (x *Promotion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1428,7 @@ func (x *Promotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
 func (*Promotion) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Promotion) GetVolume() *Volume {
@@ -1415,7 +1516,7 @@ type PromotionCandidate struct {
 
 func (x *PromotionCandidate) Reset() {
 	*x = PromotionCandidate{}
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1528,7 @@ func (x *PromotionCandidate) String() string {
 func (*PromotionCandidate) ProtoMessage() {}
 
 func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1541,7 @@ func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionCandidate.ProtoReflect.Descriptor instead.
 func (*PromotionCandidate) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PromotionCandidate) GetNode() string {
@@ -1497,7 +1598,7 @@ type AddReplicaRequest struct {
 
 func (x *AddReplicaRequest) Reset() {
 	*x = AddReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1610,7 @@ func (x *AddReplicaRequest) String() string {
 func (*AddReplicaRequest) ProtoMessage() {}
 
 func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1623,7 @@ func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddReplicaRequest.ProtoReflect.Descriptor instead.
 func (*AddReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddReplicaRequest) GetName() string {
@@ -1565,7 +1666,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1678,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1691,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveReplicaRequest) GetName() string {
@@ -1634,7 +1735,7 @@ type MoveReplicaRequest struct {
 
 func (x *MoveReplicaRequest) Reset() {
 	*x = MoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1747,7 @@ func (x *MoveReplicaRequest) String() string {
 func (*MoveReplicaRequest) ProtoMessage() {}
 
 func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1760,7 @@ func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*MoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MoveReplicaRequest) GetName() string {
@@ -1708,7 +1809,7 @@ type InvalidateReplicaRequest struct {
 
 func (x *InvalidateReplicaRequest) Reset() {
 	*x = InvalidateReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +1821,7 @@ func (x *InvalidateReplicaRequest) String() string {
 func (*InvalidateReplicaRequest) ProtoMessage() {}
 
 func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +1834,7 @@ func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InvalidateReplicaRequest) GetName() string {
@@ -1768,7 +1869,7 @@ type VerifyReplicasRequest struct {
 
 func (x *VerifyReplicasRequest) Reset() {
 	*x = VerifyReplicasRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1881,7 @@ func (x *VerifyReplicasRequest) String() string {
 func (*VerifyReplicasRequest) ProtoMessage() {}
 
 func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1894,7 @@ func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasRequest.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VerifyReplicasRequest) GetName() string {
@@ -1833,7 +1934,7 @@ type VerifyReplicasProgress struct {
 
 func (x *VerifyReplicasProgress) Reset() {
 	*x = VerifyReplicasProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1946,7 @@ func (x *VerifyReplicasProgress) String() string {
 func (*VerifyReplicasProgress) ProtoMessage() {}
 
 func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1959,7 @@ func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasProgress.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VerifyReplicasProgress) GetCheckedBytes() int64 {
@@ -1923,7 +2024,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2036,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2049,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Difference) GetNode() string {
@@ -1988,7 +2089,7 @@ type VerifyVolumeRequest struct {
 
 func (x *VerifyVolumeRequest) Reset() {
 	*x = VerifyVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2101,7 @@ func (x *VerifyVolumeRequest) String() string {
 func (*VerifyVolumeRequest) ProtoMessage() {}
 
 func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2114,7 @@ func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyVolumeRequest) GetName() string {
@@ -2037,7 +2138,7 @@ type VerifyVolumeProgress struct {
 
 func (x *VerifyVolumeProgress) Reset() {
 	*x = VerifyVolumeProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2150,7 @@ func (x *VerifyVolumeProgress) String() string {
 func (*VerifyVolumeProgress) ProtoMessage() {}
 
 func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2163,7 @@ func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeProgress.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyVolumeProgress) GetCheckedBytes() int64 {
@@ -2112,7 +2213,7 @@ type BadBlock struct {
 
 func (x *BadBlock) Reset() {
 	*x = BadBlock{}
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2225,7 @@ func (x *BadBlock) String() string {
 func (*BadBlock) ProtoMessage() {}
 
 func (x *BadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2238,7 @@ func (x *BadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadBlock.ProtoReflect.Descriptor instead.
 func (*BadBlock) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BadBlock) GetOffset() int64 {
@@ -2170,7 +2271,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2283,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2296,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatusRequest) GetVolume() string {
@@ -2223,7 +2324,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2336,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2349,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -2322,7 +2423,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2435,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2448,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
 }
 
 type VersionInfo struct {
@@ -2362,7 +2463,7 @@ type VersionInfo struct {
 
 func (x *VersionInfo) Reset() {
 	*x = VersionInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2475,7 @@ func (x *VersionInfo) String() string {
 func (*VersionInfo) ProtoMessage() {}
 
 func (x *VersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2488,7 @@ func (x *VersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionInfo.ProtoReflect.Descriptor instead.
 func (*VersionInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VersionInfo) GetVersion() string {
@@ -2429,7 +2530,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2542,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2555,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ErrorInfo) GetNode() string {
@@ -2536,7 +2637,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x13ListVolumesResponse\x12)\n" +
 	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\"'\n" +
 	"\x11ShowVolumeRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x95\x03\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xbe\x03\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -2554,7 +2655,21 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x06shared\x18\t \x01(\bR\x06shared\x12\x14\n" +
 	"\x05nodes\x18\n" +
 	" \x03(\tR\x05nodes\x12\x17\n" +
-	"\adry_run\x18\v \x01(\bR\x06dryRun\"o\n" +
+	"\adry_run\x18\v \x01(\bR\x06dryRun\x12'\n" +
+	"\x0fmanual_failover\x18\f \x01(\bR\x0emanualFailover\"\xc9\x02\n" +
+	"\x13ChangeVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
+	"\x03ack\x18\x02 \x01(\x0e2\x18.blkd.metadata.AckPolicyR\x03ack\x12\x1d\n" +
+	"\n" +
+	"min_copies\x18\x03 \x01(\x05R\tminCopies\x129\n" +
+	"\n" +
+	"durability\x18\x04 \x01(\x0e2\x19.blkd.metadata.DurabilityR\n" +
+	"durability\x12\x1b\n" +
+	"\x06shared\x18\x05 \x01(\bH\x00R\x06shared\x88\x01\x01\x12,\n" +
+	"\x0fmanual_failover\x18\x06 \x01(\bH\x01R\x0emanualFailover\x88\x01\x01\x12.\n" +
+	"\arequest\x18\a \x01(\v2\x14.blkd.v1.RequestInfoR\arequestB\t\n" +
+	"\a_sharedB\x12\n" +
+	"\x10_manual_failover\"o\n" +
 	"\x13DeleteVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12.\n" +
@@ -2689,13 +2804,14 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x0fRESYNC_KIND_LOG\x10\x01\x12\x17\n" +
 	"\x13RESYNC_KIND_EXTENTS\x10\x02\x12\x16\n" +
 	"\x12RESYNC_KIND_DIGEST\x10\x03\x12\x14\n" +
-	"\x10RESYNC_KIND_FULL\x10\x042\x98\x06\n" +
+	"\x10RESYNC_KIND_FULL\x10\x042\xd1\x06\n" +
 	"\rVolumeService\x12A\n" +
 	"\x04List\x12\x1b.blkd.v1.ListVolumesRequest\x1a\x1c.blkd.v1.ListVolumesResponse\x123\n" +
 	"\x04Show\x12\x1a.blkd.v1.ShowVolumeRequest\x1a\x0f.blkd.v1.Volume\x127\n" +
 	"\x06Create\x12\x1c.blkd.v1.CreateVolumeRequest\x1a\x0f.blkd.v1.Volume\x12E\n" +
 	"\x06Delete\x12\x1c.blkd.v1.DeleteVolumeRequest\x1a\x1d.blkd.v1.DeleteVolumeResponse\x127\n" +
-	"\x06Resize\x12\x1c.blkd.v1.ResizeVolumeRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
+	"\x06Resize\x12\x1c.blkd.v1.ResizeVolumeRequest\x1a\x0f.blkd.v1.Volume\x127\n" +
+	"\x06Change\x12\x1c.blkd.v1.ChangeVolumeRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
 	"\x06Verify\x12\x1c.blkd.v1.VerifyVolumeRequest\x1a\x1d.blkd.v1.VerifyVolumeProgress0\x01\x126\n" +
 	"\aPromote\x12\x17.blkd.v1.PromoteRequest\x1a\x12.blkd.v1.Promotion\x129\n" +
 	"\n" +
@@ -2721,7 +2837,7 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
@@ -2736,112 +2852,118 @@ var file_internal_api_control_proto_goTypes = []any{
 	(*ListVolumesResponse)(nil),      // 10: blkd.v1.ListVolumesResponse
 	(*ShowVolumeRequest)(nil),        // 11: blkd.v1.ShowVolumeRequest
 	(*CreateVolumeRequest)(nil),      // 12: blkd.v1.CreateVolumeRequest
-	(*DeleteVolumeRequest)(nil),      // 13: blkd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 14: blkd.v1.DeleteVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 15: blkd.v1.ResizeVolumeRequest
-	(*PromoteRequest)(nil),           // 16: blkd.v1.PromoteRequest
-	(*Promotion)(nil),                // 17: blkd.v1.Promotion
-	(*PromotionCandidate)(nil),       // 18: blkd.v1.PromotionCandidate
-	(*AddReplicaRequest)(nil),        // 19: blkd.v1.AddReplicaRequest
-	(*RemoveReplicaRequest)(nil),     // 20: blkd.v1.RemoveReplicaRequest
-	(*MoveReplicaRequest)(nil),       // 21: blkd.v1.MoveReplicaRequest
-	(*InvalidateReplicaRequest)(nil), // 22: blkd.v1.InvalidateReplicaRequest
-	(*VerifyReplicasRequest)(nil),    // 23: blkd.v1.VerifyReplicasRequest
-	(*VerifyReplicasProgress)(nil),   // 24: blkd.v1.VerifyReplicasProgress
-	(*Difference)(nil),               // 25: blkd.v1.Difference
-	(*VerifyVolumeRequest)(nil),      // 26: blkd.v1.VerifyVolumeRequest
-	(*VerifyVolumeProgress)(nil),     // 27: blkd.v1.VerifyVolumeProgress
-	(*BadBlock)(nil),                 // 28: blkd.v1.BadBlock
-	(*StatusRequest)(nil),            // 29: blkd.v1.StatusRequest
-	(*NodeStatus)(nil),               // 30: blkd.v1.NodeStatus
-	(*VersionRequest)(nil),           // 31: blkd.v1.VersionRequest
-	(*VersionInfo)(nil),              // 32: blkd.v1.VersionInfo
-	(*ErrorInfo)(nil),                // 33: blkd.v1.ErrorInfo
-	(*metapb.Volume)(nil),            // 34: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 35: blkd.metadata.Plan
-	(metapb.ReplicaState)(0),         // 36: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 37: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 38: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 39: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 40: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 41: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 42: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 43: blkd.metadata.Certificate
-	(*metapb.LogEnd)(nil),            // 44: blkd.metadata.LogEnd
+	(*ChangeVolumeRequest)(nil),      // 13: blkd.v1.ChangeVolumeRequest
+	(*DeleteVolumeRequest)(nil),      // 14: blkd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 15: blkd.v1.DeleteVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 16: blkd.v1.ResizeVolumeRequest
+	(*PromoteRequest)(nil),           // 17: blkd.v1.PromoteRequest
+	(*Promotion)(nil),                // 18: blkd.v1.Promotion
+	(*PromotionCandidate)(nil),       // 19: blkd.v1.PromotionCandidate
+	(*AddReplicaRequest)(nil),        // 20: blkd.v1.AddReplicaRequest
+	(*RemoveReplicaRequest)(nil),     // 21: blkd.v1.RemoveReplicaRequest
+	(*MoveReplicaRequest)(nil),       // 22: blkd.v1.MoveReplicaRequest
+	(*InvalidateReplicaRequest)(nil), // 23: blkd.v1.InvalidateReplicaRequest
+	(*VerifyReplicasRequest)(nil),    // 24: blkd.v1.VerifyReplicasRequest
+	(*VerifyReplicasProgress)(nil),   // 25: blkd.v1.VerifyReplicasProgress
+	(*Difference)(nil),               // 26: blkd.v1.Difference
+	(*VerifyVolumeRequest)(nil),      // 27: blkd.v1.VerifyVolumeRequest
+	(*VerifyVolumeProgress)(nil),     // 28: blkd.v1.VerifyVolumeProgress
+	(*BadBlock)(nil),                 // 29: blkd.v1.BadBlock
+	(*StatusRequest)(nil),            // 30: blkd.v1.StatusRequest
+	(*NodeStatus)(nil),               // 31: blkd.v1.NodeStatus
+	(*VersionRequest)(nil),           // 32: blkd.v1.VersionRequest
+	(*VersionInfo)(nil),              // 33: blkd.v1.VersionInfo
+	(*ErrorInfo)(nil),                // 34: blkd.v1.ErrorInfo
+	(*metapb.Volume)(nil),            // 35: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 36: blkd.metadata.Plan
+	(metapb.ReplicaState)(0),         // 37: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 39: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 40: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 41: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 42: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 43: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 44: blkd.metadata.Certificate
+	(*metapb.LogEnd)(nil),            // 45: blkd.metadata.LogEnd
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
 	7,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	34, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	35, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	35, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	36, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
 	4,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
 	6,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
-	36, // 7: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	37, // 7: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
 	5,  // 8: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	37, // 9: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	38, // 9: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
 	2,  // 10: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
 	1,  // 11: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	38, // 12: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	37, // 13: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	38, // 14: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	39, // 12: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	38, // 13: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	39, // 14: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
 	3,  // 15: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
 	8,  // 16: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	39, // 17: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	40, // 18: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	41, // 19: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	8,  // 20: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 21: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 22: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
-	3,  // 23: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	42, // 24: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
-	18, // 25: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	38, // 26: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	43, // 27: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	44, // 28: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
-	8,  // 29: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 30: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 31: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 32: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	25, // 33: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
-	28, // 34: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
-	32, // 35: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	37, // 36: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
-	3,  // 37: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
-	2,  // 38: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	9,  // 39: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	11, // 40: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	12, // 41: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	13, // 42: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	15, // 43: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	26, // 44: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	16, // 45: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	19, // 46: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	20, // 47: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	21, // 48: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	22, // 49: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	23, // 50: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	29, // 51: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	31, // 52: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	10, // 53: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 54: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 55: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	14, // 56: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 57: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	27, // 58: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	17, // 59: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 60: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 61: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 62: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 63: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	24, // 64: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	30, // 65: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	32, // 66: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	53, // [53:67] is the sub-list for method output_type
-	39, // [39:53] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	40, // 17: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	41, // 18: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	42, // 19: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	41, // 20: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	42, // 21: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	8,  // 22: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 23: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 24: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 25: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
+	3,  // 26: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
+	43, // 27: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	19, // 28: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
+	39, // 29: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	44, // 30: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	45, // 31: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	8,  // 32: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 33: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 34: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	8,  // 35: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	26, // 36: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
+	29, // 37: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
+	33, // 38: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
+	38, // 39: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	3,  // 40: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
+	2,  // 41: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
+	9,  // 42: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	11, // 43: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	12, // 44: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	14, // 45: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	16, // 46: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	13, // 47: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	27, // 48: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	17, // 49: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	20, // 50: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	21, // 51: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	22, // 52: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	23, // 53: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	24, // 54: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	30, // 55: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	32, // 56: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	10, // 57: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 58: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 59: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	15, // 60: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 61: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 62: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	28, // 63: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	18, // 64: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 65: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 66: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 67: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 68: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	25, // 69: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	31, // 70: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	33, // 71: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	57, // [57:72] is the sub-list for method output_type
+	42, // [42:57] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -2849,13 +2971,14 @@ func file_internal_api_control_proto_init() {
 	if File_internal_api_control_proto != nil {
 		return
 	}
+	file_internal_api_control_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

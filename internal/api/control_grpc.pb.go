@@ -28,6 +28,7 @@ const (
 	VolumeService_Create_FullMethodName            = "/blkd.v1.VolumeService/Create"
 	VolumeService_Delete_FullMethodName            = "/blkd.v1.VolumeService/Delete"
 	VolumeService_Resize_FullMethodName            = "/blkd.v1.VolumeService/Resize"
+	VolumeService_Change_FullMethodName            = "/blkd.v1.VolumeService/Change"
 	VolumeService_Verify_FullMethodName            = "/blkd.v1.VolumeService/Verify"
 	VolumeService_Promote_FullMethodName           = "/blkd.v1.VolumeService/Promote"
 	VolumeService_AddReplica_FullMethodName        = "/blkd.v1.VolumeService/AddReplica"
@@ -60,6 +61,9 @@ type VolumeServiceClient interface {
 	// Resize changes a volume's size. FAILED_PRECONDITION if data would be cut
 	// off and that was not allowed.
 	Resize(ctx context.Context, in *ResizeVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
+	// Change changes a volume's policies, in a cluster. It answers when the new ones
+	// hold for everything that was acknowledged. FAILED_PRECONDITION if they cannot.
+	Change(ctx context.Context, in *ChangeVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	// Verify reads every allocated block and checks it, with progress; the last
 	// message has done set and carries the result.
 	Verify(ctx context.Context, in *VerifyVolumeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyVolumeProgress], error)
@@ -139,6 +143,16 @@ func (c *volumeServiceClient) Resize(ctx context.Context, in *ResizeVolumeReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Volume)
 	err := c.cc.Invoke(ctx, VolumeService_Resize_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) Change(ctx context.Context, in *ChangeVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_Change_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -256,6 +270,9 @@ type VolumeServiceServer interface {
 	// Resize changes a volume's size. FAILED_PRECONDITION if data would be cut
 	// off and that was not allowed.
 	Resize(context.Context, *ResizeVolumeRequest) (*Volume, error)
+	// Change changes a volume's policies, in a cluster. It answers when the new ones
+	// hold for everything that was acknowledged. FAILED_PRECONDITION if they cannot.
+	Change(context.Context, *ChangeVolumeRequest) (*Volume, error)
 	// Verify reads every allocated block and checks it, with progress; the last
 	// message has done set and carries the result.
 	Verify(*VerifyVolumeRequest, grpc.ServerStreamingServer[VerifyVolumeProgress]) error
@@ -305,6 +322,9 @@ func (UnimplementedVolumeServiceServer) Delete(context.Context, *DeleteVolumeReq
 }
 func (UnimplementedVolumeServiceServer) Resize(context.Context, *ResizeVolumeRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resize not implemented")
+}
+func (UnimplementedVolumeServiceServer) Change(context.Context, *ChangeVolumeRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method Change not implemented")
 }
 func (UnimplementedVolumeServiceServer) Verify(*VerifyVolumeRequest, grpc.ServerStreamingServer[VerifyVolumeProgress]) error {
 	return status.Error(codes.Unimplemented, "method Verify not implemented")
@@ -434,6 +454,24 @@ func _VolumeService_Resize_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(VolumeServiceServer).Resize(ctx, req.(*ResizeVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_Change_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).Change(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_Change_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).Change(ctx, req.(*ChangeVolumeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -576,6 +614,10 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resize",
 			Handler:    _VolumeService_Resize_Handler,
+		},
+		{
+			MethodName: "Change",
+			Handler:    _VolumeService_Change_Handler,
 		},
 		{
 			MethodName: "Promote",
