@@ -15,6 +15,7 @@ import (
 //	cmd/*, deploy/test/*
 //	internal/sim
 //	internal/node     internal/cli
+//	internal/replicas
 //	internal/cluster  internal/pki
 //	nbd  replication  metadata  fio  internal/api
 //	blockdev  fencing
@@ -33,8 +34,11 @@ var mayImport = map[string][]string{
 		"internal/node", "replication", "metadata", "fencing", "blockdev", "internal/env", "internal/env/crashfs", "internal/mutant",
 	},
 	"internal/node": {
-		"internal/cluster", "internal/pki", "metadata/metapb", "nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
+		"internal/cluster", "internal/replicas", "internal/forward", "internal/socket", "internal/pki", "metadata/metapb", "nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
 		"internal/version",
+	},
+	"internal/replicas": {
+		"internal/cluster", "replication", "metadata", "metadata/metapb", "fencing", "blockdev", "internal/env",
 	},
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
@@ -54,6 +58,7 @@ var mayImport = map[string][]string{
 	"fencing":             {"blockdev", "internal/env", "internal/mutant"}, // blockdev for the type of generations
 
 	"internal/crc32c":          {}, // golang.org/x/sys/cpu besides
+	"internal/forward":         {"blockdev"},
 	"internal/env":             {},
 	"internal/env/crashfs":     {"internal/env"},
 	"internal/env/manualclock": {"internal/env"},

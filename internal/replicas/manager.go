@@ -1,0 +1,279 @@
+package replicas
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/fencing"
+	"blkd/internal/cluster"
+	"blkd/internal/env"
+	"blkd/metadata"
+	"blkd/metadata/metapb"
+	"blkd/replication"
+)
+
+// Config is what a Manager needs from the node.
+type Config struct {
+	Node    string
+	Dir     string // of the replicas
+	Cluster *cluster.Cluster
+	FS      env.FS
+	Clock   env.Clock
+	Log     *slog.Logger
+	Times   replication.Times // zero fields: the defaults
+
+	// Store is how the store of a volume behaves; what says where it is, is
+	// filled in.
+	Store func(volume string) blockdev.StoreOptions
+	// Dial opens a data connection to a node, on which both sides have proven
+	// who they are.
+	Dial func(ctx context.Context, node, address string) (net.Conn, error)
+	// Serve offers a volume to clients, in the place of an earlier device of it.
+	Serve func(volume string, dev blockdev.Device)
+	// Withdraw takes it from them and ends their connections. It must not wait.
+	Withdraw func(volume string)
+	// Changed is told, at times, that something may look different in Status. It
+	// must not wait. Nil: nobody wants to know.
+	Changed func()
+}
+
+// Manager keeps this node's replicas as the quorum records them.
+type Manager struct {
+	cfg         Config
+	cluster     uint64 // its id
+	incarnation uint64 // of this run, once it is registered
+	ctx         context.Context
+	cancel      context.CancelFunc
+	work        sync.WaitGroup
+
+	mu       sync.Mutex
+	replicas map[uint64]*replica
+	broken   map[uint64]*brokenReplica // that could not be opened
+	accepted map[net.Conn]bool
+	stopping bool
+}
+
+// brokenReplica is one that could not be opened; it is tried again later.
+type brokenReplica struct {
+	name  string
+	err   error
+	again time.Duration // not before
+	wait  time.Duration
+}
+
+// Start begins to keep replicas as soon as this node is a member of its cluster.
+func Start(cfg Config) *Manager {
+	m := &Manager{cfg: cfg, replicas: map[uint64]*replica{}, broken: map[uint64]*brokenReplica{}, accepted: map[net.Conn]bool{}}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.work.Go(m.run)
+	return m
+}
+
+// lookEvery is how often the manager looks even if nothing seems to have changed.
+const lookEvery = time.Second
+
+func (m *Manager) run() {
+	if !m.join() {
+		return
+	}
+	for {
+		changed := m.cfg.Cluster.Changed()
+		m.reconcile()
+		m.reportMarks()
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(lookEvery):
+		}
+	}
+}
+
+// join waits until the run is registered: before that no replica may be opened.
+func (m *Manager) join() bool {
+	for {
+		changed := m.cfg.Cluster.Changed()
+		if s := m.cfg.Cluster.Status(); s.Phase == cluster.Member {
+			m.mu.Lock()
+			m.cluster, m.incarnation = s.Cluster, s.Incarnation
+			m.mu.Unlock()
+			return true
+		}
+		select {
+		case <-m.ctx.Done():
+			return false
+		case <-changed:
+		case <-time.After(lookEvery / 10):
+		}
+	}
+}
+
+// reconcile opens and closes replicas, and delivers the records.
+func (m *Manager) reconcile() {
+	var volumes []*metapb.Volume
+	gone := map[uint64]bool{} // deleted, as the state knows for certain
+	m.cfg.Cluster.Local(func(s *metadata.State) {
+		volumes = s.Volumes()
+		for _, r := range m.list() {
+			if h := s.History(r.name); h == nil || h.Volume != r.id || h.Deleted {
+				gone[r.id] = true
+			}
+		}
+	})
+	mine := map[uint64]bool{}
+	for _, v := range volumes {
+		if !slices.ContainsFunc(v.Members, func(x *metapb.Member) bool { return x.Node == m.cfg.Node }) {
+			continue
+		}
+		mine[v.Id] = true
+		if r := m.replica(v); r != nil {
+			r.volume.Record(recordOf(v))
+			r.setLinks(memberNames(v))
+		}
+	}
+	for _, r := range m.list() {
+		if !mine[r.id] {
+			m.remove(r, gone[r.id])
+		}
+	}
+}
+
+func memberNames(v *metapb.Volume) []string {
+	var names []string
+	for _, x := range v.Members {
+		names = append(names, x.Node)
+	}
+	return names
+}
+
+// replica is the open replica of a volume; nil if it cannot be opened now.
+func (m *Manager) replica(v *metapb.Volume) *replica {
+	m.mu.Lock()
+	r, b, now := m.replicas[v.Id], m.broken[v.Id], m.cfg.Clock.Now()
+	m.mu.Unlock()
+	if r != nil || b != nil && now < b.again {
+		return r
+	}
+	r, err := m.open(v)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		if b == nil {
+			b = &brokenReplica{name: v.Name, wait: lookEvery}
+			m.broken[v.Id] = b
+		}
+		b.err, b.wait, b.again = err, min(2*b.wait, time.Minute), now+b.wait
+		m.cfg.Log.Error("a replica cannot be opened", "volume", v.Name, "err", err)
+		return nil
+	}
+	delete(m.broken, v.Id)
+	m.replicas[v.Id] = r
+	return r
+}
+
+// remove closes a replica that this node shall not have. Its data goes with it.
+func (m *Manager) remove(r *replica, deleted bool) {
+	m.mu.Lock()
+	delete(m.replicas, r.id)
+	m.mu.Unlock()
+	err := r.close()
+	dir := m.dirOf(r.name, r.id)
+	err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir)),
+		m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+	r.log.Info("the replica on this node was removed", "volume_deleted", deleted, "err", err)
+	m.fire()
+}
+
+// list is every open replica, by number.
+func (m *Manager) list() []*replica {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []*replica
+	for _, r := range m.replicas {
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b *replica) int { return int(a.id) - int(b.id) })
+	return all
+}
+
+// reportMarks tells the quorum how far volumes are committed that this node
+// serves: a later primary whose log does not reach it must not serve.
+func (m *Manager) reportMarks() {
+	for _, r := range m.list() {
+		role, gen := r.volume.Role()
+		if role != replication.Primary {
+			continue
+		}
+		mark := replication.Mark{Generation: gen, Seq: r.store.Committed()}
+		r.mu.Lock()
+		due := r.marked != mark && !r.marking && time.Since(r.markedAt) >= lookEvery
+		if due {
+			r.marking, r.markedAt = true, time.Now()
+		}
+		r.mu.Unlock()
+		if due {
+			r.work.Go(func() { r.report(mark) })
+		}
+	}
+}
+
+// report reports a mark; a failed attempt is made good by the next one.
+func (r *replica) report(mark replication.Mark) {
+	ctx, cancel := context.WithTimeout(r.ctx, lookEvery)
+	defer cancel()
+	result, err := r.m.cfg.Cluster.Do(ctx, &metapb.Command{Op: &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{
+		Volume: r.name, Generation: uint64(mark.Generation), Seq: uint64(mark.Seq),
+	}}})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.marking = false
+	if err == nil && result.Code == metapb.Code_CODE_OK {
+		r.marked = mark
+	}
+}
+
+func (m *Manager) fire() {
+	if m.cfg.Changed != nil {
+		m.cfg.Changed()
+	}
+}
+
+func (m *Manager) isStopping() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stopping
+}
+
+// Stop hands nothing over: it ends all replicas and closes their files. Connections
+// that Accept serves end too.
+func (m *Manager) Stop() error {
+	m.cancel()
+	m.work.Wait()
+	m.mu.Lock()
+	m.stopping = true
+	conns := make([]net.Conn, 0, len(m.accepted))
+	for conn := range m.accepted {
+		conns = append(conns, conn)
+	}
+	m.mu.Unlock()
+	for _, conn := range conns {
+		conn.Close()
+	}
+	var errs []error
+	for _, r := range m.list() {
+		if err := r.close(); err != nil {
+			errs = append(errs, err)
+			if err := m.cfg.Cluster.Unclean(false); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,219 @@
+package replicas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path"
+	"sync"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/fencing"
+	"blkd/metadata/metapb"
+	"blkd/replication"
+)
+
+// storeDir is where the store is, in a replica's directory.
+const storeDir = "store"
+
+// replica is this node's replica of one volume.
+type replica struct {
+	m    *Manager
+	id   uint64
+	name string
+	log  *slog.Logger
+
+	store  *blockdev.Store
+	gate   *fencing.Gate
+	volume *replication.Volume
+	turn   chan struct{} // the role may have changed
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu     sync.Mutex
+	links  map[string]context.CancelFunc // by the node that is dialed
+	served bool
+	failed error
+	full   bool // the disk is
+	bad    int  // blocks that failed their checksum
+
+	marked   replication.Mark // reported to the quorum
+	marking  bool             // a report is under way
+	markedAt time.Time        // when the last one began
+}
+
+func (m *Manager) dirOf(name string, id uint64) string {
+	return path.Join(m.cfg.Dir, fmt.Sprintf("%s.%d", name, id))
+}
+
+// open opens the replica of a volume, and makes it first if there is none.
+func (m *Manager) open(v *metapb.Volume) (*replica, error) {
+	r := &replica{m: m, id: v.Id, name: v.Name, log: m.cfg.Log.With("volume", v.Name),
+		turn: make(chan struct{}, 1), links: map[string]context.CancelFunc{}}
+	dir := m.dirOf(v.Name, v.Id)
+	options := m.cfg.Store(v.Name)
+	options.FS, options.Dir, options.Volume, options.Replica = m.cfg.FS, path.Join(dir, storeDir), v.Name, true
+	options.Events = r.storeEvents()
+	if err := m.cfg.FS.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	// The gate comes first, so that a replica without one was never complete.
+	if err := fencing.CreateGate(m.cfg.FS, dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	var err error
+	if r.gate, err = fencing.OpenGate(m.cfg.FS, dir); err != nil {
+		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+	}
+	made := true
+	if err = blockdev.CreateStore(options, v.SizeBytes); errors.Is(err, fs.ErrExist) {
+		made, err = false, nil
+	}
+	if err == nil {
+		r.store, err = blockdev.OpenStore(options)
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.gate.Close())
+	}
+	if err := r.start(made); err != nil {
+		return nil, errors.Join(err, r.store.Close(), r.gate.Close())
+	}
+	return r, nil
+}
+
+// start begins the replica's part in the volume.
+func (r *replica) start(made bool) error {
+	_, promised := r.gate.Promised()
+	if made && promised > 0 {
+		// It had promised something once, so it had a store then: what that held
+		// is lost, and an empty log must not count as a beginning of it.
+		r.log.Warn("the store of this replica was lost: everything is copied from another member")
+		if err := r.store.Reset(0, 0); err != nil {
+			return err
+		}
+	}
+	// What the log holds may be in the page cache only.
+	if err := r.store.Sync(); err != nil {
+		return err
+	}
+	_, durable := r.store.Last()
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.volume = replication.NewVolume(replication.VolumeConfig{
+		Core: replication.Config{
+			Self: replication.NodeID(r.m.cfg.Node), Incarnation: replication.Incarnation(r.m.incarnation), Gate: r.gate,
+			Times: r.m.cfg.Times, Fresh: made && promised == 0, Durable: durable, Events: r.events(),
+		},
+		Disk: r.store, Clock: r.m.cfg.Clock, Authority: r,
+		InflightBytes: min(16<<20, r.store.Stats().LogSizeBytes/8),
+		Hangup:        func() { r.m.cfg.Withdraw(r.name) },
+		Failed:        r.fail,
+	})
+	r.work.Go(r.follow)
+	return nil
+}
+
+func (r *replica) events() replication.Events {
+	return replication.Events{
+		Role: func(role replication.Role, g replication.Generation) {
+			r.log.Info("role", "role", role.String(), "generation", g)
+			select {
+			case r.turn <- struct{}{}:
+			default:
+			}
+		},
+		Refused: func(from replication.NodeID, what string) { r.log.Debug("refused", "from", from, "what", what) },
+		Note:    func(text string) { r.log.Info(text) },
+	}
+}
+
+// storeEvents log what an operator should know, and keep it for Status. A store
+// that fails is noticed by the next write or sync of the replica.
+func (r *replica) storeEvents() blockdev.StoreEvents {
+	return blockdev.StoreEvents{
+		Full: func(full bool) {
+			r.mu.Lock()
+			r.full = full
+			r.mu.Unlock()
+			if full {
+				r.log.Warn("the disk is full: writes of the volume wait", "advice", "free space on this node, or remove its replica: blkctl replica remove "+r.name+" "+r.m.cfg.Node)
+			} else {
+				r.log.Info("the disk has space again")
+			}
+		},
+		BadBlock: func(b *blockdev.ChecksumError) {
+			r.mu.Lock()
+			r.bad++
+			r.mu.Unlock()
+			r.log.Error("bad block", "offset", b.Off, "file", b.File, "file_offset", b.FileOff)
+		},
+		Recovered: func(rec blockdev.Recovery) {
+			r.log.Info("replica recovered after an unclean stop", "entries", rec.Entries, "bytes", rec.Bytes, "cut", rec.Cut)
+		},
+	}
+}
+
+// follow serves the volume while this node is its primary.
+func (r *replica) follow() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-r.turn:
+		}
+		role, gen := r.volume.Role()
+		switch serve := role == replication.Primary; {
+		case serve:
+			r.m.cfg.Serve(r.name, r.volume.Session(gen))
+			r.log.Info("this node serves the volume", "generation", gen)
+		case r.isServed():
+			r.m.cfg.Withdraw(r.name)
+		}
+		r.mu.Lock()
+		r.served = role == replication.Primary
+		r.mu.Unlock()
+		r.m.fire()
+	}
+}
+
+func (r *replica) isServed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.served
+}
+
+// fail gives the replica up: nobody knows what is on its disk.
+func (r *replica) fail(err error) {
+	r.mu.Lock()
+	r.failed = err
+	r.mu.Unlock()
+	r.log.Error("the replica on this node has failed; the volume goes on without it", "err", err,
+		"advice", "check the disk, then restart blkd on this node")
+	if err := r.m.cfg.Cluster.Unclean(true); err != nil {
+		r.log.Error("that it failed could not be noted", "err", err)
+	}
+	r.m.fire()
+}
+
+// close ends the replica's part and closes its files.
+func (r *replica) close() error {
+	r.cancel()
+	r.mu.Lock()
+	for _, cancel := range r.links {
+		cancel()
+	}
+	clear(r.links)
+	failed := r.failed
+	r.mu.Unlock()
+	r.m.cfg.Withdraw(r.name)
+	r.volume.Close()
+	r.work.Wait()
+	err := errors.Join(r.store.Close(), r.gate.Close())
+	if failed != nil {
+		return nil // told before
+	}
+	return err
+}
