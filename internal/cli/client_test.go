@@ -345,3 +345,35 @@ func TestTwoOfThreeDead(t *testing.T) {
 		t.Errorf("exit code %d after %d tries, %s", code, len(f.got("VolumeService/Create")), errs)
 	}
 }
+
+func TestPolicyRequests(t *testing.T) {
+	f := newFake(t, nil)
+	f.answer("VolumeService/Change", exampleServed())
+	f.answer("VolumeService/Create", exampleServed())
+	change := func(line string) *api.ChangeVolumeRequest {
+		t.Helper()
+		if code, _, errs := blkctl(f.on(append([]string{"volume", "change", "v"}, strings.Fields(line)...)...)...); code != OK {
+			t.Fatalf("%s: exit code %d, %s", line, code, errs)
+		}
+		all := f.got("VolumeService/Change")
+		return all[len(all)-1].(*api.ChangeVolumeRequest)
+	}
+	if r := change("--ack majority --min-copies 2"); r.Ack != metapb.AckPolicy_ACK_POLICY_MAJORITY || r.MinCopies != 2 || r.Shared != nil || r.ManualFailover != nil {
+		t.Errorf("policies: %v", r)
+	}
+	if r := change("--failover manual --shared=false --durability write"); !r.GetManualFailover() || r.Shared == nil || *r.Shared || r.Durability != metapb.Durability_DURABILITY_WRITE || r.Ack != 0 {
+		t.Errorf("policies: %v", r)
+	}
+	if r := change("--failover automatic"); r.ManualFailover == nil || *r.ManualFailover {
+		t.Errorf("policies: %v", r)
+	}
+	for line, text := range map[string]string{"volume change v": "nothing to change", "volume change v --failover never": "write automatic or manual",
+		"volume create v 1GiB --failover never": "write automatic or manual", "volume change v --ack some": "write all or majority"} {
+		if code, _, errs := blkctl(f.on(strings.Fields(line)...)...); code != Usage || !strings.Contains(errs, text) {
+			t.Errorf("%s: exit code %d, %s", line, code, errs)
+		}
+	}
+	if code, _, errs := blkctl(f.on("volume", "create", "v", "1GiB", "--failover", "manual")...); code != OK || !f.got("VolumeService/Create")[0].(*api.CreateVolumeRequest).ManualFailover {
+		t.Errorf("create: exit code %d, %s", code, errs)
+	}
+}

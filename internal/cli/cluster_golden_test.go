@@ -194,7 +194,7 @@ func TestClusterJSON(t *testing.T) {
 		"waited_quorum.json":  Waited{Name: "cluster", Condition: "quorum"},
 		"transferred.json":    Transferred{From: "n1", Leader: "n2", Term: 42},
 		"saved.json": newSaved("meta.backup", 1234, &metapb.Backup{Index: 77, Time: before(0),
-			State: &metapb.State{Cluster: 0xabc, Nodes: make([]*metapb.Node, 3), Volumes: make([]*metapb.Volume, 2)}}),
+			State: &metapb.State{Cluster: 0xabc, Nodes: []*metapb.Node{{Name: "n1"}, {Name: "n2"}, {Name: "w1"}}, Volumes: make([]*metapb.Volume, 2)}}),
 	} {
 		var out bytes.Buffer
 		if err := show(&out, formatJSON, result{data: data}); err != nil {

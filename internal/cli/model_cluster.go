@@ -82,6 +82,7 @@ type Record struct {
 	MinCopies  int         `json:"min_copies"`
 	Durability string      `json:"durability"`
 	Shared     bool        `json:"shared"`
+	Failover   string      `json:"failover"` // automatic or manual
 	Lineage    string      `json:"lineage"`
 	Generation uint64      `json:"generation"`
 	Number     uint64      `json:"number"`
@@ -145,7 +146,7 @@ func newRecord(v *metapb.Volume) *Record {
 	}
 	r := &Record{
 		ID: v.Id, BlockBytes: int(v.BlockBytes), Layout: api.LayoutWord(v.Layout), Ack: api.AckWord(v.Ack),
-		MinCopies: int(v.MinCopies), Durability: api.DurabilityWord(v.Durability), Shared: v.Shared,
+		MinCopies: int(v.MinCopies), Durability: api.DurabilityWord(v.Durability), Shared: v.Shared, Failover: failoverWord(v.ManualFailover),
 		Lineage: hex(v.Lineage), Generation: v.Generation, Number: v.Number, Primary: v.Primary,
 		Members: newMembers(v.Members), Created: at(v.Created),
 	}
@@ -156,6 +157,13 @@ func newRecord(v *metapb.Volume) *Record {
 		r.Mark = &Mark{Generation: m.Generation, Seq: m.Seq}
 	}
 	return r
+}
+
+func failoverWord(manual bool) string {
+	if manual {
+		return "manual"
+	}
+	return "automatic"
 }
 
 func newMembers(in []*metapb.Member) []Member {
@@ -251,7 +259,7 @@ type Waited struct {
 	Volume    *Volume `json:"volume"` // as it then was; null for quorum and deleted
 }
 
-// Saved is the result of cluster snapshot save.
+// Saved is the result of cluster snapshot save and restore.
 type Saved struct {
 	File      string    `json:"file"`
 	SizeBytes int64     `json:"size_bytes"`
@@ -260,4 +268,6 @@ type Saved struct {
 	Cluster   string    `json:"cluster"`
 	Nodes     int       `json:"nodes"`
 	Volumes   int       `json:"volumes"`
+	NodeNames []string  `json:"node_names"`
+	Next      []string  `json:"next"` // what is to be done now, for people
 }

@@ -90,10 +90,15 @@ func pkiTable(w io.Writer, p PKI, title string, wide bool) {
 			fmt.Fprintf(w, "! %s: %s\n  %s\n", c.Name, c.Problem, c.Advice)
 		}
 	}
-	if len(p.Next) > 0 {
+	steps(w, p.Next)
+}
+
+// steps prints what is to be done now.
+func steps(w io.Writer, next []string) {
+	if len(next) > 0 {
 		fmt.Fprintln(w, "next:")
 	}
-	for i, step := range p.Next {
+	for i, step := range next {
 		fmt.Fprintf(w, "  %d. %s\n", i+1, step)
 	}
 }

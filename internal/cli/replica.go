@@ -144,7 +144,7 @@ the primary, the last good copy, or one that min-copies needs.`,
 		ValidArgsFunction: a.completeVolumeThenNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Name, req.Node, req.Request = args[0], args[1], newRequest(reason)
-			return a.changeReplica(cmd.Context(), func(ctx context.Context, n *node) (*api.Volume, error) { return n.volumes.RemoveReplica(ctx, req) })
+			return a.changeVolume(cmd.Context(), func(ctx context.Context, n *node) (*api.Volume, error) { return n.volumes.RemoveReplica(ctx, req) })
 		},
 	}
 	cmd.Flags().BoolVar(&req.Force, "force", false, "even if its node does not answer; its data is destroyed when it returns")
@@ -191,15 +191,15 @@ the others. It refuses (exit code 6) where "replica remove" would.`,
 		ValidArgsFunction: a.completeVolumeThenNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &api.InvalidateReplicaRequest{Name: args[0], Node: args[1], Request: newRequest(reason)}
-			return a.changeReplica(cmd.Context(), func(ctx context.Context, n *node) (*api.Volume, error) { return n.volumes.InvalidateReplica(ctx, req) })
+			return a.changeVolume(cmd.Context(), func(ctx context.Context, n *node) (*api.Volume, error) { return n.volumes.InvalidateReplica(ctx, req) })
 		},
 	}
 	reasonFlag(cmd, &reason)
 	return cmd
 }
 
-// changeReplica makes a call that answers with the volume, and prints its replicas.
-func (a *app) changeReplica(ctx context.Context, do func(context.Context, *node) (*api.Volume, error)) error {
+// changeVolume makes a call that answers with the volume, and prints it.
+func (a *app) changeVolume(ctx context.Context, do func(context.Context, *node) (*api.Volume, error)) error {
 	return a.call(ctx, func(ctx context.Context, n *node) error {
 		v, err := do(ctx, n)
 		if err != nil {

@@ -14,11 +14,11 @@ import (
 
 // createFlags are what volume create takes besides name and size.
 type createFlags struct {
-	layout, ack, durability string
-	minCopies               int32
-	shared, dryRun          bool
-	nodes                   []string
-	reason                  string
+	layout, ack, durability, failover string
+	minCopies                         int32
+	shared, dryRun                    bool
+	nodes                             []string
+	reason                            string
 }
 
 func (a *app) volumeCreateCommand() *cobra.Command {
@@ -54,13 +54,13 @@ that. The command's own flags are for clusters.`,
 	fs.StringVar(&f.ack, "ack", "", "`POLICY` all or majority: which replicas must hold a write before it is acknowledged (default by layout)")
 	fs.Int32Var(&f.minCopies, "min-copies", 0, "`NUMBER` of replicas below which writes wait (default by layout)")
 	fs.StringVar(&f.durability, "durability", "", "`MOMENT` flush or write: when a write is on disk (default flush)")
+	fs.StringVar(&f.failover, "failover", "", "`WHO` automatic or manual: whether another replica takes over by itself when the primary fails (default automatic)")
 	fs.BoolVar(&f.shared, "shared", false, "let several clients write at once")
 	fs.StringSliceVar(&f.nodes, "on", nil, "keep a replica on `NODE`; repeatable (default: the cluster chooses)")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "only say what would be done, and why")
 	reasonFlag(cmd, &f.reason)
 	cmd.RegisterFlagCompletionFunc("layout", cobra.FixedCompletions([]string{"mirror 1", "mirror 2", "mirror 3", "ec 2+1", "ec 4+2", "ec 8+3"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("ack", cobra.FixedCompletions([]string{"all", "majority"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RegisterFlagCompletionFunc("durability", cobra.FixedCompletions([]string{"flush", "write"}, cobra.ShellCompDirectiveNoFileComp))
+	policyCompletions(cmd)
 	cmd.RegisterFlagCompletionFunc("on", a.completeNodeFlag)
 	return cmd
 }
@@ -80,7 +80,10 @@ func (f *createFlags) request(name, size string) (*api.CreateVolumeRequest, erro
 	if req.Ack, err = choice("ack", f.ack, acks, "all or majority"); err != nil {
 		return nil, err
 	}
-	req.Durability, err = choice("durability", f.durability, durabilities, "flush or write")
+	if req.Durability, err = choice("durability", f.durability, durabilities, "flush or write"); err != nil {
+		return nil, err
+	}
+	req.ManualFailover, err = choice("failover", f.failover, failovers, strings.Join(failoverWords, " or "))
 	return req, err
 }
 

@@ -16,7 +16,7 @@ const notServed = "the quorum has its record, and no node serves it: no data is 
 func recordTable(w io.Writer, volumes []Volume, wide bool) {
 	head := []string{"VOLUME", "SIZE", "LAYOUT", "PRIMARY", "GEN", "STATE", "REPLICAS", "ATTACHED"}
 	if wide {
-		head = append(head, "URI", "CLIENTS", "ACK", "MIN-COPIES", "DURABILITY", "SHARED", "NUMBER", "LINEAGE")
+		head = append(head, "URI", "CLIENTS", "ACK", "MIN-COPIES", "DURABILITY", "SHARED", "FAILOVER", "NUMBER", "LINEAGE")
 	}
 	row(w, head...)
 	for _, v := range volumes {
@@ -24,7 +24,7 @@ func recordTable(w io.Writer, volumes []Volume, wide bool) {
 		cells := []string{v.Name, units.Size(v.SizeBytes), r.Layout, v.primary(), fmt.Sprint(r.Generation), v.State,
 			v.replicaWords(), orDash(r.holder())}
 		if wide {
-			cells = append(cells, firstURI(v.URIs), fmt.Sprint(v.Clients), r.Ack, fmt.Sprint(r.MinCopies), r.Durability, yesNo(r.Shared), fmt.Sprint(r.Number), r.Lineage)
+			cells = append(cells, firstURI(v.URIs), fmt.Sprint(v.Clients), r.Ack, fmt.Sprint(r.MinCopies), r.Durability, yesNo(r.Shared), r.Failover, fmt.Sprint(r.Number), r.Lineage)
 		}
 		row(w, cells...)
 	}
@@ -38,6 +38,7 @@ func recordSheet(w io.Writer, v Volume) {
 	row(w, "layout", r.Layout)
 	row(w, "acknowledged", fmt.Sprintf("by %s; waits below %s; durable at %s", r.Ack, plural(r.MinCopies, "copy", "copies"), r.Durability))
 	row(w, "shared", yesNo(r.Shared))
+	row(w, "failover", r.Failover)
 	row(w, "primary", v.primary())
 	row(w, "generation", fmt.Sprintf("%d, record number %d, lineage %s", r.Generation, r.Number, r.Lineage))
 	var members []string
