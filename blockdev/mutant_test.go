@@ -26,6 +26,9 @@ func TestStoreMutants(t *testing.T) {
 		if err == nil {
 			seed, err = crashHunt(seeds, replicaRun)
 		}
+		if err == nil {
+			seed, err = crashHunt(seeds, copyRun)
+		}
 		mutant.Set(m.ID, false)
 		if err == nil {
 			t.Errorf("%-24s survived %d seeds: %s", m.Name, seeds, m.Text)

@@ -238,6 +238,14 @@ func (pf *pageFile) aborted(s snapshot) {
 	}
 }
 
+// empty forgets every page, of a file that was emptied.
+func (pf *pageFile) empty(pages int64, ckpt uint64) {
+	pf.entries = make([]pageEntry, pages)
+	pf.cached, pf.hand, pf.dirty = nil, 0, 0
+	pf.size.Store(0)
+	pf.ckpt.Store(ckpt)
+}
+
 // resize adds or drops pages at the end.
 func (pf *pageFile) resize(pages int64) {
 	for int64(len(pf.entries)) < pages {

@@ -42,13 +42,14 @@ const stripes = 64 // locks over chunks of the image
 //	stripes    a reader holds its chunks' stripes shared while it reads the
 //	           files; pouring in place holds one exclusively
 //	syncMu     one sync at a time
+//	superMu    one change of the superblock at a time
 //	mu         all state in memory; never held over a system call
 //	hist.mu    the index of the log
 type Store struct {
 	o     StoreOptions
 	size  atomic.Int64 // shrinks only under appendMu
 	image env.File
-	super superFileState // guarded by pourMu
+	super superFileState // see saveSuper
 
 	resizeMu sync.Mutex
 
@@ -60,6 +61,8 @@ type Store struct {
 	hist      history       // has its own lock
 	keep      atomic.Uint64 // Seq; see Keep
 	logRecord scanned       // ReadLog's
+	copying   bool          // Reset was called, and no Complete since
+	copied    Seq           // what was imported reflects no entry behind this
 
 	commit atomic.Uint64 // entries up to here are committed and applied; changes under mu
 
@@ -85,21 +88,25 @@ type Store struct {
 	imageDirty atomic.Bool   // payload of references was written since the last sync
 	flusher    flusher
 
+	superMu sync.Mutex
+
 	pourMu  sync.Mutex
 	pouring bool // frozen is not empty: a round was begun
 	round   logPoint
 	// recoverTo: until the log up to here is poured, this store has not
 	// recovered from a crash, and a checkpoint must wait for the whole round.
 	recoverTo uint64
+	imported  atomic.Int64 // bytes since the last checkpoint began
 
-	space    sync.Cond // log space was freed, or failure; uses spaceMu
-	spaceMu  sync.Mutex
-	full     atomic.Bool
-	failure  atomic.Pointer[error]
-	stop     chan struct{}
-	pourNow  chan struct{}
-	workers  sync.WaitGroup
-	counters counters
+	space      sync.Cond // log space was freed, or failure; uses spaceMu
+	spaceMu    sync.Mutex
+	full       atomic.Bool
+	failure    atomic.Pointer[error]
+	incomplete atomic.Bool
+	stop       chan struct{}
+	pourNow    chan struct{}
+	workers    sync.WaitGroup
+	counters   counters
 }
 
 // freedChunk is a chunk that the map no longer refers to.
@@ -125,6 +132,18 @@ func (s *superFileState) save() error {
 		return err
 	}
 	return s.f.Sync()
+}
+
+// saveSuper changes the superblock, durably. A change of replayFrom, ckpt or wipe
+// holds pourMu too, and one of the incarnation syncMu.
+func (s *Store) saveSuper(change func(*superblock)) error {
+	s.superMu.Lock()
+	defer s.superMu.Unlock()
+	change(&s.super.superblock)
+	if err := s.super.save(); err != nil {
+		return s.fail(err)
+	}
+	return nil
 }
 
 func (s *superFileState) load(name string) error {

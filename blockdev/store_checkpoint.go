@@ -15,6 +15,7 @@ import "blkd/internal/mutant"
 // It holds pourMu. ErrNoSpace means that nothing has changed; every other error
 // has failed the store.
 func (s *Store) checkpoint(at logPoint) error {
+	s.imported.Store(0)
 	s.mu.Lock()
 	s.unpin(Seq(s.keep.Load()))
 	maps, alloc := s.maps.snapshot(), s.alloc.pages.snapshot()
@@ -43,12 +44,14 @@ func (s *Store) checkpoint(at logPoint) error {
 		return s.abortCheckpoint(maps, alloc, freed, err)
 	}
 	s.counters.metaBytes.Add(int64(len(maps.pages)+len(alloc.pages))*pageBytes + 2*superBytes)
-	s.super.ckpt = ckpt
-	s.super.replayFrom, s.super.lastGen, s.super.lastSeq = at.pos, at.gen, at.seq
-	s.super.durable, s.super.commit = s.durable.Load(), commit
-	s.super.keep = s.hist.points(Seq(s.keep.Load()), at)
-	if err := s.super.save(); err != nil {
-		return s.fail(err)
+	err = s.saveSuper(func(sb *superblock) {
+		sb.ckpt = ckpt
+		sb.replayFrom, sb.lastGen, sb.lastSeq = at.pos, at.gen, at.seq
+		sb.durable, sb.commit = s.durable.Load(), commit
+		sb.keep = s.hist.points(Seq(s.keep.Load()), at)
+	})
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	s.maps.landed(maps, ckpt)
@@ -69,11 +72,7 @@ func (s *Store) markCommitted(commit Seq) error {
 	if !s.o.Replica || s.super.commit >= commit || mutant.On(mutant.StoreCommitUnmarked) {
 		return nil
 	}
-	s.super.durable, s.super.commit = s.durable.Load(), commit
-	if err := s.super.save(); err != nil {
-		return s.fail(err)
-	}
-	return nil
+	return s.saveSuper(func(sb *superblock) { sb.durable, sb.commit = s.durable.Load(), commit })
 }
 
 // abortCheckpoint takes back what a checkpoint began, when the file system has

@@ -58,14 +58,13 @@ func (s *Store) beginRound() error {
 	if err := s.Sync(); err != nil {
 		return err
 	}
-	if s.super.durable >= s.round.pos && s.super.commit >= s.round.seq || mutant.On(mutant.StorePourUnmarked) {
+	s.superMu.Lock()
+	marked := s.super.durable >= s.round.pos && s.super.commit >= s.round.seq
+	s.superMu.Unlock()
+	if marked || mutant.On(mutant.StorePourUnmarked) {
 		return nil
 	}
-	s.super.durable, s.super.commit = s.durable.Load(), s.round.seq
-	if err := s.super.save(); err != nil {
-		return s.fail(err)
-	}
-	return nil
+	return s.saveSuper(func(sb *superblock) { sb.durable, sb.commit = s.durable.Load(), s.round.seq })
 }
 
 func (s *Store) pourRound() error {
@@ -164,25 +163,17 @@ func (s *Store) pourChunk(chunk int64, blocks []int64, buf []byte) error {
 		return s.fail(err)
 	}
 	pours := make([]pour, 0, chunkBlocks)
-	data := false
+	data, mask := false, uint16(0)
 	for _, b := range blocks {
 		if l, ok := s.over.active[b]; ok && l.pos != 0 && l.pos+BlockSize <= s.durable.Load() {
 			s.over.poured(b) // overwritten since, and that is durable in the log
 		}
 		if l, ok := s.over.frozen[b]; ok {
 			pours = append(pours, pour{b, l, l.crc})
-			data = data || l.pos != 0
+			data, mask = data || l.pos != 0, mask|1<<(b%chunkBlocks)
 		}
 	}
-	old := s.chunkPlace(chunk)
-	to := pourTarget{old: old, phys: old, pinned: old != 0 && s.pinned(old-1) && !mutant.On(mutant.StorePourPinned)}
-	if data && (old == 0 || to.pinned) {
-		c, _ := s.alloc.take(1)
-		to.phys, to.fresh = c+1, true
-	}
-	if to.fresh && old != 0 {
-		to.moved = s.stays(chunk, pours)
-	}
+	to := s.target(chunk, mask, data)
 	s.mu.Unlock()
 	err := s.moveBlocks(&to, buf)
 	if err == nil && to.phys != 0 {
@@ -220,13 +211,20 @@ func (s *Store) chunkPlace(chunk int64) uint32 {
 	return 0
 }
 
-// stays is the blocks of a chunk that hold data and are not poured over.
-func (s *Store) stays(chunk int64, pours []pour) uint16 {
-	m := s.maps.get(chunk / pageChunks).entry(int(chunk % pageChunks)).present()
-	for _, p := range pours {
-		m &^= 1 << (p.block % chunkBlocks)
+// target finds the place for blocks of a chunk; data tells that not all of them
+// are zeros. It holds mu, and the chunk's page is in memory.
+func (s *Store) target(chunk int64, blocks uint16, data bool) pourTarget {
+	old := s.chunkPlace(chunk)
+	to := pourTarget{old: old, phys: old, pinned: old != 0 && s.pinned(old-1) && !mutant.On(mutant.StorePourPinned)}
+	if !data || old != 0 && !to.pinned {
+		return to
 	}
-	return m
+	c, _ := s.alloc.take(1)
+	to.phys, to.fresh = c+1, true
+	if old != 0 {
+		to.moved = s.maps.get(chunk/pageChunks).entry(int(chunk%pageChunks)).present() &^ blocks
+	}
+	return to
 }
 
 // moveBlocks copies what stays to a fresh place. It is not verified: its
@@ -396,5 +394,5 @@ func (s *Store) runPourer() {
 func (s *Store) needsPouring() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.failed() == nil && (s.applied.pos > s.log.tail.Load() || len(s.freed) > 0 || s.manyDirty())
+	return s.failed() == nil && (s.applied.pos > s.log.tail.Load() || len(s.freed) > 0 || s.manyDirty() || s.imported.Load() >= importStep)
 }

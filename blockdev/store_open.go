@@ -132,6 +132,12 @@ func (s *Store) open() error {
 		return err
 	}
 	sb := &s.super.superblock
+	if sb.wipe {
+		if err := s.wipe(); err != nil {
+			return err
+		}
+	}
+	s.incomplete.Store(sb.incomplete)
 	s.size.Store(sb.size)
 	pages := mapPageCount(sb.size)
 	limit := int(cmp.Or(s.o.CacheBytes, DefaultCacheBytes) / pageBytes)
@@ -232,8 +238,9 @@ func (s *Store) closeClean() error {
 	if err != nil {
 		return err
 	}
-	s.pourMu.Lock()
-	defer s.pourMu.Unlock()
-	s.super.clean = s.log.tail.Load() == s.applied.pos && s.pending.n == 0
-	return s.super.save()
+	return s.saveSuper(func(sb *superblock) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		sb.clean = s.log.tail.Load() == s.applied.pos && s.pending.n == 0
+	})
 }

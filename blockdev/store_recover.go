@@ -39,6 +39,10 @@ func (s *Store) recover() error {
 	sb.clean = false
 	sb.incarnation++
 	sb.incStart, sb.durable, sb.commit = end, end, s.Committed()
+	if s.seq < sb.copied { // it cannot be, but for damage: Complete synced the log up to there
+		sb.incomplete = true
+		s.incomplete.Store(true)
+	}
 	if err := s.super.save(); err != nil {
 		return err
 	}

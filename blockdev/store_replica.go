@@ -3,6 +3,8 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+
+	"blkd/internal/mutant"
 )
 
 // EntryKind is what a log entry does.
@@ -83,8 +85,7 @@ func (s *Store) planEntry(b *writeBatch, e *Entry) error {
 		b.pieces = append(b.pieces, piece{record: record{kind: recMark, gen: e.Gen, seq: e.Seq}})
 		return nil
 	}
-	limit := (s.size.Load() + BlockSize - 1) / BlockSize * BlockSize
-	if e.Off < 0 || e.Len <= 0 || e.Off%BlockSize != 0 || e.Len%BlockSize != 0 || e.Off > limit || e.Len > limit-e.Off {
+	if !s.covers(e.Off, e.Len) {
 		return fmt.Errorf("%w: entry %d covers %d bytes at %d", ErrInvalid, e.Seq, e.Len, e.Off)
 	}
 	first := len(b.pieces)
@@ -99,6 +100,13 @@ func (s *Store) planEntry(b *writeBatch, e *Entry) error {
 	p := &b.pieces[first]
 	p.gen, p.seq = e.Gen, e.Seq
 	return nil
+}
+
+// covers tells whether whole blocks, at least one, lie within the volume, whose
+// last block may be a part of one.
+func (s *Store) covers(off, n int64) bool {
+	limit := (s.size.Load() + BlockSize - 1) / BlockSize * BlockSize
+	return off >= 0 && n > 0 && off%BlockSize == 0 && n%BlockSize == 0 && off <= limit && n <= limit-off
 }
 
 // planWhole makes one piece of an entry: a reference if it is whole chunks that
@@ -171,12 +179,12 @@ func (s *Store) Commit(seq Seq) error {
 }
 
 // Truncate cuts every entry after seq off the log, durably: none of them comes
-// back after a crash. Committed entries cannot be cut.
+// back after a crash. Committed entries cannot be cut. It is an ErrIncomplete to
+// cut what a copy has brought effects of: it is done, but the replica is
+// inconsistent now, and a new copy has to begin.
 func (s *Store) Truncate(seq Seq) error {
 	s.appendMu.Lock()
 	defer s.appendMu.Unlock()
-	s.pourMu.Lock()
-	defer s.pourMu.Unlock()
 	if err := s.failed(); err != nil {
 		return err
 	}
@@ -193,28 +201,13 @@ func (s *Store) Truncate(seq Seq) error {
 		end = logPoint{last.pos + uint64(last.bytes()), last.gen, last.seq}
 	}
 	s.mu.Unlock()
-	return s.cutLog(end)
-}
-
-// cutLog moves the log's end back. The incarnation makes what lies behind it
-// invalid; only then are the places of its references free again. What stays is
-// synced first: a record of an older incarnation counts if it lies before
-// incStart, so none may be lost there and uncover one that was cut earlier.
-func (s *Store) cutLog(end logPoint) error {
-	if err := s.Sync(); err != nil {
+	whole := !s.Incomplete()
+	if err := s.cutLog(end); err != nil {
 		return err
 	}
-	s.syncMu.Lock()
-	defer s.syncMu.Unlock()
-	s.super.incarnation++
-	s.super.incStart = end.pos
-	s.super.durable = end.pos
-	if err := s.super.save(); err != nil {
-		return s.fail(err)
-	}
-	s.endLogAt(end)
+	s.copying = s.copying && seq >= s.copied
 	s.mu.Lock()
-	keep := s.pending.until(end.seq)
+	keep := s.pending.until(seq)
 	for i := keep; i < s.pending.n; i++ {
 		r, _ := s.pending.at(i)
 		s.releaseRef(r)
@@ -222,6 +215,36 @@ func (s *Store) cutLog(end logPoint) error {
 	s.pending.cut(keep)
 	s.mu.Unlock()
 	s.wakeAppenders()
+	if whole && s.Incomplete() {
+		return fmt.Errorf("volume %s: truncate after entry %d: %w", s.o.Volume, seq, ErrIncomplete)
+	}
+	return nil
+}
+
+// cutLog moves the log's end back. The incarnation makes what lies behind it
+// invalid; only then are the places of its references free again. What stays is
+// synced first: a record of an older incarnation counts if it lies before
+// incStart, so none may be lost there and uncover one that was cut earlier.
+//
+// If a copy has brought effects of what is cut, the replica is incomplete.
+func (s *Store) cutLog(end logPoint) error {
+	if err := s.Sync(); err != nil {
+		return err
+	}
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	s.superMu.Lock()
+	defer s.superMu.Unlock() // until durable is lowered: a checkpoint saves it
+	s.super.incarnation++
+	s.super.incStart, s.super.durable = end.pos, end.pos
+	if end.seq < s.super.copied && !mutant.On(mutant.StoreCutCopied) {
+		s.super.incomplete = true
+	}
+	if err := s.super.save(); err != nil {
+		return s.fail(err)
+	}
+	s.incomplete.Store(s.super.incomplete)
+	s.endLogAt(end)
 	return nil
 }
 

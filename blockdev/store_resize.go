@@ -63,9 +63,5 @@ func (s *Store) saveSize(size int64) error {
 	if err := s.failed(); err != nil {
 		return err // the file may be closed
 	}
-	s.super.size = size
-	if err := s.super.save(); err != nil {
-		return s.fail(err)
-	}
-	return nil
+	return s.saveSuper(func(sb *superblock) { sb.size = size })
 }

@@ -44,6 +44,7 @@ const (
 	StoreReplayPins
 	StoreResetUnmarked
 	StoreCompleteEarly
+	StoreCutCopied
 	DetectorOldRun
 	DetectorNoHysteresis
 	DetectorNoHold
@@ -75,11 +76,73 @@ const (
 	StatePromoteAny
 	StatePromoteAmnesiac
 	StateCarryUnclean
+	CoreStaleRead
+	CoreEarlyAnswer
+	LogSkipSync
+	LogForgetVote
+	LogKeepConflict
 	GateSkipSync
 	GateForgetName
 	GateTrustCache
 	GateAcceptLower
 	GateForgetLineage
+	ReplicaAckMajority
+	ReplicaDropUndecided
+	ReplicaCountOneSet
+	ReplicaFrozenSet
+	ReplicaAckGap
+	ReplicaOldEntries
+	ReplicaHeldIsDurable
+	ReplicaMinCopies
+	ReplicaOldAcks
+	ReplicaCommitAhead
+	ReplicaPromiseVolatile
+	ReplicaOlderGeneration
+	ReplicaNoLeaseWait
+	ReplicaOwnLease
+	ReplicaForgetGrant
+	ReplicaEndlessGrant
+	ReplicaResume
+	ReplicaKeepTail
+	ReplicaFewSeals
+	ReplicaOwnLog
+	ReplicaLongestLog
+	ReplicaFetchGiveUp
+	ReplicaAmnesiacSeals
+	ReplicaServeEarly
+	ReplicaDropSilent
+	ReplicaForgetChange
+	ReplicaShrinkLosing
+	ReplicaShrinkEarly
+	ReplicaGrowLacking
+	ReplicaUnfrozen
+	ReplicaHalfCopy
+	ReplicaSuffixAny
+	ReplicaResumeCopy
+	ReplicaTrustCommit
+	ReplicaCopyUnlocked
+	ReplicaCopyFirst
+	ReplicaCopyAgain
+	ReplicaOneLease
+	ReplicaNoLease
+	ReplicaLeaseBefore
+	ReplicaLeaseLong
+	ReplicaLeaseOneSet
+	ReplicaLateRelease
+	ReplicaReleasedLease
+	ReplicaModifyInFlight
+	ReplicaModifyUnlocked
+	ReplicaFlushOwn
+	ReplicaFlushNothing
+	ReplicaSyncEarly
+	ReplicaAnswerAll
+	ReplicaLateFence
+	ReplicaEarlyTakeover
+	ReplicaFenceModify
+	ReplicaRecoverSome
+	ReplicaRecoverOwn
+	ReplicaRecoverVolatile
+	ReplicaRecoverBusy
 	numIDs
 )
 
@@ -115,6 +178,7 @@ var table = [numIDs]Info{
 	{StoreReplayPins, "store/replay-pins", "Opening does not protect the payloads that members may lack."},
 	{StoreResetUnmarked, "store/reset-unmarked", "A crash while a replica is emptied leaves parts of what it held."},
 	{StoreCompleteEarly, "store/complete-early", "A copy is declared complete before what was imported is durable."},
+	{StoreCutCopied, "store/cut-copied", "A replica counts as whole after entries were cut whose effects a copy has brought."},
 	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
 	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
 	{DetectorNoHold, "detector/no-hold", "A node that comes and goes is not held back."},
@@ -146,11 +210,73 @@ var table = [numIDs]Info{
 	{StatePromoteAny, "state/promote-any", "A node that is not a member is promoted."},
 	{StatePromoteAmnesiac, "state/promote-amnesiac", "A member that may have lost entries is promoted."},
 	{StateCarryUnclean, "state/carry-unclean", "A restart after power loss keeps its memberships."},
+	{CoreStaleRead, "core/stale-read", "A read does not ask the leader what is committed."},
+	{CoreEarlyAnswer, "core/early-answer", "Votes and acknowledgements go out before the disk has synced them."},
+	{LogSkipSync, "log/skip-sync", "Entries are acknowledged that are not synced."},
+	{LogForgetVote, "log/forget-vote", "A vote is not made durable."},
+	{LogKeepConflict, "log/keep-conflict", "Entries that another leader's replaced are left behind them."},
 	{GateSkipSync, "gate/skip-sync", "A promise is answered before it is synced."},
 	{GateForgetName, "gate/forget-name", "The directory is not synced after the promise's file was created."},
 	{GateTrustCache, "gate/trust-cache", "What is found on opening is taken for durable, although only the page cache may have it."},
 	{GateAcceptLower, "gate/accept-lower", "A lower generation than promised is promised."},
 	{GateForgetLineage, "gate/forget-lineage", "A lineage that was left may be entered again, and its promises are forgotten."},
+	{ReplicaAckMajority, "replica/ack-majority", "A majority is enough although the policy is all."},
+	{ReplicaDropUndecided, "replica/drop-undecided", "A member that is to leave is not waited for although the quorum has not decided."},
+	{ReplicaCountOneSet, "replica/count-one-set", "Writes are counted under the recorded set alone while a change of it is undecided."},
+	{ReplicaFrozenSet, "replica/frozen-set", "The set that counts is that of the time when the generation began."},
+	{ReplicaAckGap, "replica/ack-gap", "A member acknowledges entries that did not fit."},
+	{ReplicaOldEntries, "replica/old-entries", "Entries of older generations are committed by counting."},
+	{ReplicaHeldIsDurable, "replica/held-is-durable", "Durability write counts what is only held."},
+	{ReplicaMinCopies, "replica/min-copies", "Writes are answered below min-copies."},
+	{ReplicaOldAcks, "replica/old-acks", "What an earlier run of a member said counts for the next one."},
+	{ReplicaCommitAhead, "replica/commit-ahead", "A member commits entries of its own tail when its primary has committed others there."},
+	{ReplicaPromiseVolatile, "replica/promise-volatile", "A promise is not made durable."},
+	{ReplicaOlderGeneration, "replica/older-generation", "A member takes entries of an older generation than it promised."},
+	{ReplicaNoLeaseWait, "replica/no-lease-wait", "A member seals while a lease that it gave is alive."},
+	{ReplicaOwnLease, "replica/own-lease", "A promoted member does not wait out the lease that it gave itself."},
+	{ReplicaForgetGrant, "replica/forget-grant", "A restarted member does not wait out the lease that its earlier run gave."},
+	{ReplicaEndlessGrant, "replica/endless-grant", "A member renews a lease while it is asked to seal."},
+	{ReplicaResume, "replica/resume", "A restarted or deposed primary resumes its generation."},
+	{ReplicaKeepTail, "replica/keep-tail", "A tail that conflicts with the chosen log is kept: entries are compared by place alone."},
+	{ReplicaFewSeals, "replica/few-seals", "One seal too few is enough to choose a log."},
+	{ReplicaOwnLog, "replica/own-log", "A promoted member takes its own log, not the best."},
+	{ReplicaLongestLog, "replica/longest-log", "The longest log is chosen, whatever its generation."},
+	{ReplicaFetchGiveUp, "replica/fetch-give-up", "A log that cannot be fetched is done without, and its seal counts."},
+	{ReplicaAmnesiacSeals, "replica/amnesiac-seals", "A member that may have lost entries counts in a seal."},
+	{ReplicaServeEarly, "replica/serve-early", "Reads are served before the first entry of the generation is committed."},
+	{ReplicaDropSilent, "replica/drop-silent", "A promoted member goes on without members that are silent, and asks nobody."},
+	{ReplicaForgetChange, "replica/forget-change", "A change that is not decided is forgotten after a while."},
+	{ReplicaShrinkLosing, "replica/shrink-losing", "Members leave although those that stay do not hold all that is committed durably."},
+	{ReplicaShrinkEarly, "replica/shrink-early", "Members leave before the chosen log is committed, as if only the commit point counted."},
+	{ReplicaGrowLacking, "replica/grow-lacking", "A replica becomes a member although it lacks entries that are committed."},
+	{ReplicaUnfrozen, "replica/unfrozen", "Writes are committed while a change waits for what is committed to be durable."},
+	{ReplicaHalfCopy, "replica/half-copy", "A replica counts as complete before everything was copied."},
+	{ReplicaSuffixAny, "replica/suffix-any", "A replica joins by the log from wherever its own ends."},
+	{ReplicaResumeCopy, "replica/resume-copy", "A copy that was broken off counts as content."},
+	{ReplicaTrustCommit, "replica/trust-commit", "What a replica has committed is taken for a part of the log, also after a recovery."},
+	{ReplicaCopyUnlocked, "replica/copy-unlocked", "Writes go on in a range that is read for a copy."},
+	{ReplicaCopyFirst, "replica/copy-first", "A piece of a copy overtakes entries that it already reflects."},
+	{ReplicaCopyAgain, "replica/copy-again", "Pieces of a copy that were lost with a connection are not sent again."},
+	{ReplicaOneLease, "replica/one-lease", "A lease from any one member is enough."},
+	{ReplicaNoLease, "replica/no-lease", "Reads are answered without a lease."},
+	{ReplicaLeaseBefore, "replica/lease-before", "The lease is checked before the data is read."},
+	{ReplicaLeaseLong, "replica/lease-long", "A lease is believed from when it was granted, not from when it was asked for."},
+	{ReplicaLeaseOneSet, "replica/lease-one-set", "Leases are counted under one set while a change is undecided."},
+	{ReplicaLateRelease, "replica/late-release", "A release ends a newer lease than the one it names."},
+	{ReplicaReleasedLease, "replica/released-lease", "A grant that arrives after its lease was released is believed."},
+	{ReplicaModifyInFlight, "replica/modify-in-flight", "A block is read to be changed in part while a write of it is under way."},
+	{ReplicaModifyUnlocked, "replica/modify-unlocked", "Writes pass one that reads its block to change it in part."},
+	{ReplicaFlushOwn, "replica/flush-own", "A flush is answered when the primary alone has synced."},
+	{ReplicaFlushNothing, "replica/flush-nothing", "A flush covers nothing that others wrote."},
+	{ReplicaSyncEarly, "replica/sync-early", "A sync covers what was appended after it began."},
+	{ReplicaAnswerAll, "replica/answer-all", "A primary that steps down answers what is under way as done."},
+	{ReplicaLateFence, "replica/late-fence", "Requests of a client that lost the volume still act."},
+	{ReplicaEarlyTakeover, "replica/early-takeover", "A takeover is reported while writes of the client before are under way."},
+	{ReplicaFenceModify, "replica/fence-modify", "A client that lost the volume ends what it had begun to change in part."},
+	{ReplicaRecoverSome, "replica/recover-some", "A recovery does not wait for all logs."},
+	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
+	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},
+	{ReplicaRecoverBusy, "replica/recover-busy", "A volume is recovered while its primary is at work."},
 }
 
 // All lists the planted bugs.
