@@ -68,7 +68,9 @@ func (r *replicaRunner) round() error {
 		r.commit = int(r.s.Committed())
 	}
 	for err == nil && !r.fs.Off() {
-		err = r.step()
+		if err = r.step(); err == nil {
+			r.synced = max(r.synced, int(r.s.Durable()))
+		}
 	}
 	if err != nil && !r.fs.Off() {
 		return err
@@ -98,7 +100,9 @@ func (r *replicaRunner) step() error {
 		if err := r.s.Sync(); err != nil {
 			return err
 		}
-		r.synced = len(r.log)
+		if d := int(r.s.Durable()); d != len(r.log) {
+			return fmt.Errorf("synced: durable up to %d of %d", d, len(r.log))
+		}
 		return nil
 	case n == 1:
 		return r.s.Destage()
@@ -236,6 +240,9 @@ func (r *replicaRunner) check() error {
 	}
 	if n > 0 && r.log[n-1].Gen != gen {
 		return fmt.Errorf("entry %d has generation %d, appended in %d: it was cut", n, gen, r.log[n-1].Gen)
+	}
+	if d := int(r.s.Durable()); d != n {
+		return fmt.Errorf("opened: durable up to %d of %d", d, n)
 	}
 	r.log = r.log[:n]
 	if err := r.checkLog(); err != nil {

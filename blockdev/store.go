@@ -85,6 +85,7 @@ type Store struct {
 
 	syncMu     sync.Mutex
 	durable    atomic.Uint64 // log position up to which everything was synced
+	durableSeq atomic.Uint64 // of a replica; see Durable
 	imageDirty atomic.Bool   // payload of references was written since the last sync
 	flusher    flusher
 

@@ -119,6 +119,13 @@ func (h *history) cut(end logPoint) {
 	h.last = end.seq
 }
 
+// end is the newest entry. It is in the log's file.
+func (h *history) end() Seq {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
+}
+
 // gen is the generation of the entry at seq, if it is known.
 func (h *history) gen(seq Seq) (Generation, bool) {
 	h.mu.Lock()

@@ -50,6 +50,7 @@ func (s *Store) recover() error {
 	s.log.head, s.log.padded = end, end/BlockSize*BlockSize
 	s.log.written.Store(end)
 	s.durable.Store(end)
+	s.durableSeq.Store(uint64(s.seq))
 	s.recoverTo = sb.replayFrom
 	if unclean {
 		s.recoverTo = end

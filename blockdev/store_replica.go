@@ -256,5 +256,6 @@ func (s *Store) endLogAt(end logPoint) {
 	s.log.head, s.log.padded = end.pos, end.pos/BlockSize*BlockSize
 	s.log.written.Store(end.pos)
 	s.durable.Store(end.pos)
+	s.durableSeq.Store(uint64(end.seq))
 	s.hist.cut(end)
 }

@@ -62,9 +62,10 @@ func (s *Store) Sync() error {
 	if err := s.failed(); err != nil {
 		return err
 	}
-	target := s.log.written.Load()
+	seq, target := s.hist.end(), s.log.written.Load()
 	image := s.imageDirty.Swap(false)
 	if target == s.durable.Load() && !image {
+		s.durableSeq.Store(uint64(seq))
 		return nil
 	}
 	s.counters.syncs.Add(1)
@@ -72,8 +73,14 @@ func (s *Store) Sync() error {
 		return s.fail(err)
 	}
 	s.durable.Store(target)
+	s.durableSeq.Store(uint64(seq))
 	return nil
 }
+
+// Durable is the position up to which the entries of a replica's log survive
+// power loss. Right after it was opened that is all of them; Sync raises it to
+// what was the last one when it was called.
+func (s *Store) Durable() Seq { return Seq(s.durableSeq.Load()) }
 
 // syncFiles syncs the log, and the image beside it if asked.
 func (s *Store) syncFiles(image bool) error {
