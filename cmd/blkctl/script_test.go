@@ -3,6 +3,8 @@ package main
 import (
 	"net"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,15 +46,77 @@ func TestScripts(t *testing.T) {
 			e.Setenv("BLKD_NBD", "unix:"+dir+"/nbd.sock")
 			e.Setenv("BLKD_STORE_LOG_SIZE", "1MiB")
 			e.Setenv("BLKCTL_DATA_DIR", dir)
-			return nil
+			return clusterEnv(e)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready":    ready,
-			"exitcode": exitCode,
-			"corrupt":  corrupt,
-			"term":     term,
+			"ready":      ready,
+			"exitcode":   exitCode,
+			"corrupt":    corrupt,
+			"term":       term,
+			"eventually": eventually,
+			"until":      until,
+			"hup":        hup,
 		},
 	})
+}
+
+// clusterEnv names addresses for three nodes and a witness: $N1 to $N3 and $W1, the
+// founding list of the first three, and that of two and the witness.
+func clusterEnv(e *testscript.Env) error {
+	var listeners []net.Listener
+	address := func() (string, error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		listeners = append(listeners, l) // so that the next one differs
+		return l.Addr().String(), nil
+	}
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	list := map[string]string{}
+	for _, name := range []string{"n1", "n2", "n3", "w1"} {
+		a, err := address()
+		if err != nil {
+			return err
+		}
+		e.Setenv(strings.ToUpper(name), a)
+		list[name] = name + "=" + a
+	}
+	e.Setenv("LIST", strings.Join([]string{list["n1"], list["n2"], list["n3"]}, ","))
+	e.Setenv("WLIST", strings.Join([]string{list["n1"], list["n2"], list["w1"]}, ","))
+	return nil
+}
+
+// eventually repeats a command until it succeeds: "eventually COMMAND…".
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: eventually COMMAND…")
+	}
+	repeat(ts, args, func(err error) bool { return err == nil })
+}
+
+// until repeats a command until its standard output matches: "until REGEXP COMMAND…".
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND…")
+	}
+	match, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	repeat(ts, args[1:], func(error) bool { return match.MatchString(ts.ReadFile("stdout")) })
+}
+
+func repeat(ts *testscript.TestScript, args []string, done func(error) bool) {
+	for range 300 {
+		if done(ts.Exec(args[0], args[1:]...)) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	ts.Fatalf("%s: what is waited for never came", strings.Join(args, " "))
 }
 
 // ready waits until blkd's control socket answers: "ready".
@@ -103,9 +167,21 @@ func term(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: term")
 	}
-	text, err := os.ReadFile(ts.Getenv("BLKD_DATA_DIR") + "/lock")
+	send(ts, syscall.SIGTERM, ts.Getenv("BLKD_DATA_DIR"))
+}
+
+// hup sends SIGHUP to the blkd that holds a data directory: "hup DIR".
+func hup(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hup DIR")
+	}
+	send(ts, syscall.SIGHUP, args[0])
+}
+
+func send(ts *testscript.TestScript, sig syscall.Signal, dir string) {
+	text, err := os.ReadFile(filepath.Join(dir, "lock"))
 	ts.Check(err)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	ts.Check(err)
-	ts.Check(syscall.Kill(pid, syscall.SIGTERM))
+	ts.Check(syscall.Kill(pid, sig))
 }

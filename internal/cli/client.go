@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -152,11 +153,35 @@ func (a *app) reachError(address string, err error) error {
 	var call *callError
 	if errors.As(err, &call) {
 		if x := api.Explain(call.err); x.Node == "" {
-			return &Error{Code: Failed, Text: address + " does not answer as a node of a cluster: " + x.Text,
-				Advice: "check the certificates (--tls-dir) and that --node names its cluster address", unreached: true}
+			cause, advice := connectionCause(address, x.Text)
+			if advice == "" {
+				advice = "check the certificates (--tls-dir) and that --node names its cluster address"
+			}
+			return &Error{Code: Failed, Text: address + " does not answer as a node of a cluster: " + cause, Advice: advice, unreached: true}
 		}
 	}
 	return err
+}
+
+// grpcWords are what gRPC puts before the cause of a failed connection.
+var grpcWords = []string{"transport: ", "authentication handshake failed: ", "error reading server preface: ", "Error while dialing: "}
+
+// connectionCause takes the cause of a failed connection out of what gRPC says, and
+// the next step out of the cause, where package pki has put one.
+func connectionCause(address, text string) (cause, advice string) {
+	cause = text
+	if quoted, ok := strings.CutPrefix(text, "connection error: desc = "); ok {
+		if inner, err := strconv.Unquote(quoted); err == nil {
+			cause = inner
+		}
+	}
+	for _, word := range append(grpcWords, address+": ") {
+		cause = strings.TrimPrefix(cause, word)
+	}
+	if before, after, ok := strings.Cut(cause, " (next: "); ok && strings.HasSuffix(after, ")") {
+		return before, strings.TrimSuffix(after, ")")
+	}
+	return cause, ""
 }
 
 type probed struct {

@@ -314,7 +314,8 @@ func TestNodeWithTLS(t *testing.T) {
 			t.Errorf("%v: exit code %d, %s%s", args, code, out, errs)
 		}
 	}
-	if code, _, errs := list(); code != Failed || !strings.Contains(errs, "TLS") {
+	plain := "blkctl: " + f.address + " does not answer as a node of a cluster: the peer speaks TLS, this side plain text\n  next: give this side a certificate, blkctl pki issue\n"
+	if code, _, errs := list(); code != Failed || errs != plain {
 		t.Errorf("plain text to TLS: exit code %d, %s", code, errs)
 	}
 	if code, _, errs := list("--tls-cert", alice+"/alice.crt"); code != Usage || !strings.Contains(errs, "go together") {
@@ -323,7 +324,8 @@ func TestNodeWithTLS(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other")
 	pkiRun(t, other, "init")
 	pkiRun(t, other, "issue", "admin", "mallory")
-	if code, _, errs := list("--tls-dir", filepath.Join(other, "mallory")); code != Failed || !strings.Contains(errs, "CA blkd/") {
+	if code, _, errs := list("--tls-dir", filepath.Join(other, "mallory")); code != Failed ||
+		!strings.Contains(errs, "does not answer as a node of a cluster: the certificate of node n1 is signed by CA blkd/") || !strings.Contains(errs, "\n  next: ") {
 		t.Errorf("a certificate of another cluster: exit code %d, %s", code, errs)
 	}
 	t.Setenv("BLKCTL_TLS_DIR", alice)

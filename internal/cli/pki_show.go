@@ -85,9 +85,13 @@ func pkiTable(w io.Writer, p PKI, title string, wide bool) {
 		}
 		row(w, cells...)
 	}
-	for _, c := range all {
+	for i, c := range all {
+		who := c.Name
+		if i < len(p.CAs) {
+			who = "CA " + c.Name + "/" + c.CA
+		}
 		if c.Problem != "" {
-			fmt.Fprintf(w, "! %s: %s\n  %s\n", c.Name, c.Problem, c.Advice)
+			fmt.Fprintf(w, "! %s: %s\n  %s\n", who, c.Problem, c.Advice)
 		}
 	}
 	steps(w, p.Next)
