@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // Replica is the local copy: a *blockdev.Store in replica mode. What its methods
@@ -187,7 +188,10 @@ type Effects struct {
 	Reads     []*Request // fill Data from the replica, then call Read
 	Sync      bool       // sync the replica, then call Synced
 	Proposals []Proposal
-	// Hangup: close every data connection of the volume without an answer.
+	// Hangup: close every data connection of clients without an answer, and send
+	// nothing that came over them to another node: it may be old. After a
+	// hand-over that is not so: what had been begun was answered, and the rest may
+	// be sent on.
 	Hangup bool
 	// Failed ends this run of the replica.
 	Failed error
@@ -241,7 +245,7 @@ func NewCore(cfg Config) *Core {
 		times: cfg.Times.withDefaults(), lim: cfg.Limits.withDefaults(), now: cfg.Now, durable: cfg.Durable,
 		links: map[NodeID]link{}}
 	c.lineage, c.prom = c.gate.Promised()
-	if !cfg.Fresh {
+	if !cfg.Fresh && !mutant.On(mutant.ReplicaForgetGrant) {
 		// An earlier run may have granted a lease just before it ended.
 		c.grant = grant{until: cfg.Now.add(c.times.Lease + c.times.Drift)}
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"blkd/internal/mutant"
 )
 
 // change is a change of the members or the policy that the quorum has not decided
@@ -107,6 +109,10 @@ func (c *Core) Change(now Instant, s Shape) error {
 // tryChange asks for at most one change of the record: somebody has to leave the
 // set, or may come (back), or an operator wants another policy.
 func (c *Core) tryChange() {
+	if mutant.On(mutant.ReplicaForgetChange) && c.p.pend != nil && c.now.after(c.p.plan.until.add(c.times.Probe)) {
+		c.p.pend = nil
+		c.p.plan.failed(c.now)
+	}
 	if c.p.pend != nil || c.p.drain != nil || c.role != Chosen && c.role != Primary || !c.p.plan.ready(c.now) {
 		c.p.frozen = 0
 		return
@@ -127,14 +133,14 @@ func (c *Core) tryChange() {
 		next.adopt(p.Shape)
 	}
 	need := c.p.commit
-	if c.role == Chosen {
+	if c.role == Chosen && !mutant.On(mutant.ReplicaShrinkEarly) {
 		_, need = c.disk.Last()
 	}
 	if c.p.frozen == 0 {
 		c.p.frozen = c.now
 	}
 	then := c.count(&next)
-	if c.reached(&then, true, then.w) < need || comer != nil && comer.durable < need {
+	if c.reached(&then, true, then.w) < need && !mutant.On(mutant.ReplicaShrinkLosing) || comer != nil && comer.durable < need && !mutant.On(mutant.ReplicaGrowLacking) {
 		if comer != nil && c.now.after(c.p.frozen.add(c.times.Drop/2)) {
 			c.p.frozen = 0
 			c.endJoin("its disk is too slow to be level")
@@ -157,7 +163,7 @@ func (c *Core) wanted() (Proposal, *peer) {
 		_, last := c.disk.Last()
 		// Only when everything was sent, and it keeps up: commits wait for its
 		// answer.
-		if p := c.peer(j.node); p != nil && p.up && p.ready && p.next > last && !p.slow(c.now, Instant(c.times.Drop/4)) {
+		if p := c.peer(j.node); p != nil && p.up && p.ready && (p.next > last || mutant.On(mutant.ReplicaGrowLacking)) && !p.slow(c.now, Instant(c.times.Drop/4)) {
 			members := slices.Clone(c.p.base.Members)
 			m := find(members, j.node)
 			m.State, m.Amnesiac, m.Incarnation = UpToDate, false, p.inc

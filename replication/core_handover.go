@@ -1,6 +1,10 @@
 package replication
 
-import "fmt"
+import (
+	"fmt"
+
+	"blkd/internal/mutant"
+)
 
 // handover is a planned promotion of another member.
 type handover struct {
@@ -78,6 +82,9 @@ func (c *Core) release() {
 			m.Gen, m.Lease = c.gen, q.lease.id
 			c.send(q, m)
 		}
-		q.lease.id, q.lease.at, q.lease.till = 0, 0, 0
+		q.lease.at, q.lease.till = 0, 0
+		if !mutant.On(mutant.ReplicaReleasedLease) {
+			q.lease.id = 0
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // join brings a replica level that does not count yet: one that was dropped,
@@ -33,7 +34,7 @@ type piece struct{ off, n int64 }
 
 // complete tells whether everything was copied.
 func (j *join) complete() bool {
-	return j.joined && (!j.full || j.end != 0 && j.held >= j.end)
+	return j.joined && (!j.full || mutant.On(mutant.ReplicaHalfCopy) || j.end != 0 && j.held >= j.end)
 }
 
 func (c *Core) endJoin(why string) {
@@ -106,11 +107,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		return
 	}
 	_, end := c.disk.Last()
-	// What it has committed is a prefix of this log, unless it is Inconsistent.
-	at, sound := m.Commit, !m.Incomplete && m.Commit <= end && c.p.base.member(p.node).State != Inconsistent
-	if g, known := c.disk.GenAt(m.LastSeq); sound && known && g == m.LastGen {
-		at = m.LastSeq
-	}
+	at, sound := c.inCommon(p, m, end)
 	if sound {
 		if _, err := c.disk.ReadLog(at, 1); at == end || err == nil {
 			j.joined = true
@@ -142,6 +139,19 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	reset.Gen, reset.PrevGen, reset.PrevSeq = c.gen, gen, c.p.commit
 	c.send(p, reset)
 	c.level(p, c.p.commit, c.p.commit)
+}
+
+// inCommon is up to where this log and that of a replica are the same. They must
+// agree where it has committed: a recovery may have lost that here.
+func (c *Core) inCommon(p *peer, m *Message, end Seq) (at Seq, sound bool) {
+	if m.Incomplete && !mutant.On(mutant.ReplicaResumeCopy) || c.p.base.member(p.node).State == Inconsistent {
+		return 0, false
+	}
+	if g, known := c.disk.GenAt(m.LastSeq); known && (g == m.LastGen || mutant.On(mutant.ReplicaSuffixAny)) {
+		return m.LastSeq, true
+	}
+	g, known := c.disk.GenAt(m.Commit)
+	return m.Commit, m.Commit <= end && (m.Commit == 0 || known && (g == m.PrevGen || mutant.On(mutant.ReplicaTrustCommit)))
 }
 
 // level begins sending from the log.
@@ -200,7 +210,9 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 		return false // an answer or a tick comes back to it
 	}
 	f := &flight{off: at.off, end: at.off + at.n}
-	c.lock(f)
+	if !mutant.On(mutant.ReplicaCopyUnlocked) {
+		c.lock(f)
+	}
 	j.reading = true
 	c.readPiece(p, j, n, f)
 	return false
@@ -215,7 +227,7 @@ func (c *Core) readPiece(p *peer, j *join, n uint64, f *flight) {
 	r := &Request{Op: blockdev.OpRead, Off: at.off, Len: at.n, Data: j.buf, gen: c.gen}
 	moving := c.inFlight(f.off, f.end)
 	r.job = func(r *Request) {
-		if moving && commit != c.p.commit && c.p.join == j {
+		if moving && commit != c.p.commit && c.p.join == j && !mutant.On(mutant.ReplicaCopyUnlocked) {
 			c.readPiece(p, j, n, f)
 			return
 		}
@@ -226,7 +238,7 @@ func (c *Core) readPiece(p *peer, j *join, n uint64, f *flight) {
 		}
 		// Entries that wait for room in the window come first: what the piece
 		// holds of them must not be there before them.
-		if _, last := c.disk.Last(); p.next <= last {
+		if _, last := c.disk.Last(); p.next <= last && !mutant.On(mutant.ReplicaCopyFirst) {
 			c.pump(p)
 			if _, last := c.disk.Last(); p.next <= last {
 				return

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // grant is the lease that this member has given: nobody but the primary of gen
@@ -43,7 +44,7 @@ func (c *Core) amnesiac() bool {
 
 // onAppend holds entries that continue the log (protocol section 3).
 func (c *Core) onAppend(from NodeID, m *Message) {
-	if m.Gen != c.prom || c.role != Secondary {
+	if m.Gen != c.prom && !mutant.On(mutant.ReplicaOlderGeneration) || c.role != Secondary {
 		c.reject(from, m, "another generation is promised")
 		return
 	}
@@ -52,12 +53,20 @@ func (c *Core) onAppend(from NodeID, m *Message) {
 	if c.failed != nil {
 		return
 	}
+	if !ok && mutant.On(mutant.ReplicaAckGap) {
+		c.matched = m.PrevSeq
+		ok, held = true, m.PrevSeq
+	}
 	if !ok {
 		c.reject(from, m, "it does not continue the log")
 		return
 	}
 	// What the primary has committed, and what is known to match its log.
-	if commit := min(m.Commit, held); commit > c.disk.Committed() {
+	commit := min(m.Commit, held)
+	if mutant.On(mutant.ReplicaCommitAhead) {
+		commit = m.Commit
+	}
+	if commit > c.disk.Committed() {
 		if !c.must("commit", c.disk.Commit(commit)) {
 			return
 		}
@@ -67,8 +76,8 @@ func (c *Core) onAppend(from NodeID, m *Message) {
 	if m.Sync {
 		c.wantSync()
 	}
-	answer := c.ack(from, m.From)
-	if m.Lease != 0 && m.Gen >= c.lends {
+	answer := c.ack(from, m.From, m.Gen)
+	if m.Lease != 0 && (m.Gen >= c.lends || mutant.On(mutant.ReplicaEndlessGrant)) {
 		c.grant = grant{m.Gen, m.Lease, c.now.add(c.times.Lease + c.times.Drift)}
 		answer.Lease = m.Lease
 	}
@@ -82,7 +91,7 @@ func (c *Core) matches(gen Generation, seq Seq) bool {
 		return true
 	}
 	g, ok := c.disk.GenAt(seq)
-	return ok && g == gen
+	return ok && (g == gen || mutant.On(mutant.ReplicaKeepTail))
 }
 
 // holdEntries appends the entries that the log lacks, after cutting off what
@@ -119,7 +128,7 @@ func (c *Core) holdEntries(prevGen Generation, prevSeq Seq, entries []blockdev.E
 // onSeal promises a generation and says what the log holds.
 func (c *Core) onSeal(from NodeID, m *Message) {
 	switch {
-	case c.amnesiac() || c.disk.Incomplete():
+	case (c.amnesiac() || c.disk.Incomplete()) && !mutant.On(mutant.ReplicaAmnesiacSeals):
 		c.reject(from, m, "this replica may lack acknowledged entries")
 	case m.Gen == c.prom && c.role == Secondary:
 		c.answerSeal(from, m.From) // it asks again
@@ -138,7 +147,7 @@ func (c *Core) onSeal(from NodeID, m *Message) {
 // finishSeal makes the promise once no lease of an older primary can be alive.
 func (c *Core) finishSeal() {
 	s := c.sealing
-	if s == nil || !c.now.after(c.grant.until) {
+	if s == nil || !c.now.after(c.grant.until) && !mutant.On(mutant.ReplicaNoLeaseWait) {
 		return
 	}
 	c.sealing = nil
@@ -156,7 +165,7 @@ func (c *Core) promise(g Generation) bool {
 	if g <= c.prom {
 		panic(fmt.Sprintf("replication: promise of generation %d after %d", g, c.prom))
 	}
-	if !c.must("promise", c.gate.Promise(c.lineage, g)) {
+	if !mutant.On(mutant.ReplicaPromiseVolatile) && !c.must("promise", c.gate.Promise(c.lineage, g)) {
 		return false
 	}
 	c.prom = g
@@ -193,7 +202,7 @@ func (c *Core) onFetch(from NodeID, m *Message) {
 
 // onRelease ends the lease that the message names.
 func (c *Core) onRelease(m *Message) {
-	if m.Gen == c.grant.gen && m.Lease >= c.grant.id && m.Lease != 0 {
+	if mutant.On(mutant.ReplicaLateRelease) || m.Gen == c.grant.gen && m.Lease >= c.grant.id && m.Lease != 0 {
 		c.grant.until = c.now
 		c.finishSeal()
 	}
@@ -221,9 +230,11 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 			return
 		}
 	}
-	gen, seq := c.disk.Last()
-	c.sendTo(from, m.From, &Message{Kind: MsgJoined, Gen: m.Gen, LastGen: gen, LastSeq: seq, Commit: c.disk.Committed(),
-		Durable: c.durable, Incomplete: c.disk.Incomplete()})
+	answer := &Message{Kind: MsgJoined, Gen: m.Gen, Commit: c.disk.Committed(), Durable: c.durable, Incomplete: c.disk.Incomplete()}
+	answer.LastGen, answer.LastSeq = c.disk.Last()
+	answer.PrevSeq = answer.Commit
+	answer.PrevGen, _ = c.disk.GenAt(answer.Commit)
+	c.sendTo(from, m.From, answer)
 }
 
 // onReset begins a full copy.
@@ -236,13 +247,13 @@ func (c *Core) onReset(from NodeID, m *Message) {
 		return
 	}
 	c.matched, c.durable, c.syncSeq, c.copied = m.PrevSeq, m.PrevSeq, m.PrevSeq, 0
-	c.ack(from, m.From)
+	c.ack(from, m.From, m.Gen)
 }
 
 // ack tells a primary what is held; a lease may be put into it.
-func (c *Core) ack(to NodeID, inc Incarnation) *Message {
+func (c *Core) ack(to NodeID, inc Incarnation, g Generation) *Message {
 	m := c.mem.message(MsgAck)
-	m.Gen, m.Held, m.Durable, m.Copy = c.prom, c.matched, min(c.durable, c.matched), c.copied
+	m.Gen, m.Held, m.Durable, m.Copy = g, c.matched, min(c.durable, c.matched), c.copied
 	c.sendTo(to, inc, m)
 	return m
 }
@@ -255,7 +266,7 @@ func (c *Core) onCopy(from NodeID, m *Message) {
 		c.reject(from, m, "no copy is under way")
 		return
 	}
-	if m.Copy == c.copied+1 {
+	if m.Copy == c.copied+1 || mutant.On(mutant.ReplicaCopyAgain) && m.Copy > c.copied {
 		var err error
 		if m.Len > 0 {
 			err = c.disk.Import(m.Off, m.Len, m.Data)
@@ -267,7 +278,7 @@ func (c *Core) onCopy(from NodeID, m *Message) {
 		}
 		c.copied = m.Copy
 	}
-	c.ack(from, m.From)
+	c.ack(from, m.From, m.Gen)
 }
 
 // wantSync starts a sync, or another one after the one under way, which may
@@ -297,6 +308,9 @@ func (c *Core) Synced(now Instant, err error) {
 		panic("replication: a sync ended that was not asked for")
 	}
 	c.syncing = false
+	if mutant.On(mutant.ReplicaSyncEarly) {
+		_, c.syncSeq = c.disk.Last()
+	}
 	c.durable = max(c.durable, c.syncSeq) // lowered if the log was cut meanwhile
 	if c.syncAgain {
 		c.startSync()
@@ -307,6 +321,6 @@ func (c *Core) Synced(now Instant, err error) {
 		return
 	}
 	if c.primaryOf != "" {
-		c.ack(c.primaryOf, c.primaryInc)
+		c.ack(c.primaryOf, c.primaryInc, c.prom)
 	}
 }

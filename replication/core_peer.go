@@ -1,6 +1,10 @@
 package replication
 
-import "slices"
+import (
+	"slices"
+
+	"blkd/internal/mutant"
+)
 
 // peer is another replica as the primary sees it.
 type peer struct {
@@ -90,6 +94,9 @@ func (c *Core) refreshPeers() {
 			continue
 		}
 		p := c.peer(m.Node)
+		if mutant.On(mutant.ReplicaOldAcks) && p != nil && p.inc != m.Incarnation {
+			p.inc = m.Incarnation
+		}
 		if p == nil || p.inc != m.Incarnation {
 			p = c.newPeer(m)
 			if j := c.p.join; j != nil && j.node == m.Node {
@@ -161,7 +168,10 @@ func (c *Core) reconnect(p *peer, up bool) {
 	if j := c.p.join; j != nil && j.node == p.node {
 		// What was sent may be lost; a copy goes on where it was, unless it had
 		// not begun.
-		if j.sent = j.held; j.full && !j.empty {
+		if !mutant.On(mutant.ReplicaCopyAgain) {
+			j.sent = j.held
+		}
+		if j.full && !j.empty {
 			c.endJoin("the connection broke")
 		}
 	}
@@ -191,7 +201,9 @@ type counted struct {
 
 // recount follows a change of the record, or of what was asked for.
 func (c *Core) recount() {
-	c.p.now = c.count(c.p.base)
+	if !mutant.On(mutant.ReplicaFrozenSet) || c.p.now.n == 0 {
+		c.p.now = c.count(c.p.base)
+	}
 	if c.p.pend != nil {
 		c.p.then = c.count(&c.p.pend.Record)
 	}
@@ -213,7 +225,13 @@ func (c *Core) count(r *Record) (s counted) {
 		}
 	}
 	s.w = r.Policy.ackQuorum(s.n)
+	if mutant.On(mutant.ReplicaAckMajority) {
+		s.w = s.n/2 + 1
+	}
 	s.least = max(s.w, r.MinCopies)
+	if mutant.On(mutant.ReplicaMinCopies) {
+		s.least = s.w
+	}
 	return s
 }
 
@@ -251,8 +269,13 @@ func (c *Core) reached(s *counted, durable bool, w int) Seq {
 func (c *Core) quorum(durable bool) Seq {
 	q, least := c.reached(&c.p.now, durable, c.p.now.w), c.reached(&c.p.now, durable, c.p.now.least)
 	if c.p.pend != nil {
-		q = min(q, c.reached(&c.p.then, durable, c.p.then.w))
-		least = min(least, c.reached(&c.p.then, durable, c.p.then.least))
+		then, thenLeast := c.reached(&c.p.then, durable, c.p.then.w), c.reached(&c.p.then, durable, c.p.then.least)
+		if mutant.On(mutant.ReplicaDropUndecided) {
+			return thenLeast
+		}
+		if !mutant.On(mutant.ReplicaCountOneSet) {
+			q, least = min(q, then), min(least, thenLeast)
+		}
 	}
 	return max(min(q, c.p.first), least)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // primary is what a core knows while it is more than a member.
@@ -50,9 +51,13 @@ func (c *Core) stepDown(why string) {
 		return
 	}
 	c.note("generation %d: steps down: %s", c.gen, why)
+	handed := c.p.drain != nil && c.p.drain.proposal != 0 && c.drained() // nothing that was begun is open
 	moved := func(r *Request) {
 		if r != nil && r.job == nil {
 			c.finish(r, ErrMoved)
+			if mutant.On(mutant.ReplicaAnswerAll) && r.Op.Mutates() {
+				r.Err = nil
+			}
 		}
 	}
 	for _, f := range c.p.inflight.all() {
@@ -68,7 +73,7 @@ func (c *Core) stepDown(why string) {
 			moved(r)
 		}
 	}
-	c.out.Hangup = true
+	c.out.Hangup = c.out.Hangup || !handed
 	c.p = primary{}
 	c.setRole(Secondary)
 }
@@ -98,6 +103,9 @@ func (c *Core) recordAsPrimary(r *Record) {
 func (c *Core) progress() {
 	if c.role != Chosen && c.role != Primary {
 		return
+	}
+	if mutant.On(mutant.ReplicaDropSilent) && c.role == Chosen {
+		c.p.now.w, c.p.now.least = 1, 1
 	}
 	c.advance()
 	if c.p.frozen != 0 || c.p.join != nil {
@@ -157,18 +165,18 @@ func (c *Core) strict() bool {
 
 // advance moves the commit point (I3: counted now, not when it was sent).
 func (c *Core) advance() {
-	if c.p.frozen != 0 && c.role == Primary || c.role != Chosen && c.role != Primary {
+	if c.p.frozen != 0 && c.role == Primary && !mutant.On(mutant.ReplicaUnfrozen) || c.role != Chosen && c.role != Primary {
 		return
 	}
-	q := c.quorum(c.strict())
-	if q <= c.p.commit || q < c.p.first {
+	q := c.quorum(c.strict() && !mutant.On(mutant.ReplicaHeldIsDurable))
+	if q <= c.p.commit || q < c.p.first && !mutant.On(mutant.ReplicaOldEntries) {
 		return
 	}
 	if !c.must("commit", c.disk.Commit(q)) {
 		return
 	}
 	c.p.commit, c.p.retry = q, true
-	if c.role == Chosen {
+	if c.role == Chosen && q >= c.p.first {
 		c.serve()
 	}
 	durable := Seq(0)
@@ -331,6 +339,9 @@ func (c *Core) onAck(p *peer, m *Message) {
 	}
 	if m.Lease != 0 && m.Lease == p.lease.id && c.role == Primary {
 		p.lease.till = p.lease.at.add(c.times.Lease - c.times.Drift)
+		if mutant.On(mutant.ReplicaLeaseLong) {
+			p.lease.till = c.now.add(c.times.Lease - c.times.Drift)
+		}
 		c.answerReads()
 	}
 	if j := c.p.join; j != nil && j.node == p.node {
@@ -368,6 +379,9 @@ func (c *Core) tickPrimary() {
 		return
 	}
 	_, last := c.disk.Last()
+	if c.strict() {
+		c.needDurable(last) // also what was held before this durability, or by an earlier run
+	}
 	for _, p := range c.p.peers {
 		if p.ready {
 			p.follow(c.now, last, c.p.syncTo)

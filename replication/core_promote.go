@@ -4,23 +4,25 @@ import (
 	"fmt"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // maybeActivate begins the generation that the quorum gave to this run of the
 // node (protocol section 4, ACTIVATE): once, and never again after a restart.
 func (c *Core) maybeActivate() {
 	r := c.rec
-	if r == nil || r.Lineage != c.lineage || r.Primary != c.self || r.PrimaryIncarnation != c.inc || r.Generation <= c.prom {
+	again := mutant.On(mutant.ReplicaResume) && r != nil && r.Generation == c.prom
+	if r == nil || r.Lineage != c.lineage || r.Primary != c.self || r.PrimaryIncarnation != c.inc && !again || r.Generation <= c.prom && !again {
 		return
 	}
 	if !r.inSet(c.self, c.inc) || c.amnesiac() || c.disk.Incomplete() {
 		return
 	}
-	if !c.now.after(c.grant.until) {
+	if !c.now.after(c.grant.until) && !mutant.On(mutant.ReplicaOwnLease) {
 		return // the lease it gave itself; Tick comes back
 	}
 	c.sealing = nil
-	if !c.promise(r.Generation) {
+	if !again && !c.promise(r.Generation) {
 		return
 	}
 	c.gen = r.Generation
@@ -29,7 +31,7 @@ func (c *Core) maybeActivate() {
 	c.setRole(Sealing)
 	c.refreshPeers()
 	for _, p := range c.p.peers {
-		if m := r.member(p.node); m.State == UpToDate && !m.Amnesiac {
+		if m := r.member(p.node); m.State == UpToDate && (!m.Amnesiac || mutant.On(mutant.ReplicaAmnesiacSeals)) {
 			c.sendSeal(p)
 		}
 	}
@@ -81,14 +83,18 @@ func (c *Core) trySelect() {
 	commit := c.disk.Committed()
 	for _, m := range set {
 		p := c.peer(m.Node)
-		if p == nil || p.inc != m.Incarnation || !p.sealed || m.Amnesiac {
+		if p == nil || p.inc != m.Incarnation || !p.sealed || m.Amnesiac && !mutant.On(mutant.ReplicaAmnesiacSeals) {
 			continue
 		}
 		seals++
 		commit = max(commit, p.seal.Commit)
-		if s := &p.seal; s.LastGen > gen || s.LastGen == gen && s.LastSeq > seq {
+		if s := &p.seal; mutant.On(mutant.ReplicaLongestLog) && s.LastSeq > seq ||
+			!mutant.On(mutant.ReplicaLongestLog) && (s.LastGen > gen || s.LastGen == gen && s.LastSeq > seq) {
 			gen, seq, best = s.LastGen, s.LastSeq, p
 		}
+	}
+	if mutant.On(mutant.ReplicaFewSeals) {
+		seals++
 	}
 	if !c.p.base.inSet(c.self, c.inc) || seals < c.p.base.Policy.sealQuorum(len(set)) {
 		return
@@ -99,7 +105,7 @@ func (c *Core) trySelect() {
 			c.gen, gen, seq, commit, m.Generation, m.Seq)
 		return
 	}
-	if best != nil {
+	if best != nil && !mutant.On(mutant.ReplicaOwnLog) {
 		c.p.best = best
 		c.fetch()
 		return
@@ -125,6 +131,9 @@ func (c *Core) tickSealing() {
 	case !p.up && c.now.after(p.heard.add(c.times.Drop)) || c.now.after(p.heard.add(4*c.times.Drop)):
 		// Its seal counts no more: without its log nobody knows what it held.
 		p.sealed, c.p.best = false, nil
+		if mutant.On(mutant.ReplicaFetchGiveUp) {
+			c.choose()
+		}
 	case c.now.after(p.sent.add(c.times.Probe)):
 		c.fetch()
 	}
@@ -193,4 +202,7 @@ func (c *Core) choose() {
 		}
 	}
 	c.progress()
+	if mutant.On(mutant.ReplicaServeEarly) && c.role == Chosen {
+		c.serve()
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"blkd/internal/mutant"
 )
 
 // recovery collects what every member's log holds, because too few members are
@@ -82,7 +84,7 @@ func (c *Core) onCollect(from NodeID, m *Message) {
 		c.stepDown(fmt.Sprintf("generation %d has to be recovered", m.Gen))
 	}
 	answer := c.collected(m.Gen)
-	if c.role != Secondary {
+	if c.role != Secondary && !mutant.On(mutant.ReplicaRecoverBusy) {
 		answer.Refused = true
 	} else if m.Sync {
 		c.wantSync()
@@ -139,39 +141,32 @@ func (v *recovery) best(r *Record) (best *Member) {
 // best one is durable.
 func (c *Core) tryRecover() {
 	v := c.rescue
-	if v == nil || v.proposal != 0 || !v.plan.ready(c.now) || len(v.missing(c.rec, c.waived)) > 0 {
+	if v == nil || v.proposal != 0 || !v.plan.ready(c.now) || len(v.missing(c.rec, c.waived)) > 0 && !mutant.On(mutant.ReplicaRecoverSome) {
 		return
 	}
 	best := v.best(c.rec)
+	if mutant.On(mutant.ReplicaRecoverOwn) {
+		best = c.rec.member(c.self)
+	}
 	if best == nil {
 		c.note("no member of the volume has a complete log")
 		v.plan.failed(c.now)
 		return
 	}
-	if a := v.answers[best.Node]; a.Durable < a.LastSeq {
+	if a := v.answers[best.Node]; a.Durable < a.LastSeq && !mutant.On(mutant.ReplicaRecoverVolatile) {
 		return // what was flushed elsewhere must not depend on its memory
 	}
 	var waived []NodeID
 	members := slices.Clone(c.rec.Members)
 	for i := range members {
 		m := &members[i]
-		_, known := v.answers[m.Node]
-		switch {
-		case m.Node == best.Node:
-		case known && m.State == UpToDate:
+		if m.State == UpToDate && m.Node != best.Node {
 			m.State = Outdated
-		case m.State == UpToDate:
-			waived = append(waived, m.Node)
-		}
-		m.Amnesiac = false
-	}
-	if len(waived) > 0 {
-		// Others may hold what is given up; none of it may come back.
-		for i := range members {
-			if m := &members[i]; slices.Contains(waived, m.Node) || c.rec.Members[i].State != UpToDate {
-				m.State = Inconsistent
+			if _, known := v.answers[m.Node]; !known {
+				waived = append(waived, m.Node)
 			}
 		}
+		m.Amnesiac = false
 	}
 	c.nextProposal++
 	v.proposal = c.nextProposal

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 const blockSize = blockdev.BlockSize
@@ -68,7 +69,7 @@ func (c *Core) admit(batch []*Request) {
 	_, last := c.disk.Last()
 	for _, r := range batch {
 		switch {
-		case r.Attachment != 0 && r.Attachment < c.p.base.Attachment:
+		case r.Attachment != 0 && r.Attachment < c.p.base.Attachment && !mutant.On(mutant.ReplicaLateFence):
 			c.finish(r, ErrFenced)
 		case r.Attachment > c.p.base.Attachment || r.Attachment != 0 && c.p.commit < c.p.fence:
 			c.park(r) // until the record is known here, and nothing of the earlier client is under way
@@ -80,6 +81,9 @@ func (c *Core) admit(batch []*Request) {
 			c.park(r)
 		case r.Op == blockdev.OpRead:
 			r.gen = c.gen
+			if mutant.On(mutant.ReplicaLeaseBefore) && c.leaseValid() {
+				r.last = 1
+			}
 			c.out.Reads = append(c.out.Reads, r)
 		case r.Off%blockSize != 0 || r.Len%blockSize != 0:
 			c.modify(r)
@@ -109,7 +113,7 @@ func (c *Core) blocked(r *Request) bool {
 	if c.lockedRange(off, end) {
 		return true
 	}
-	if aligned := r.Off == off && r.Off+r.Len == end; (r.Op == blockdev.OpRead || !aligned) && c.inFlight(off, end) {
+	if aligned := r.Off == off && r.Off+r.Len == end; (r.Op == blockdev.OpRead || !aligned) && c.inFlight(off, end) && !mutant.On(mutant.ReplicaModifyInFlight) {
 		return true
 	}
 	for _, p := range c.p.parked {
@@ -122,6 +126,9 @@ func (c *Core) blocked(r *Request) bool {
 }
 
 func (c *Core) lockedRange(off, end int64) bool {
+	if mutant.On(mutant.ReplicaModifyUnlocked) {
+		return false
+	}
 	for _, f := range c.p.locked {
 		if f.overlaps(off, end) {
 			return true
@@ -244,7 +251,7 @@ func (c *Core) modify(r *Request) {
 func (c *Core) modified(f *flight, head, tail []byte) {
 	c.unlock(f)
 	r := f.req
-	if r.Attachment != 0 && r.Attachment < c.p.base.Attachment {
+	if r.Attachment != 0 && r.Attachment < c.p.base.Attachment && !mutant.On(mutant.ReplicaFenceModify) {
 		c.finish(r, ErrFenced)
 		return
 	}
@@ -291,8 +298,11 @@ func (c *Core) lock(f *flight) {
 }
 
 func (c *Core) unlock(f *flight) {
+	n := len(c.p.locked)
 	c.p.locked = slices.DeleteFunc(c.p.locked, func(x *flight) bool { return x == f })
-	c.p.busy.remove(f.off, f.end)
+	if len(c.p.locked) < n {
+		c.p.busy.remove(f.off, f.end)
+	}
 	c.p.retry = true
 }
 
@@ -305,6 +315,8 @@ func (c *Core) Read(now Instant, r *Request, err error) {
 		return
 	}
 	switch {
+	case mutant.On(mutant.ReplicaLeaseBefore) && r.job == nil && r.last == 1:
+		c.finish(r, err)
 	case c.role == Secondary || r.gen != c.gen:
 		if r.job == nil {
 			c.finish(r, ErrMoved)
@@ -320,7 +332,7 @@ func (c *Core) Read(now Instant, r *Request, err error) {
 		c.progress()
 	case err != nil:
 		c.finish(r, err)
-	case c.leaseValid():
+	case c.leaseValid() || mutant.On(mutant.ReplicaNoLease):
 		c.finish(r, nil)
 	default:
 		// It was read while nobody else served if that is proven now, later.
@@ -332,13 +344,16 @@ func (c *Core) Read(now Instant, r *Request, err error) {
 // leases of W-1 other members, under both sets. It is asked after the data was
 // read (S6).
 func (c *Core) leaseValid() bool {
-	return c.role == Primary && c.lent(&c.p.now) && (c.p.pend == nil || c.lent(&c.p.then))
+	return c.role == Primary && c.lent(&c.p.now) && (c.p.pend == nil || c.lent(&c.p.then) || mutant.On(mutant.ReplicaLeaseOneSet))
 }
 
 // lent tells whether W-1 members of a set have lent this node the right to read,
 // with those that cannot seal left out.
 func (c *Core) lent(s *counted) bool {
 	need := s.w
+	if mutant.On(mutant.ReplicaOneLease) {
+		need = min(need, 2)
+	}
 	if s.self {
 		need--
 	}
@@ -365,6 +380,10 @@ func (c *Core) answerReads() {
 // durable at W members (S7).
 func (c *Core) flush(r *Request) {
 	r.last = c.p.commit
+	if mutant.On(mutant.ReplicaFlushNothing) {
+		c.finish(r, nil)
+		return
+	}
 	c.p.flushes = append(c.p.flushes, r)
 	c.needDurable(r.last)
 }
@@ -387,6 +406,9 @@ func (c *Core) answerFlushes() {
 		return
 	}
 	durable := c.quorum(true)
+	if mutant.On(mutant.ReplicaFlushOwn) {
+		durable = c.durable
+	}
 	c.p.flushes = slices.DeleteFunc(c.p.flushes, func(r *Request) bool {
 		if r.last > durable {
 			return false

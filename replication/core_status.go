@@ -1,6 +1,10 @@
 package replication
 
-import "time"
+import (
+	"time"
+
+	"blkd/internal/mutant"
+)
 
 // Certificate tells why a generation may serve: everything that was acknowledged
 // before is in the log that it began with (protocol section 4).
@@ -123,7 +127,7 @@ func (c *Core) Status() Status {
 	s.Generation, s.Inflight = c.gen, c.p.inflight.len()
 	s.Waiting = len(c.p.parked) + len(c.p.locked) + len(c.p.flushes) + len(c.p.unread)
 	s.CanRead, s.Changing = c.leaseValid(), c.p.pend != nil
-	s.Attachment, s.Settled = c.p.base.Attachment, c.p.commit >= c.p.fence
+	s.Attachment, s.Settled = c.p.base.Attachment, c.p.commit >= c.p.fence || mutant.On(mutant.ReplicaEarlyTakeover)
 	if h := c.p.drain; h != nil {
 		s.Handover = h.to
 	}

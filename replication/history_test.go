@@ -11,6 +11,7 @@ import (
 type history struct {
 	states  map[possible]bool
 	open    []openWrite
+	unknown map[uint64]bool // writes whose end was forgotten
 	version int
 	reading map[int]map[uint64]bool // values possible since a read began
 	begun   map[int]int             // the version they began at
@@ -21,24 +22,33 @@ type history struct {
 // on the way to it.
 type possible struct {
 	value uint64
-	done  [6]uint64 // tags of open writes that took effect, sorted
+	done  [maxOpen]uint64 // tags of open writes that took effect, sorted
 }
+
+// maxOpen bounds the writes that a history follows at a time, and with them the
+// number of states.
+const maxOpen = 6 + maxClosed
+
+// maxClosed bounds those of them that can only have happened by now: of older ones
+// nobody knows any more whether they have.
+const maxClosed = 2
 
 type openWrite struct {
 	tag        uint64
 	gen        Generation
 	attachment uint64
+	closed     bool // it has happened by now, or never will
 }
 
 func newHistory() *history {
-	return &history{states: map[possible]bool{{}: true}, reading: map[int]map[uint64]bool{}, begun: map[int]int{}}
+	return &history{states: map[possible]bool{{}: true}, unknown: map[uint64]bool{}, reading: map[int]map[uint64]bool{}, begun: map[int]int{}}
 }
 
 func (p possible) has(tag uint64) bool { return slices.Contains(p.done[:], tag) }
 
 func (p possible) with(tag uint64) possible {
 	p.value = tag
-	p.done[0] = tag // a zero is there: no more than six are open
+	p.done[0] = tag // a zero is there: no more than maxOpen are followed
 	slices.Sort(p.done[:])
 	return p
 }
@@ -63,7 +73,7 @@ func (h *history) close() {
 		p := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		for _, w := range h.open {
-			if p.has(w.tag) {
+			if w.closed || p.has(w.tag) {
 				continue
 			}
 			if q := p.with(w.tag); !h.states[q] {
@@ -78,6 +88,17 @@ func (h *history) close() {
 			seen[p.value] = true
 		}
 	}
+}
+
+// busy tells whether too many writes are open to begin another one.
+func (h *history) busy() bool {
+	open := 0
+	for _, w := range h.open {
+		if !w.closed {
+			open++
+		}
+	}
+	return open >= 6
 }
 
 func (h *history) begin(w openWrite) {
@@ -115,6 +136,9 @@ func (h *history) forget(tag uint64) {
 }
 
 func (h *history) ack(tag uint64) bool {
+	if h.unknown[tag] {
+		return true
+	}
 	ok := h.keep(func(p possible) bool { return p.has(tag) })
 	h.forget(tag)
 	h.version++
@@ -131,10 +155,18 @@ func (h *history) fence(attachment uint64) {
 }
 
 func (h *history) end(over func(openWrite) bool) {
-	for _, w := range slices.Clone(h.open) {
-		if over(w) {
-			h.forget(w.tag)
+	for i := range h.open {
+		h.open[i].closed = h.open[i].closed || over(h.open[i])
+	}
+	var closed []uint64
+	for _, w := range h.open {
+		if w.closed {
+			closed = append(closed, w.tag)
 		}
+	}
+	for _, tag := range closed[:max(0, len(closed)-maxClosed)] {
+		h.unknown[tag] = true
+		h.forget(tag)
 	}
 	h.version++
 }

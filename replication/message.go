@@ -29,7 +29,7 @@ const (
 	// MsgJoin asks a node that is not in the set to promise Gen and to say what
 	// it has.
 	MsgJoin
-	// MsgJoined answers it.
+	// MsgJoined answers it; (PrevGen, PrevSeq) is its last committed entry.
 	MsgJoined
 	// MsgReset starts a full copy: the joiner becomes empty, with its log ending
 	// at (PrevGen, PrevSeq).

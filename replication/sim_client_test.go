@@ -67,7 +67,7 @@ func (s *sim) request(n *simNode, attachment uint64) (*Request, *op) {
 	default:
 		k := 1 + s.rnd.Int64N(3)
 		for i := range k {
-			if h := s.history(b + i); len(h.open) >= 6 {
+			if s.history(b + i).busy() {
 				return nil, nil
 			}
 		}
@@ -76,11 +76,7 @@ func (s *sim) request(n *simNode, attachment uint64) (*Request, *op) {
 			s.nextTag++
 			o.writes = append(o.writes, s.nextTag)
 			putTag(r.Data[i*blockSize:], s.nextTag)
-			w := openWrite{s.nextTag, n.core.gen, attachment}
-			if r.FUA { // it may have happened, and its answer waits for a sync
-				w.attachment = 1 << 62
-			}
-			s.history(b + i).begin(w)
+			s.history(b + i).begin(openWrite{tag: s.nextTag, gen: n.core.gen, attachment: attachment})
 		}
 	}
 	r.Len = int64(len(r.Data))

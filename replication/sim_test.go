@@ -167,7 +167,7 @@ func (s *sim) boot(n *simNode, fresh bool) {
 }
 
 func (s *sim) clock(n *simNode) Instant {
-	return s.now + n.skew + s.now/Instant(time.Millisecond)*Instant(n.rate)
+	return s.now + n.skew + s.now*Instant(n.rate)/Instant(time.Millisecond)
 }
 
 func (s *sim) delay(ms float64) time.Duration {
