@@ -3,6 +3,7 @@
 GO       ?= go
 FUZZTIME ?= 60s
 SEEDS    ?= 100000
+KILLS    ?= 50
 VERSION  ?=
 
 # Binaries are static. Only the race detector needs a C compiler.
@@ -74,6 +75,10 @@ crash: ## the store's crash tests with SEEDS (100000) seeds
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
 	$(GO) test -tags mutants -timeout 10m ./internal/mutant
 	$(GO) test -tags mutants -run 'Mutants$$' -timeout 10m -v ./blockdev ./fencing ./metadata
+
+.PHONY: cluster-kill
+cluster-kill: build ## kill -9 the leader of the metadata quorum KILLS (50) times under changes
+	$(GO) run ./deploy/test/clusterkill -blkd bin/blkd -kills $(KILLS)
 
 .PHONY: bench
 bench: ## Go benchmarks of the data path

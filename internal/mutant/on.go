@@ -2,7 +2,11 @@
 
 package mutant
 
-import "sync/atomic"
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+)
 
 // Enabled tells whether this build has the switches.
 const Enabled = true
@@ -14,3 +18,20 @@ func On(id ID) bool { return switches[id].Load() }
 
 // Set switches a bug on or off for the whole process.
 func Set(id ID, on bool) { switches[id].Store(on) }
+
+// Variable is the environment variable that switches one bug on from the start,
+// by its name, so that programs can be tested too.
+const Variable = "MUTANT"
+
+func init() {
+	name := os.Getenv(Variable)
+	if name == "" {
+		return
+	}
+	id, err := Parse(name)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, Variable+":", err)
+		os.Exit(2)
+	}
+	Set(id, true)
+}
