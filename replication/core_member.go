@@ -53,10 +53,6 @@ func (c *Core) onAppend(from NodeID, m *Message) {
 	if c.failed != nil {
 		return
 	}
-	if !ok && mutant.On(mutant.ReplicaAckGap) {
-		c.matched = m.PrevSeq
-		ok, held = true, m.PrevSeq
-	}
 	if !ok {
 		c.reject(from, m, "it does not continue the log")
 		return
@@ -118,6 +114,10 @@ func (c *Core) holdEntries(prevGen Generation, prevSeq Seq, entries []blockdev.E
 			return 0, false
 		}
 		c.durable, c.syncSeq, c.matched = min(c.durable, held), min(c.syncSeq, held), min(c.matched, held)
+	}
+	if mutant.On(mutant.ReplicaAckUnheld) && len(entries) > 1 {
+		c.matched = entries[len(entries)-1].Seq
+		entries = entries[:1]
 	}
 	if !c.must("append", c.disk.Append(entries)) {
 		return 0, false
@@ -254,6 +254,9 @@ func (c *Core) onReset(from NodeID, m *Message) {
 func (c *Core) ack(to NodeID, inc Incarnation, g Generation) *Message {
 	m := c.mem.message(MsgAck)
 	m.Gen, m.Held, m.Durable, m.Copy = g, c.matched, min(c.durable, c.matched), c.copied
+	if mutant.On(mutant.ReplicaAckUndurable) {
+		m.Durable = c.matched
+	}
 	c.sendTo(to, inc, m)
 	return m
 }

@@ -90,7 +90,8 @@ const (
 	ReplicaDropUndecided
 	ReplicaCountOneSet
 	ReplicaFrozenSet
-	ReplicaAckGap
+	ReplicaAckUndurable
+	ReplicaAckUnheld
 	ReplicaOldEntries
 	ReplicaHeldIsDurable
 	ReplicaMinCopies
@@ -224,7 +225,8 @@ var table = [numIDs]Info{
 	{ReplicaDropUndecided, "replica/drop-undecided", "A member that is to leave is not waited for although the quorum has not decided."},
 	{ReplicaCountOneSet, "replica/count-one-set", "Writes are counted under the recorded set alone while a change of it is undecided."},
 	{ReplicaFrozenSet, "replica/frozen-set", "The set that counts is that of the time when the generation began."},
-	{ReplicaAckGap, "replica/ack-gap", "A member acknowledges entries that did not fit."},
+	{ReplicaAckUndurable, "replica/ack-undurable", "A member says that entries are durable before it has synced them."},
+	{ReplicaAckUnheld, "replica/ack-unheld", "A member acknowledges entries before it has appended them."},
 	{ReplicaOldEntries, "replica/old-entries", "Entries of older generations are committed by counting."},
 	{ReplicaHeldIsDurable, "replica/held-is-durable", "Durability write counts what is only held."},
 	{ReplicaMinCopies, "replica/min-copies", "Writes are answered below min-copies."},
