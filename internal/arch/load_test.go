@@ -52,8 +52,9 @@ type tree struct {
 	err   error
 }
 
-// skipped directories hold what builds and tests leave behind, or raw data.
-var skipped = regexp.MustCompile(`^(\.git|bin|out|testdata|node_modules)$`)
+// skipped directories hold what builds and tests leave behind, raw data, or
+// modules of their own.
+var skipped = regexp.MustCompile(`^(\.git|bin|out|testdata|node_modules|third_party)$`)
 
 var load = sync.OnceValue(func() *tree {
 	t := &tree{fset: token.NewFileSet()}
