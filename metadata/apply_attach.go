@@ -29,7 +29,7 @@ func (a *apply) attach(c *metapb.Attach) (*metapb.Result, *Refusal) {
 	case c.Holder == "":
 		return a.editVolume(v, "detached "+now, func(v *metapb.Volume) { v.Attachment.Holder = "" }), nil
 	case now != "" && !c.Takeover:
-		return nil, refused("volume %s is attached by %s", v.Name, now).advise("detach it there, or take it over: blkctl attach %s --takeover", v.Name)
+		return nil, refused("volume %s is attached by %s", v.Name, now).advise("detach it there, or take it over")
 	}
 	what := "attached by " + c.Holder
 	if c.Takeover {

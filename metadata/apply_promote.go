@@ -27,7 +27,7 @@ func (a *apply) promote(c *metapb.Promote) (*metapb.Result, *Refusal) {
 	switch {
 	case !counts(m) && !mutant.On(mutant.StatePromoteAny):
 		return nil, refused("%s is %s in volume %s and may lack acknowledged writes", m.Node, StateWord(m.State), v.Name).
-			advise("promote one of %s; if they are lost for good: blkctl promote %s --to %s --force", soundNames(v), v.Name, m.Node)
+			advise("promote one of %s; if they are lost for good: blkctl promote %s --to %s --force --reason TEXT", soundNames(v), v.Name, m.Node)
 	case m.Amnesiac && !mutant.On(mutant.StatePromoteAmnesiac):
 		return nil, refused("%s restarted and may have lost acknowledged writes of volume %s", m.Node, v.Name).
 			advise("promote one of %s; if there is none, the volume recovers by itself when all members are back", soundNames(v))

@@ -21,7 +21,7 @@ import (
 func (a *apply) registerNode(c *metapb.RegisterNode) (*metapb.Result, *Refusal) {
 	n, no := a.node(c.Name)
 	if no != nil {
-		return nil, no.advise("blkctl node add %.80s %.80s", c.Name, c.Address)
+		return nil, no.advise("blkctl node add %.80s --address %.80s", c.Name, c.Address)
 	}
 	if no := checkRegistration(c); no != nil {
 		return nil, no

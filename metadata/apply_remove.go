@@ -24,10 +24,10 @@ func (a *apply) removeNode(c *metapb.RemoveNode) (*metapb.Result, *Refusal) {
 		left := len(a.s.voters) - 1
 		if !c.Force {
 			return nil, refused("node %s is a voter and no other node can take its place: %d voters would be left", n.Name, left).
-				advise("add a node first: blkctl node add NAME ADDRESS")
+				advise("add a node first: blkctl node add NAME --address HOST:PORT")
 		}
 		r.Text = "the quorum has lost a voter that nobody replaces"
-		r.Advice = "add a node: blkctl node add NAME ADDRESS"
+		r.Advice = "add a node: blkctl node add NAME --address HOST:PORT"
 	}
 	held := a.membershipsOf(n.Name)
 	if len(held) > 0 && !c.Force {

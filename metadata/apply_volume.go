@@ -24,7 +24,7 @@ func (a *apply) resizeVolume(c *metapb.ResizeVolume) (*metapb.Result, *Refusal) 
 		return &metapb.Result{Volume: v}, nil
 	case c.SizeBytes < v.SizeBytes && !c.AllowShrink:
 		return nil, refused("volume %s has %s: %s would cut off what lies behind", v.Name, from, to).
-			advise("shrink the file system first, then add --shrink")
+			advise("shrink the file system first, then add --allow-shrink")
 	}
 	return a.editVolume(v, "resized "+from+" -> "+to, func(v *metapb.Volume) { v.SizeBytes = c.SizeBytes }), nil
 }
@@ -35,7 +35,7 @@ func (a *apply) deleteVolume(c *metapb.DeleteVolume) (*metapb.Result, *Refusal) 
 		return nil, no
 	}
 	if holder := v.Attachment.Holder; holder != "" && !c.Force {
-		return nil, refused("volume %s is attached by %s", v.Name, holder).advise("detach it first (blkctl detach %s), or add --force", v.Name)
+		return nil, refused("volume %s is attached by %s", v.Name, holder).advise("detach it there first, or add --force")
 	}
 	last := proto.CloneOf(v)
 	last.Number++
@@ -100,7 +100,7 @@ func (a *apply) checkChange(v, next *metapb.Volume) *Refusal {
 			advise("wait until more members are UpToDate: blkctl wait %s --for=uptodate", v.Name)
 	}
 	if next.Shared != v.Shared && v.Attachment.Holder != "" {
-		return refused("volume %s is attached by %s", v.Name, v.Attachment.Holder).advise("detach it first: blkctl detach %s", v.Name)
+		return refused("volume %s is attached by %s", v.Name, v.Attachment.Holder).advise("detach it there first")
 	}
 	return nil
 }

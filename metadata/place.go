@@ -60,7 +60,7 @@ func place(s *State, c *metapb.CreateVolume) (*metapb.Plan, *Refusal) {
 		if len(p.rejected) > 0 {
 			text += " (" + strings.Join(p.rejected, "; ") + ")"
 		}
-		return nil, refused("%s", text).advise("add nodes (blkctl node add NAME ADDRESS), or choose a layout that needs fewer")
+		return nil, refused("%s", text).advise("add nodes (blkctl node add NAME --address HOST:PORT), or choose a layout that needs fewer")
 	}
 	for len(p.chosen) < need {
 		p.choose(len(c.Nodes) > 0)
