@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"fmt"
+	"slices"
 
 	"blkd/internal/mutant"
 )
@@ -116,6 +117,7 @@ func (s *Store) flushBatch(b *writeBatch, upTo int) error {
 		s.hist.overwrite(b.start, b.end)
 	}
 	if n > 0 {
+		b.iov = slices.Grow(b.iov, 1) // for the padding
 		if err := s.log.write(b.iov, b.start, n); err != nil {
 			return s.fail(err)
 		}

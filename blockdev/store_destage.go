@@ -1,7 +1,6 @@
 package blockdev
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -332,12 +331,13 @@ func (s *Store) landPours(chunk int64, pours []pour, to *pourTarget) (landed boo
 
 // moveEntry points a chunk to its fresh place.
 func (s *Store) moveEntry(e entry, to *pourTarget) {
-	was := entry(bytes.Clone(e))
+	var was [entryBytes]byte
+	copy(was[:], e)
 	s.remap(e, to.phys, false)
 	e.setPresent(to.moved)
 	for m := to.moved; m != 0; m &= m - 1 {
 		b := bits.TrailingZeros16(m)
-		e.setCRC(b, was.crc(b))
+		e.setCRC(b, entry(was[:]).crc(b))
 	}
 }
 
