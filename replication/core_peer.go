@@ -120,9 +120,10 @@ func (c *Core) refreshPeers() {
 
 func (c *Core) newPeer(m Member) *peer {
 	p := &peer{node: m.Node, inc: m.Incarnation, since: c.now, heard: c.now, penance: backoff{first: c.times.Slow}}
-	if l := c.links[m.Node]; l.up {
+	switch l, known := c.links[m.Node]; {
+	case l.up:
 		p.up = true
-	} else {
+	case known: // one that was never connected is given time to come
 		p.heard = l.since
 	}
 	return p

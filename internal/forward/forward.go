@@ -34,7 +34,7 @@ type Config struct {
 
 const (
 	retryLeast = 5 * time.Millisecond
-	retryMost  = 200 * time.Millisecond
+	retryMost  = 50 * time.Millisecond
 )
 
 // Device is a volume, wherever it is served. It is a [blockdev.Device].
@@ -321,14 +321,23 @@ func (d *Device) leave(t *target) {
 	d.seek()
 }
 
-// Close ends the device: what has no answer ends with ErrClosed.
-func (d *Device) Close() error {
+// Drop refuses all requests from now on, with ErrClosed, and sends none of those
+// again that come back. Unlike Close it does not wait.
+func (d *Device) Drop() {
 	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return nil
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.closed = true
+		d.wake()
 	}
-	d.closed = true
+}
+
+// Close ends the device: what has no answer ends with ErrClosed. What was sent
+// ends when it comes back.
+func (d *Device) Close() error {
+	d.Drop()
+	d.cancel()
+	d.mu.Lock()
 	var waiting []*request
 	for r := d.pending.first; r != nil; {
 		next := r.next
@@ -338,9 +347,7 @@ func (d *Device) Close() error {
 		}
 		r = next
 	}
-	d.wake()
 	d.mu.Unlock()
-	d.cancel()
 	for _, r := range waiting {
 		answer(r, blockdev.ErrClosed)
 	}

@@ -34,6 +34,7 @@ type member struct {
 	mux     *mux // of the cluster address
 
 	replicas *replicas.Manager // nil: it is a witness
+	exports  *exports          // likewise
 	server   *grpc.Server
 }
 
@@ -180,6 +181,7 @@ func (m *member) register(s *grpc.Server) {
 func (m *member) stop(ctx context.Context) error {
 	var err error
 	if m.replicas != nil {
+		m.exports.stop()
 		err = m.replicas.Stop()
 	}
 	err = errors.Join(err, m.cluster.Stop(ctx))

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"syscall"
@@ -15,7 +16,6 @@ import (
 	"blkd/internal/pki"
 	"blkd/internal/replicas"
 	"blkd/internal/socket"
-	"blkd/nbd"
 )
 
 const (
@@ -26,13 +26,25 @@ const (
 	dataTime    = 3 * time.Second // for the handshake of a data connection
 )
 
-// startReplicas begins to keep the replicas that the quorum records on this node.
+// What a data connection is for: its first byte, behind preamble and TLS.
+const (
+	forReplicas byte = 'R' // the protocol between members
+	forClients  byte = 'C' // NBD, of clients of another node
+)
+
+// startReplicas begins to keep the replicas that the quorum records on this node,
+// and to export its volumes.
 func (m *member) startReplicas(clock env.Clock) {
 	n := m.node
+	m.exports = newExports(m)
+	n.serving.Go(m.exports.run)
 	m.replicas = replicas.Start(replicas.Config{
 		Node: n.cfg.NodeName, Dir: filepath.Join(n.cfg.DataDir, volumesDir), Cluster: m.cluster,
 		FS: n.fs, Clock: clock, Log: n.log,
-		Store: n.replicaStore, Dial: m.dialData, Serve: n.serveReplica, Withdraw: func(volume string) { n.nbd.RemoveExport(volume) },
+		Store: n.replicaStore, Serve: m.exports.serve, Withdraw: m.exports.withdraw,
+		Dial: func(ctx context.Context, node, address string) (net.Conn, error) {
+			return m.dialData(ctx, node, address, forReplicas)
+		},
 	})
 }
 
@@ -42,28 +54,33 @@ func (n *Node) replicaStore(string) blockdev.StoreOptions {
 	return blockdev.StoreOptions{LogBytes: o.LogBytes, CacheBytes: o.CacheBytes, FailOnFull: o.FailOnFull, NoChecksums: o.NoChecksums}
 }
 
-// serveReplica offers a volume that this node is the primary of.
-func (n *Node) serveReplica(volume string, dev blockdev.Device) {
-	if err := n.nbd.SetExport(nbd.Export{Name: volume, Device: dev, HangUp: true}); err != nil {
-		n.log.Error("volume is not served", "volume", volume, "err", err)
-	}
-}
-
 // dialData opens a data connection to another node.
-func (m *member) dialData(ctx context.Context, node, address string) (net.Conn, error) {
+func (m *member) dialData(ctx context.Context, node, address string, purpose byte) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error { return giveUpSilence(c) }}
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Write([]byte(dataPreamble)); err != nil {
+	begin := []byte(dataPreamble)
+	if m.certs == nil {
+		begin = append(begin, purpose)
+	}
+	if _, err := conn.Write(begin); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	if m.certs == nil {
 		return conn, nil
 	}
-	return m.certs.Connect(ctx, socket.NewRecords(conn), node)
+	proven, err := m.certs.Connect(ctx, socket.NewRecords(conn), node)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := proven.Write([]byte{purpose}); err != nil {
+		proven.Close()
+		return nil, err
+	}
+	return proven, nil
 }
 
 // acceptData takes over a data connection of another node, behind the preamble.
@@ -82,7 +99,7 @@ func (m *member) acceptData(conn net.Conn) {
 		}
 	}
 	if m.certs == nil {
-		m.replicas.Accept(conn, "")
+		m.sortData(conn, "")
 		return
 	}
 	ctx, cancel := context.WithTimeout(m.node.stopping, dataTime)
@@ -92,7 +109,28 @@ func (m *member) acceptData(conn net.Conn) {
 		m.refused(conn.RemoteAddr(), err)
 		return
 	}
-	m.replicas.Accept(proven, proven.Peer().Name)
+	m.sortData(proven, proven.Peer().Name)
+}
+
+// sortData hands a data connection on to what it is for.
+func (m *member) sortData(conn net.Conn, peer string) {
+	var purpose [1]byte
+	err := conn.SetReadDeadline(time.Now().Add(dataTime))
+	if err == nil {
+		_, err = io.ReadFull(conn, purpose[:])
+	}
+	switch {
+	case err != nil:
+		m.node.log.Debug("a data connection ended before it said what for", "from", conn.RemoteAddr(), "err", err)
+		conn.Close()
+	case purpose[0] == forReplicas:
+		m.replicas.Accept(conn, peer)
+	case purpose[0] == forClients:
+		m.exports.accept(conn)
+	default:
+		m.node.log.Warn("a data connection was closed: it is for something that this build does not know", "from", conn.RemoteAddr(), "purpose", purpose[0])
+		conn.Close()
+	}
 }
 
 // giveUpSilence makes the kernel break a connection whose other end does not

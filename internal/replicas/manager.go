@@ -37,8 +37,11 @@ type Config struct {
 	Dial func(ctx context.Context, node, address string) (net.Conn, error)
 	// Serve offers a volume to clients, in the place of an earlier device of it.
 	Serve func(volume string, dev blockdev.Device)
-	// Withdraw takes it from them and ends their connections. It must not wait.
-	Withdraw func(volume string)
+	// Withdraw ends that: this node is not primary any more. With hangup it lost
+	// that without having handed the volume over, and connections of clients must
+	// be closed, with nothing that they have asked for sent elsewhere. It must not
+	// wait.
+	Withdraw func(volume string, hangup bool)
 	// Changed is told, at times, that something may look different in Status. It
 	// must not wait. Nil: nobody wants to know.
 	Changed func()

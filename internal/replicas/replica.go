@@ -109,7 +109,7 @@ func (r *replica) start(made bool) error {
 		},
 		Disk: r.store, Clock: r.m.cfg.Clock, Authority: r,
 		InflightBytes: min(16<<20, r.store.Stats().LogSizeBytes/8),
-		Hangup:        func() { r.m.cfg.Withdraw(r.name) },
+		Hangup:        func() { r.m.cfg.Withdraw(r.name, true) },
 		Failed:        r.fail,
 	})
 	r.work.Go(r.follow)
@@ -170,7 +170,7 @@ func (r *replica) follow() {
 			r.m.cfg.Serve(r.name, r.volume.Session(gen))
 			r.log.Info("this node serves the volume", "generation", gen)
 		case r.isServed():
-			r.m.cfg.Withdraw(r.name)
+			r.m.cfg.Withdraw(r.name, false)
 		}
 		r.mu.Lock()
 		r.served = role == replication.Primary
@@ -208,7 +208,7 @@ func (r *replica) close() error {
 	clear(r.links)
 	failed := r.failed
 	r.mu.Unlock()
-	r.m.cfg.Withdraw(r.name)
+	r.m.cfg.Withdraw(r.name, false)
 	r.volume.Close()
 	r.work.Wait()
 	err := errors.Join(r.store.Close(), r.gate.Close())
