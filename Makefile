@@ -74,6 +74,11 @@ fuzz-short: ## each fuzzer for 5 seconds
 crash: ## the store's crash tests with SEEDS (100000) seeds
 	$(GO) test -run '^Test(Store|Replica)Crash$$' -timeout 60m -v ./blockdev -crash.seeds=$(SEEDS)
 
+.PHONY: crash-metadata
+crash-metadata: SEEDS = 10000
+crash-metadata: ## the quorum's crash test with SEEDS (10000) seeds
+	$(GO) test -run '^TestCoreCrash$$' -timeout 60m -v ./metadata -crash.seeds=$(SEEDS)
+
 .PHONY: mutants
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
 	$(GO) test -tags mutants -timeout 10m ./internal/mutant

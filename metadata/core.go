@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"blkd/internal/mutant"
 	"blkd/metadata/metapb"
 
 	"go.etcd.io/raft/v3"
@@ -146,6 +147,10 @@ func (c *Core) Propose(cmd *metapb.Command) (err error) {
 // with a message or a leader: then ask again with another id.
 func (c *Core) ReadIndex(id uint64) (err error) {
 	defer c.catch(&err)
+	if mutant.On(mutant.CoreStaleRead) {
+		c.reads = append(c.reads, pendingRead{id, c.applied.index})
+		return nil
+	}
 	c.raw.ReadIndex(c.readContext(id))
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"blkd/internal/mutant"
 	"blkd/metadata/metapb"
 
 	"go.etcd.io/raft/v3"
@@ -32,6 +33,9 @@ func (c *Core) Process(send func([]*raftpb.Message)) (Output, error) {
 // process holds the lock while it changes the state.
 func (c *Core) process(send func([]*raftpb.Message), lock sync.Locker) (out Output, err error) {
 	defer c.catch(&err)
+	if err := c.log.Err(); err != nil {
+		return out, err
+	}
 	for c.raw.HasReady() {
 		rd := c.raw.Ready()
 		early, late := c.split(rd.Messages)
@@ -67,7 +71,7 @@ func (c *Core) process(send func([]*raftpb.Message), lock sync.Locker) (out Outp
 func (c *Core) split(list []*raftpb.Message) (early, late []*raftpb.Message) {
 	for _, m := range list {
 		switch t := m.GetType(); {
-		case (t == raftpb.MsgApp || t == raftpb.MsgHeartbeat) && m.GetTerm() <= c.log.term:
+		case (t == raftpb.MsgApp || t == raftpb.MsgHeartbeat) && m.GetTerm() <= c.log.term, mutant.On(mutant.CoreEarlyAnswer):
 			early = append(early, m)
 		default:
 			late = append(late, m)

@@ -24,7 +24,7 @@ const pebbleFormat = pebble.FormatWALSyncChunks
 
 func (l *Log) pebbleOptions(fs env.FS) *pebble.Options {
 	return &pebble.Options{
-		FS:                          pebblefs.New(fs),
+		FS:                          pebblefs.New(stopFS{fs, l}),
 		FormatMajorVersion:          pebbleFormat,
 		MemTableSize:                memTableBytes,
 		MemTableStopWritesThreshold: memTables,

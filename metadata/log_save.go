@@ -3,6 +3,8 @@ package metadata
 import (
 	"fmt"
 
+	"blkd/internal/mutant"
+
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -48,14 +50,18 @@ func (l *Log) commit(b *pebble.Batch, op string) error {
 	if err := l.Err(); err != nil {
 		return err
 	}
-	if err := l.db.Apply(b, pebble.Sync); err != nil {
+	sync := pebble.Sync
+	if mutant.On(mutant.LogSkipSync) {
+		sync = pebble.NoSync
+	}
+	if err := l.db.Apply(b, sync); err != nil {
 		return l.fail(op, err)
 	}
 	return l.Err() // see pebbleLogger.Fatalf
 }
 
 func (l *Log) putHard(b *pebble.Batch) error {
-	if !l.hardStale {
+	if !l.hardStale || mutant.On(mutant.LogForgetVote) && l.last > 1 {
 		return nil
 	}
 	return setMessage(b, hardKey, l.hard)
@@ -82,7 +88,7 @@ func (l *Log) putEntries(b *pebble.Batch, entries []*raftpb.Entry, committed uin
 			panic(fmt.Sprintf("metadata: entry %d of term %d replaces a committed one of term %d (%v)", first, entries[0].GetTerm(), term, err))
 		}
 	}
-	if end <= l.last {
+	if end <= l.last && !mutant.On(mutant.LogKeepConflict) {
 		if err := b.DeleteRange(entryKey(end), entryKey(l.last+1), nil); err != nil {
 			return 0, err
 		}

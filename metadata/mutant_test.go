@@ -84,3 +84,18 @@ func huntSteward(traces string) error {
 	}
 	return huntTraces(traces, stewardTrace)
 }
+
+// TestCoreMutants plants each bug of Core and Log; the crash test has to find it.
+func TestCoreMutants(t *testing.T) {
+	hunt := func() error {
+		var stats simStats
+		for seed := range uint64(300) {
+			if err := coreSeed(seed, 150, &stats); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	huntMutants(t, "core/", hunt)
+	huntMutants(t, "log/", hunt)
+}

@@ -10,10 +10,14 @@
 //
 // An ordinary build has no switches: On is a constant false and the compiler
 // removes the branch. Only with the build tag "mutants" can a bug be switched
-// on, by Set.
+// on, by Set or from the start by the environment variable of Variable.
 package mutant
 
 import "fmt"
+
+// Variable is the environment variable that, in a build with the tag mutants,
+// switches one bug on by its name, so that whole programs can be tested too.
+const Variable = "MUTANT"
 
 // ID names a planted bug.
 type ID uint8
@@ -144,6 +148,7 @@ const (
 	ReplicaRecoverOwn
 	ReplicaRecoverVolatile
 	ReplicaRecoverBusy
+	QuorumStaleRead
 	numIDs
 )
 
@@ -279,6 +284,7 @@ var table = [numIDs]Info{
 	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
 	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},
 	{ReplicaRecoverBusy, "replica/recover-busy", "A volume is recovered while its primary is at work."},
+	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 
 // All lists the planted bugs.
