@@ -129,9 +129,13 @@ func (s *clusterNode) Status(_ context.Context, req *api.StatusRequest) (*api.No
 		Started: timestamppb.New(s.node.started), DataDir: s.node.cfg.DataDir,
 		DiskSizeBytes: disk.size, DiskFreeBytes: disk.free,
 	}
-	if disk.problem != nil && req.Volume == "" {
+	if req.Volume != "" {
+		return out, nil
+	}
+	if disk.problem != nil {
 		out.Problems = append(out.Problems, disk.problem)
 	}
+	out.Problems = append(out.Problems, s.certificateProblems()...)
 	return out, nil
 }
 
