@@ -4,6 +4,7 @@ GO       ?= go
 FUZZTIME ?= 60s
 SEEDS    ?= 100000
 KILLS    ?= 50
+TIME     ?= 60s
 VERSION  ?=
 
 # Binaries are static. Only the race detector needs a C compiler.
@@ -15,10 +16,11 @@ TAGS    = grpcnotrace
 LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 
 # What the tests use besides Go: gcc for the race detector; the others are NBD
-# clients, servers to compare with, file systems, and what nbd's own test client
-# is built from.
+# clients, servers to compare with, file systems, what nbd's own test client is
+# built from, and networks that can be cut.
 PACKAGES = gcc libc6-dev fio nbdkit libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
-	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps
+	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
+	iproute2 etcd-server
 
 .DEFAULT_GOAL := build
 
@@ -87,6 +89,13 @@ mutants: ## plant each bug of internal/mutant: the crash test must find it withi
 .PHONY: cluster-kill
 cluster-kill: build ## kill -9 the leader of the metadata quorum KILLS (50) times under changes
 	$(GO) run ./deploy/test/clusterkill -blkd bin/blkd -kills $(KILLS)
+
+.PHONY: cluster-partition
+cluster-partition: build ## are the metadata linearizable under partitions, for TIME (60s); needs root
+	@mkdir -p out
+	$(GO) run ./deploy/test/clusterpartition -blkd bin/blkd -out out -time $(TIME)
+	$(GO) build -tags mutants -o out/blkd-mutants ./cmd/blkd
+	$(GO) run ./deploy/test/clusterpartition -blkd out/blkd-mutants -out out -time $(TIME) -mutant quorum/stale-read
 
 .PHONY: bench
 bench: ## Go benchmarks of the data path

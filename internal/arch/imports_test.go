@@ -26,11 +26,12 @@ var mayImport = map[string][]string{
 	"cmd/blksim": {"internal/sim"},
 
 	// Programs that measure and torment the others from outside.
-	"deploy/test/benchnbd":    {"fio", "nbd", "blockdev", "internal/units"},
-	"deploy/test/clusterkill": {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
-	"deploy/test/clustertest": {"internal/api"},
-	"deploy/test/killloop":    {"nbd", "blockdev", "internal/units"},
-	"deploy/test/memserver":   {"nbd", "blockdev", "internal/units"},
+	"deploy/test/benchnbd":         {"fio", "nbd", "blockdev", "internal/units"},
+	"deploy/test/clusterkill":      {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
+	"deploy/test/clusterpartition": {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
+	"deploy/test/clustertest":      {"internal/api"},
+	"deploy/test/killloop":         {"nbd", "blockdev", "internal/units"},
+	"deploy/test/memserver":        {"nbd", "blockdev", "internal/units"},
 
 	"internal/sim": {
 		"internal/node", "replication", "metadata", "fencing", "blockdev", "internal/env", "internal/env/crashfs", "internal/mutant",

@@ -99,7 +99,6 @@ const (
 	ReplicaOldEntries
 	ReplicaHeldIsDurable
 	ReplicaMinCopies
-	ReplicaOldAcks
 	ReplicaCommitAhead
 	ReplicaPromiseVolatile
 	ReplicaOlderGeneration
@@ -147,7 +146,6 @@ const (
 	ReplicaRecoverSome
 	ReplicaRecoverOwn
 	ReplicaRecoverVolatile
-	ReplicaRecoverBusy
 	QuorumStaleRead
 	numIDs
 )
@@ -235,7 +233,6 @@ var table = [numIDs]Info{
 	{ReplicaOldEntries, "replica/old-entries", "Entries of older generations are committed by counting."},
 	{ReplicaHeldIsDurable, "replica/held-is-durable", "Durability write counts what is only held."},
 	{ReplicaMinCopies, "replica/min-copies", "Writes are answered below min-copies."},
-	{ReplicaOldAcks, "replica/old-acks", "What an earlier run of a member said counts for the next one."},
 	{ReplicaCommitAhead, "replica/commit-ahead", "A member commits entries of its own tail when its primary has committed others there."},
 	{ReplicaPromiseVolatile, "replica/promise-volatile", "A promise is not made durable."},
 	{ReplicaOlderGeneration, "replica/older-generation", "A member takes entries of an older generation than it promised."},
@@ -283,7 +280,6 @@ var table = [numIDs]Info{
 	{ReplicaRecoverSome, "replica/recover-some", "A recovery does not wait for all logs."},
 	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
 	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},
-	{ReplicaRecoverBusy, "replica/recover-busy", "A volume is recovered while its primary is at work."},
 	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 

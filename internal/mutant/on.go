@@ -19,10 +19,6 @@ func On(id ID) bool { return switches[id].Load() }
 // Set switches a bug on or off for the whole process.
 func Set(id ID, on bool) { switches[id].Store(on) }
 
-// Variable is the environment variable that switches one bug on from the start,
-// by its name, so that programs can be tested too.
-const Variable = "MUTANT"
-
 func init() {
 	name := os.Getenv(Variable)
 	if name == "" {

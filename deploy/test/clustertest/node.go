@@ -109,3 +109,9 @@ func (n *Node) Log() string {
 	}
 	return "the end of the log of " + n.Name + ":\n  " + strings.Join(lines, "\n  ")
 }
+
+// Pause makes the process stand still until Resume, and the others wonder.
+func (n *Node) Pause() error { return n.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets it go on, if it stands still.
+func (n *Node) Resume() error { return n.cmd.Process.Signal(syscall.SIGCONT) }
