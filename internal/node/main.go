@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -22,6 +23,10 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 )
+
+// witnessMemory is what a witness's collector of garbage aims at, in bytes. With
+// the program itself it then stays below 64 MiB.
+const witnessMemory = 40 << 20
 
 // drainTime is how long requests in flight may take when blkd is told to stop.
 const drainTime = 10 * time.Second
@@ -56,6 +61,9 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 // serve runs a node from start to stop.
 func serve(cfg Config, stderr io.Writer) error {
 	log := newLog(cfg.Log, stderr, os.Getenv("JOURNAL_STREAM") != "")
+	if cfg.Cluster.Witness && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(witnessMemory)
+	}
 	sockets, err := inherited()
 	if err != nil {
 		return err
