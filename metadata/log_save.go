@@ -93,6 +93,11 @@ func (l *Log) putEntries(b *pebble.Batch, entries []*raftpb.Entry, committed uin
 			return 0, err
 		}
 	}
+	return setEntries(b, first, entries)
+}
+
+// setEntries adds entries to a batch, the first of which has to have an index.
+func setEntries(b *pebble.Batch, first uint64, entries []*raftpb.Entry) (bytes uint64, err error) {
 	for i, e := range entries {
 		if e.GetIndex() != first+uint64(i) {
 			panic(fmt.Sprintf("metadata: entry %d follows %d entries from %d", e.GetIndex(), i, first))

@@ -47,21 +47,28 @@ func (l *Log) compact(at position, conf *raftpb.ConfState, data []byte, keep uin
 	return nil
 }
 
-// install replaces state and log by a leader's snapshot.
+// install replaces state and log by a leader's snapshot, and by the entries behind
+// it if they came at the same time.
 func (l *Log) install(s *raftpb.Snapshot, entries []*raftpb.Entry) error {
 	at := position{s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm()}
-	if len(entries) > 0 || at.index <= l.snap.GetIndex() || at.index > l.hard.GetCommit() {
-		panic(fmt.Sprintf("metadata: install a snapshot of index %d with %d entries; the last was of %d, committed is %d", at.index, len(entries), l.snap.GetIndex(), l.hard.GetCommit()))
+	if at.index <= l.snap.GetIndex() || at.index > l.hard.GetCommit() {
+		panic(fmt.Sprintf("metadata: install a snapshot of index %d; the last was of %d, committed is %d", at.index, l.snap.GetIndex(), l.hard.GetCommit()))
 	}
+	var bytes uint64
 	err := l.replaceSnapshot(s.GetMetadata(), s.GetData(), func(b *pebble.Batch) error {
-		return errors.Join(
+		err := errors.Join(
 			b.DeleteRange(entryKey(0), entriesEnd, nil),
 			b.Set(baseKey, at.encode(), nil))
+		if err == nil {
+			bytes, err = setEntries(b, at.index+1, entries)
+		}
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	l.base, l.last, l.sinceSnap, l.tail = at, at.index, 0, logTail{}
+	l.wroteEntries(entries, bytes)
 	return nil
 }
 

@@ -300,6 +300,31 @@ func TestSnapshotIsDamaged(t *testing.T) {
 	}
 }
 
+// TestSnapshotWithEntries takes in a leader's snapshot and, in the same round, what
+// follows it.
+func TestSnapshotWithEntries(t *testing.T) {
+	fs := crashfs.New()
+	l := mustOpen(t, fs)
+	mustDo(t, appendTo(l, 1, 1, 1, 1))
+	snap := &raftpb.Snapshot{Data: []byte("state"), Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(7)), Term: new(uint64(2)), ConfState: &raftpb.ConfState{Voters: []uint64{1}}}}
+	mustDo(t, l.save(&raft.Ready{
+		Snapshot: snap, MustSync: true, HardState: &raftpb.HardState{Term: new(uint64(3)), Vote: new(uint64(1)), Commit: new(uint64(7))},
+		Entries: []*raftpb.Entry{{Index: new(uint64(8)), Term: new(uint64(3)), Data: []byte("a")}, {Index: new(uint64(9)), Term: new(uint64(3)), Data: []byte("b")}},
+	}))
+	for range 2 {
+		list, err := l.Entries(8, 10, 1<<20)
+		first, _ := l.FirstIndex()
+		if err != nil || len(list) != 2 || string(list[1].GetData()) != "b" || first != 8 || l.last != 9 {
+			t.Errorf("entries from %d to %d: %v, %v", first, l.last, list, err)
+		}
+		if term, err := l.Term(7); err != nil || term != 2 {
+			t.Errorf("the term of the snapshot is %d, %v", term, err)
+		}
+		l = reopen(t, l, fs)
+	}
+	mustDo(t, l.Close())
+}
+
 // TestCrashLeavesNoOrphans breaks off a snapshot of many parts.
 func TestCrashLeavesNoOrphans(t *testing.T) {
 	fs := crashfs.New()
