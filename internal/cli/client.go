@@ -206,13 +206,12 @@ func (a *app) probe(ctx context.Context) <-chan probed {
 	return outcomes
 }
 
-// onlyInCluster explains the refusal of a node that does not know a service: it
-// stands alone.
+// onlyInCluster explains the refusal of a node that does not know a call.
 func onlyInCluster(err error) error {
 	var call *callError
 	if errors.As(err, &call) && api.Explain(call.err).Code == codes.Unimplemented {
-		return &Error{Code: Failed, Text: "this blkd stands alone (or is older than blkctl): the command is for clusters",
-			Advice: "blkctl status"}
+		return &Error{Code: Failed, Text: "this blkd does not know the command: it stands alone and the command is for clusters, or it is older than blkctl",
+			Advice: "blkctl version"}
 	}
 	return err
 }

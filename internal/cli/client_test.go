@@ -379,3 +379,27 @@ func TestPolicyRequests(t *testing.T) {
 		t.Errorf("create: exit code %d, %s", code, errs)
 	}
 }
+
+// TestCompletion offers names that a node knows, and nothing when none answers.
+func TestCompletion(t *testing.T) {
+	f := newFake(t, nil)
+	f.answer("VolumeService/List", &api.ListVolumesResponse{Volumes: []*api.Volume{exampleServed()}})
+	f.answer("ClusterService/ListNodes", &api.ListNodesResponse{Nodes: []*api.ClusterNode{exampleNode(1, api.NodeRole_NODE_ROLE_LEADER)}})
+	for line, want := range map[string]string{
+		"promote": "pgdata", "promote pgdata --to": "n1", "replica remove": "pgdata", "replica remove pgdata": "n1", "node drain": "n1",
+		"wait": "cluster pgdata", "wait pgdata --for": "quorum exists deleted primary uptodate", "why": "pgdata n1",
+		"volume change pgdata --failover": "automatic manual", "pki issue": "node admin client",
+	} {
+		args := append(append([]string{"__complete"}, f.on(strings.Fields(line)...)...), "")
+		code, out, _ := blkctl(args...)
+		lines := strings.Fields(out)
+		if code != OK || len(lines) == 0 || strings.Join(lines[:len(lines)-1], " ") != want { // the last line is a directive
+			t.Errorf("%s: exit code %d, %q, want %s", line, code, lines, want)
+		}
+	}
+	f.fail(noQuorum())
+	f.handle("VolumeService/List", nil)
+	if _, out, _ := blkctl(append(append([]string{"__complete"}, f.on("wait")...), "")...); !strings.HasPrefix(out, "cluster\n") {
+		t.Errorf("wait without a quorum: %q", out)
+	}
+}

@@ -35,7 +35,7 @@ answers or no quorum decides, it goes on waiting. Exit code 4 after --timeout.`,
 		Example: `  blkctl wait cluster --for=quorum --timeout 10s
   blkctl wait pgdata --for=uptodate --timeout 1h`,
 		Args:              arguments(1, 1),
-		ValidArgsFunction: a.completeVolume,
+		ValidArgsFunction: a.completeWait,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := choice("for", condition, conditions, strings.Join(conditionWords, ", "))
 			if err != nil {
@@ -54,6 +54,15 @@ answers or no quorum decides, it goes on waiting. Exit code 4 after --timeout.`,
 	cmd.Flags().StringVar(&condition, "for", "exists", "the `CONDITION`: "+strings.Join(conditionWords, ", "))
 	cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(conditionWords, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// completeWait offers "cluster" and volumes.
+func (a *app) completeWait(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	volumes, _ := a.completeVolume(cmd, args, typed) // a node that does not answer may be what is waited for
+	return append([]string{"cluster"}, volumes...), cobra.ShellCompDirectiveNoFileComp
 }
 
 // waitPause is between two attempts to reach a node that can answer.
