@@ -16,7 +16,7 @@ import (
 // replica. A complete one holds the log as far as the copy reflects it, and what
 // the other one holds.
 func TestCopyCrash(t *testing.T) {
-	if seed, err := crashHunt(uint64(*crashSeeds)/2, copyRun); err != nil {
+	if seed, err := crashHunt(uint64(*crashSeeds)/4, copyRun); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
 }

@@ -222,7 +222,8 @@ func FuzzRecord(f *testing.F) {
 }
 
 // FuzzStoreFiles lays arbitrary bytes over a store's files, of a store that has
-// content, and opens it: an error or a store whose every block can be asked for.
+// content, and opens it, as a replica too: an error, or a store whose every block
+// and entry can be asked for.
 func FuzzStoreFiles(f *testing.F) {
 	for i, b := range []string{"super", "log", "map", "alloc", "image"} {
 		f.Add(uint8(i), uint16(1), []byte(b))
@@ -260,8 +261,13 @@ func FuzzStoreFiles(f *testing.F) {
 		if _, err := h.WriteAt(junk, int64(off)); err != nil {
 			t.Fatal(err)
 		}
+		o.Replica = file >= 128
 		if s, err = OpenStore(o); err != nil {
 			return
+		}
+		_, last := s.Last()
+		for after := Seq(0); o.Replica && after < last; after++ {
+			s.ReadLog(after, 1)
 		}
 		buf := make([]byte, chunkBytes)
 		for at := int64(0); at < s.Size(); at += chunkBytes {

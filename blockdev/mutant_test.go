@@ -10,32 +10,37 @@ import (
 	"blkd/internal/mutant"
 )
 
-// TestStoreMutants plants each bug of the store in turn: an edge case, or the
-// crash test within 1,000 seeds, has to find it.
+// TestStoreMutants plants each bug of the store in turn: an edge case, or a crash
+// test within 1,000 seeds, has to find it.
 func TestStoreMutants(t *testing.T) {
-	const seeds = 1000
 	for _, m := range mutant.All() {
 		if !strings.HasPrefix(m.Name, "store/") {
 			continue
 		}
 		mutant.Set(m.ID, true)
-		seed, err := uint64(0), edgesRun()
-		if err == nil {
-			seed, err = crashHunt(seeds, storeRun)
-		}
-		if err == nil {
-			seed, err = crashHunt(seeds, replicaRun)
-		}
-		if err == nil {
-			seed, err = crashHunt(seeds, copyRun)
-		}
+		seed, err := huntAll()
 		mutant.Set(m.ID, false)
 		if err == nil {
-			t.Errorf("%-24s survived %d seeds: %s", m.Name, seeds, m.Text)
+			t.Errorf("%-24s survived: %s", m.Name, m.Text)
 			continue
 		}
 		t.Logf("%-24s found by seed %d: %.100s", m.Name, seed, err)
 	}
+}
+
+// huntAll returns the first failure of any test, with few seeds of each at first.
+func huntAll() (seed uint64, err error) {
+	if err := edgesRun(); err != nil {
+		return 0, err
+	}
+	for _, seeds := range []uint64{50, 1000} {
+		for _, run := range []func(uint64) error{storeRun, replicaRun, copyRun} {
+			if seed, err := crashHunt(seeds, run); err != nil {
+				return seed, err
+			}
+		}
+	}
+	return 0, nil
 }
 
 // edgesRun returns the first error of the edge cases.
