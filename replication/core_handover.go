@@ -6,6 +6,9 @@ import (
 	"blkd/internal/mutant"
 )
 
+// HandoverReason is why a planned hand-over promotes another member.
+const HandoverReason = "planned hand-over"
+
 // handover is a planned promotion of another member.
 type handover struct {
 	to       NodeID
@@ -59,7 +62,7 @@ func (c *Core) tryHandover() {
 		c.endHandover("it takes too long")
 	case h.proposal == 0 && c.drained() && p.held >= c.p.commit:
 		c.release()
-		h.proposal = c.propose(Proposal{Promote: h.to, PromoteInc: h.inc, Why: "planned hand-over"})
+		h.proposal = c.propose(Proposal{Promote: h.to, PromoteInc: h.inc, Why: HandoverReason})
 	}
 }
 

@@ -35,6 +35,7 @@ type member struct {
 
 	replicas *replicas.Manager // nil: it is a witness
 	exports  *exports          // likewise
+	peers    peers
 	server   *grpc.Server
 }
 
@@ -184,6 +185,7 @@ func (m *member) stop(ctx context.Context) error {
 		m.exports.stop()
 		err = m.replicas.Stop()
 	}
+	m.peers.close()
 	err = errors.Join(err, m.cluster.Stop(ctx))
 	stopGracefully(ctx, m.server)
 	return errors.Join(err, m.mux.Close())

@@ -37,6 +37,7 @@ func (s *clusterService) Status(ctx context.Context, req *api.ClusterStatusReque
 	if err != nil {
 		s.cluster.Local(v.take)
 	}
+	s.gather(ctx, &v, v.volumes)
 	return s.describeStatus(&v, err, req.Volume)
 }
 

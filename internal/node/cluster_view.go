@@ -18,6 +18,8 @@ type view struct {
 	event   uint64
 	now     time.Time
 	leader  string // name; empty: unknown
+	// runtime is what the serving nodes tell, by volume; nil: they were not asked.
+	runtime map[string]*api.Volume
 }
 
 // take fills the view; it is for Read and Local.
@@ -52,8 +54,18 @@ func (v *view) describeVolumes() []*api.Volume {
 }
 
 func (v *view) describeVolume(r *metapb.Volume) *api.Volume {
-	return &api.Volume{Name: r.Name, SizeBytes: r.SizeBytes, State: api.VolumeState_VOLUME_STATE_RECORDED,
-		Record: r, Problems: v.volumeProblems(r)}
+	out := &api.Volume{Name: r.Name, SizeBytes: r.SizeBytes, Record: r, Problems: v.volumeProblems(r)}
+	switch {
+	case v.runtime != nil:
+		v.adopt(out, r)
+	case r.Served != r.Generation:
+		out.State = api.VolumeState_VOLUME_STATE_RECORDED
+	case len(out.Problems) > 0:
+		out.State = api.VolumeState_VOLUME_STATE_DEGRADED
+	default:
+		out.State = api.VolumeState_VOLUME_STATE_OK
+	}
+	return out
 }
 
 func (v *view) describeNodes() []*api.ClusterNode {

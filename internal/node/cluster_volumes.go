@@ -20,11 +20,15 @@ type clusterVolumes struct {
 }
 
 // List implements api.VolumeService.
-func (s *clusterVolumes) List(ctx context.Context, _ *api.ListVolumesRequest) (*api.ListVolumesResponse, error) {
+func (s *clusterVolumes) List(ctx context.Context, req *api.ListVolumesRequest) (*api.ListVolumesResponse, error) {
+	if req.Local {
+		return &api.ListVolumesResponse{Volumes: s.servedHere()}, nil
+	}
 	v, err := s.look(ctx)
 	if err != nil {
 		return nil, err
 	}
+	s.gather(ctx, v, v.volumes)
 	return &api.ListVolumesResponse{Volumes: v.describeVolumes()}, nil
 }
 
@@ -35,6 +39,7 @@ func (s *clusterVolumes) Show(ctx context.Context, req *api.ShowVolumeRequest) (
 		return nil, err
 	}
 	if r := v.volume(req.Name); r != nil {
+		s.gather(ctx, v, []*metapb.Volume{r})
 		return v.describeVolume(r), nil
 	}
 	return nil, s.noVolume(req.Name)

@@ -53,7 +53,7 @@ func (s *clusterService) condition(req *api.WaitRequest) (func(*metapb.Volume) b
 	case api.WaitCondition_WAIT_CONDITION_DELETED:
 		holds = func(r *metapb.Volume) bool { return r == nil }
 	case api.WaitCondition_WAIT_CONDITION_PRIMARY:
-		holds = func(r *metapb.Volume) bool { return r.GetPrimary() != "" }
+		holds = func(r *metapb.Volume) bool { return r.GetPrimary() != "" && r.Served == r.Generation }
 	case api.WaitCondition_WAIT_CONDITION_UP_TO_DATE:
 		holds = func(r *metapb.Volume) bool { return r != nil && upToDate(r) == wantedReplicas(r.Layout) }
 	default:

@@ -48,6 +48,17 @@ func (m *member) startReplicas(clock env.Clock) {
 	})
 }
 
+// stopHandover bounds what a node that stops waits for others to take over.
+const stopHandover = 3 * time.Second
+
+// handOver lets other nodes take over the volumes that this one is primary of, so
+// that clients do not have to wait until they notice that it has stopped.
+func (m *member) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopHandover)
+	defer cancel()
+	m.replicas.HandoverAll(ctx)
+}
+
 // replicaStore is how the store of a replica behaves.
 func (n *Node) replicaStore(string) blockdev.StoreOptions {
 	o := n.storeOptions(&volume{})

@@ -134,6 +134,9 @@ func (n *Node) serve(what string, run func() error) {
 // requests received are finished until ctx ends, then the stores are flushed and
 // closed and the data directory is released.
 func (n *Node) Stop(ctx context.Context) error {
+	if n.member != nil && n.member.replicas != nil {
+		n.member.handOver(ctx)
+	}
 	n.stop()
 	var errs []error
 	if n.control != nil {

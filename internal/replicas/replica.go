@@ -125,6 +125,7 @@ func (r *replica) events() replication.Events {
 			default:
 			}
 		},
+		Served:  func(x *replication.Certificate) { c := *x; r.work.Go(func() { r.certify(&c) }) },
 		Refused: func(from replication.NodeID, what string) { r.log.Debug("refused", "from", from, "what", what) },
 		Note:    func(text string) { r.log.Info(text) },
 	}

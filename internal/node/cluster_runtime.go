@@ -1,0 +1,196 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"blkd/internal/api"
+	"blkd/internal/pki"
+	"blkd/internal/replicas"
+	"blkd/metadata"
+	"blkd/metadata/metapb"
+	"blkd/replication"
+)
+
+// runtimeTime is how long another node may take to tell about the volumes that it
+// serves. What it does not tell is left out.
+const runtimeTime = 700 * time.Millisecond
+
+// peers are connections to the services of other nodes.
+type peers struct {
+	mu    sync.Mutex
+	conns map[string]*peerConn
+}
+
+type peerConn struct {
+	address string
+	conn    *grpc.ClientConn
+}
+
+// peer is a client of another node's services for operators.
+func (m *member) peer(node string) (api.VolumeServiceClient, error) {
+	address := ""
+	m.cluster.Local(func(s *metadata.State) {
+		if n := s.Node(node); n != nil {
+			address = n.Address
+		}
+	})
+	m.peers.mu.Lock()
+	defer m.peers.mu.Unlock()
+	p := m.peers.conns[node]
+	if p == nil || p.address != address {
+		creds := pki.PlainClientCredentials()
+		if m.certs != nil {
+			creds = m.certs.ClientCredentials(node)
+		}
+		conn, err := api.DialNode(address, creds)
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			p.conn.Close()
+		}
+		if m.peers.conns == nil {
+			m.peers.conns = map[string]*peerConn{}
+		}
+		p = &peerConn{address, conn}
+		m.peers.conns[node] = p
+	}
+	return api.NewVolumeServiceClient(p.conn), nil
+}
+
+func (p *peers) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		c.conn.Close()
+	}
+	p.conns = nil
+}
+
+// gather asks the primaries of the view's volumes for what only they know.
+func (m *member) gather(ctx context.Context, v *view, volumes []*metapb.Volume) {
+	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
+	defer cancel()
+	v.runtime = map[string]*api.Volume{}
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	asked := map[string]bool{}
+	for _, r := range volumes {
+		if r.Primary == "" || asked[r.Primary] || v.node(r.Primary).GetHealth() == metapb.Health_HEALTH_DOWN {
+			continue
+		}
+		asked[r.Primary] = true
+		asking.Go(func() {
+			list := m.served(ctx, r.Primary)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, found := range list {
+				v.runtime[found.Name] = found
+			}
+		})
+	}
+	asking.Wait()
+}
+
+// served is what a node tells about the volumes that it serves; nothing if it
+// does not answer.
+func (m *member) served(ctx context.Context, node string) []*api.Volume {
+	if node == m.node.cfg.NodeName {
+		return m.servedHere()
+	}
+	client, err := m.peer(node)
+	if err != nil {
+		return nil
+	}
+	answer, err := client.List(ctx, &api.ListVolumesRequest{Local: true})
+	if err != nil {
+		m.node.log.Debug("a node does not tell about its volumes", "node", node, "err", err)
+		return nil
+	}
+	return answer.Volumes
+}
+
+// servedHere describes the volumes that this node is primary of.
+func (m *member) servedHere() []*api.Volume {
+	if m.replicas == nil {
+		return nil
+	}
+	var all []*api.Volume
+	clients := m.node.connections()
+	for _, s := range m.replicas.Status() {
+		if s.Role == replication.Primary {
+			all = append(all, m.describeServed(&s, clients[s.Volume]))
+		}
+	}
+	return all
+}
+
+func (m *member) describeServed(s *replicas.Status, clients int) *api.Volume {
+	out := &api.Volume{
+		Name: s.Volume, SizeBytes: s.Store.SizeBytes, AllocatedBytes: s.Store.AllocatedBytes, Io: describeIO(s.Store),
+		Clients: int32(clients), Serving: m.node.cfg.NodeName,
+		Replicas: []*api.Replica{{Node: m.node.cfg.NodeName, Connected: true, HeldSeq: uint64(s.Last), DurableSeq: uint64(s.Durable)}},
+		Lease:    &api.Lease{Held: s.CanRead},
+	}
+	for _, l := range m.node.listeners {
+		out.Uris = append(out.Uris, uri(l, s.Volume, m.node.cfg.NBD.TLS == "required"))
+	}
+	for _, p := range s.Peers {
+		out.Replicas = append(out.Replicas, describePeer(s, &p))
+		if left := durationpb.New(p.Lease); p.Lease > 0 && (out.Lease.Left == nil || p.Lease < out.Lease.Left.AsDuration()) {
+			out.Lease.Left = left
+		}
+	}
+	return out
+}
+
+// describePeer is another replica as the primary sees it.
+func describePeer(s *replicas.Status, p *replication.PeerStatus) *api.Replica {
+	out := &api.Replica{Node: string(p.Node), Connected: p.Connected, HeldSeq: uint64(p.Held), DurableSeq: uint64(p.Durable)}
+	if p.Held < s.Last {
+		out.BehindEntries = uint64(s.Last - p.Held)
+	}
+	if p.Joining {
+		out.Resync = &api.Resync{Kind: api.ResyncKind_RESYNC_KIND_LOG, SyncedBytes: p.Copied, TotalBytes: p.Copied}
+		if p.Full {
+			out.Resync.Kind, out.Resync.TotalBytes = api.ResyncKind_RESYNC_KIND_FULL, max(s.Store.AllocatedBytes, p.Copied)
+		}
+	}
+	if p.Slow {
+		out.Problems = append(out.Problems, &api.Problem{Code: nodeSlow, Text: "it takes too long to keep up", Advice: "look at the disk, the load and the network of " + string(p.Node)})
+	}
+	return out
+}
+
+// adopt adds what the serving node tells to what is recorded.
+func (v *view) adopt(out *api.Volume, r *metapb.Volume) {
+	live := v.runtime[r.Name]
+	for _, m := range r.Members {
+		replica := &api.Replica{Node: m.Node}
+		if i := slices.IndexFunc(live.GetReplicas(), func(x *api.Replica) bool { return x.Node == m.Node }); i >= 0 {
+			replica = live.Replicas[i]
+		}
+		replica.State = m.State
+		out.Replicas = append(out.Replicas, replica)
+	}
+	if live != nil {
+		out.AllocatedBytes, out.Io, out.Clients = live.AllocatedBytes, live.Io, live.Clients
+		out.Uris, out.Serving, out.Lease = live.Uris, live.Serving, live.Lease
+	}
+	switch {
+	case live == nil && r.Served == 0:
+		out.State = api.VolumeState_VOLUME_STATE_RECORDED
+	case live == nil:
+		out.State = api.VolumeState_VOLUME_STATE_WAITING
+	case len(out.Problems) > 0:
+		out.State = api.VolumeState_VOLUME_STATE_DEGRADED
+	default:
+		out.State = api.VolumeState_VOLUME_STATE_OK
+	}
+}

@@ -1,0 +1,108 @@
+package replicas
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/replication"
+)
+
+// Status is one of this node's replicas.
+type Status struct {
+	Volume string
+	ID     uint64
+	replication.Status
+	Store     blockdev.StoreStats
+	Full      bool  // the disk under it is full
+	BadBlocks int   // that failed their checksum since the start
+	Failed    error // why it takes no part any more, or could not be opened; nil: it takes part
+}
+
+// Status tells of every replica of this node, in the order of their numbers. Of
+// those that could not be opened only name, number and error are set.
+func (m *Manager) Status() []Status {
+	var all []Status
+	for _, r := range m.list() {
+		s := Status{Volume: r.name, ID: r.id, Store: r.store.Stats()}
+		r.volume.Inspect(func(_ replication.Instant, c *replication.Core) { s.Status = c.Status() })
+		r.mu.Lock()
+		s.Full, s.BadBlocks, s.Failed = r.full, r.bad, r.failed
+		r.mu.Unlock()
+		all = append(all, s)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, b := range m.broken {
+		all = append(all, Status{Volume: b.name, ID: id, Failed: b.err})
+	}
+	return all
+}
+
+// find is the open replica of a volume; nil if there is none.
+func (m *Manager) find(volume string) *replica {
+	for _, r := range m.list() {
+		if r.name == volume {
+			return r
+		}
+	}
+	return nil
+}
+
+// handoverLook is how often a hand-over is looked after. Nothing waits for that.
+const handoverLook = 5 * time.Millisecond
+
+// Handover lets another member take over a volume that this node is primary of,
+// and returns when the quorum has promoted it. Requests of clients wait meanwhile.
+// The error says why it was not begun or was given up: then this node goes on.
+func (m *Manager) Handover(ctx context.Context, volume, to string) error {
+	r := m.find(volume)
+	if r == nil {
+		return fmt.Errorf("%w: this node has no replica of volume %s", replication.ErrMoved, volume)
+	}
+	_, gen := r.volume.Role()
+	if err := r.volume.Handover(replication.NodeID(to)); err != nil {
+		return err
+	}
+	for {
+		var s replication.Status
+		r.volume.Inspect(func(_ replication.Instant, c *replication.Core) { s = c.Status() })
+		switch {
+		case s.Role == replication.Secondary || s.Generation != gen:
+			return nil
+		case s.Handover == "":
+			return fmt.Errorf("the hand-over of volume %s to %s was given up: it did not keep up, or the quorum did not agree", volume, to)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(handoverLook):
+		}
+	}
+}
+
+// HandoverAll lets other members take over every volume that this node is primary
+// of, where one is level, until ctx ends. It is for a node that is about to stop.
+func (m *Manager) HandoverAll(ctx context.Context) {
+	for _, r := range m.list() {
+		var s replication.Status
+		r.volume.Inspect(func(_ replication.Instant, c *replication.Core) { s = c.Status() })
+		if s.Role != replication.Primary {
+			continue
+		}
+		to, best := "", replication.Seq(0)
+		for _, p := range s.Peers {
+			if p.Connected && p.Ready && !p.Joining && !p.Slow && (to == "" || p.Held > best) {
+				to, best = string(p.Node), p.Held
+			}
+		}
+		if to == "" {
+			r.log.Info("the volume cannot be handed over: no other replica is level")
+			continue
+		}
+		if err := m.Handover(ctx, r.name, to); err != nil {
+			r.log.Warn("the volume was not handed over", "to", to, "err", err)
+		}
+	}
+}
