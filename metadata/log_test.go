@@ -221,12 +221,8 @@ func TestLogFailures(t *testing.T) {
 					kept = l.last
 				}
 			}
-			failed := l.Err() != nil
-			if failed && !errors.Is(l.Err(), syscall.EIO) {
-				t.Errorf("%v of %s: %v", rule.Ops, rule.Name, l.Err())
-			}
-			if err := l.Close(); failed != (err != nil) {
-				t.Errorf("%v of %s: failed %v, closed with %v", rule.Ops, rule.Name, failed, err)
+			if err := l.Close(); err != l.Err() || err != nil && !errors.Is(err, syscall.EIO) {
+				t.Errorf("%v of %s: closed with %v, failed with %v", rule.Ops, rule.Name, err, l.Err())
 			}
 			fs.Kill()
 			fs.ClearRules()
