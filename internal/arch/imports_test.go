@@ -70,6 +70,7 @@ var mayImport = map[string][]string{
 	"internal/socket":          {}, // golang.org/x/sys/unix besides
 	"internal/suggest":         {},
 	"internal/units":           {},
+	"internal/verifier":        {"blockdev"},
 	"internal/version":         {},
 	"internal/arch":            {},
 }
