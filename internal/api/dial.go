@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -25,11 +27,19 @@ func Dial(socket string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
+// reconnect is how soon a connection that failed is tried again. gRPC's own pauses
+// grow to two minutes: a node that was away for a while would go on to be taken for
+// one that does not answer, and a hand-over become a failover.
+var reconnect = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 250 * time.Millisecond},
+	MinConnectTimeout: time.Second,
+}
+
 // DialNode prepares a connection to a node of a cluster at HOST:PORT; nil
 // credentials are plain text. It does not wait, like [Dial].
 func DialNode(address string, creds credentials.TransportCredentials) (*grpc.ClientConn, error) {
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds))
+	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(creds), grpc.WithConnectParams(reconnect))
 }
