@@ -115,10 +115,19 @@ func exampleSyncing() *api.Volume {
 func exampleWaiting() *api.Volume {
 	v := exampleServed()
 	v.Name, v.Record.Name, v.State, v.Lease = "mail", "mail", api.VolumeState_VOLUME_STATE_WAITING, &api.Lease{}
-	v.Serving = ""
 	v.Replicas[2].Connected = false
 	v.Replicas[1].Resync = &api.Resync{Kind: api.ResyncKind_RESYNC_KIND_LOG, SyncedBytes: 1, TotalBytes: 3, Waits: "n3 has what it needs"}
 	v.Problems = []*api.Problem{{Code: "too_few_copies", Text: "1 of 3 copies is reachable, and writes wait below 2", Advice: "start blkd on n3"}}
+	return v
+}
+
+// exampleSealing is a volume that was promoted and is not served yet.
+func exampleSealing() *api.Volume {
+	v := exampleServed()
+	v.Name, v.Record.Name, v.State, v.Serving, v.Lease = "web", "web", api.VolumeState_VOLUME_STATE_WAITING, "", nil
+	for _, r := range v.Replicas {
+		r.Connected = false
+	}
 	return v
 }
 
@@ -223,7 +232,7 @@ func TestClusterTables(t *testing.T) {
 	stale := exampleStatus()
 	stale.setCluster(newCluster(exampleStale()))
 	serving := exampleStatus()
-	serving.setCluster(newCluster(exampleServing(exampleSyncing(), exampleWaiting(), exampleServed())))
+	serving.setCluster(newCluster(exampleServing(exampleSyncing(), exampleWaiting(), exampleServed(), exampleSealing())))
 	healthy := exampleStatus()
 	healthy.setCluster(newCluster(exampleServing(exampleServed())))
 	a := &app{output: formatTable}

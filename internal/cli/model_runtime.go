@@ -75,9 +75,10 @@ func newResync(r *api.Resync) *Resync {
 		LeftSeconds: seconds(r.Left), Started: instant(r.Started), Waits: r.Waits}
 }
 
-// replica finds what is known of a replica right now; nil: nothing.
+// replica finds what is known of a replica right now; nil: nothing, as where no
+// node serves.
 func (r *Runtime) replica(node string) *Replica {
-	if r == nil {
+	if r == nil || r.Serving == "" {
 		return nil
 	}
 	for i := range r.Replicas {

@@ -163,10 +163,15 @@ func candidateTable(w io.Writer, list []Candidate) {
 	}
 }
 
-// words is a place in the log, for people: generation/seq.
+// words is a place in the log, for people: generation/seq, or seq alone where the
+// generation is not known.
 func (e *LogEnd) words() string {
-	if e == nil {
+	switch {
+	case e == nil:
 		return "-"
+	case e.Generation == 0:
+		return fmt.Sprint(e.Seq)
+	default:
+		return fmt.Sprintf("%d/%d", e.Generation, e.Seq)
 	}
-	return fmt.Sprintf("%d/%d", e.Generation, e.Seq)
 }
