@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"blkd/internal/api"
+	"blkd/metadata/metapb"
 )
 
 func TestWait(t *testing.T) {
@@ -52,6 +53,20 @@ func TestWait(t *testing.T) {
 	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := s.Wait(short, &api.WaitRequest{Condition: api.WaitCondition_WAIT_CONDITION_EXISTS, Volume: "never"}); api.Explain(err).Code != codes.DeadlineExceeded {
+		t.Error(err)
+	}
+}
+
+// TestQuorumHasSettled: who has waited for the quorum of a new cluster can use
+// all of its nodes.
+func TestQuorumHasSettled(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.start(three...)
+	if _, err := c.address("n2").Wait(brief(t), &api.WaitRequest{Condition: api.WaitCondition_WAIT_CONDITION_QUORUM}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.address("n1").volumes.Create(brief(t), &api.CreateVolumeRequest{Name: "demo", SizeBytes: 1 << 30, Nodes: three,
+		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: 3}}); err != nil {
 		t.Error(err)
 	}
 }

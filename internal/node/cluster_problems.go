@@ -53,6 +53,7 @@ func (m *member) clusterProblems(st *cluster.Status, stale error) []*api.Problem
 	}
 	var none *cluster.NoQuorumError
 	switch {
+	case stale != nil && len(st.Voters) == 0: // it knows of no quorum yet, and has said why
 	case errors.As(stale, &none):
 		add(noQuorum, quorumAdvice(none.Missing), "%s", quorumText(none))
 	case stale != nil:

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -22,24 +23,60 @@ func (s *clusterService) Wait(ctx context.Context, req *api.WaitRequest) (*api.W
 	if err != nil {
 		return nil, err
 	}
-	if err := s.confirm(ctx); err != nil || req.Condition == api.WaitCondition_WAIT_CONDITION_QUORUM {
-		return &api.WaitResponse{}, err
+	if err := s.confirm(ctx); err != nil {
+		return nil, err
 	}
+	if req.Condition == api.WaitCondition_WAIT_CONDITION_QUORUM {
+		return &api.WaitResponse{}, s.settle(ctx)
+	}
+	v, err := s.until(ctx, func(v *view) bool { return holds(v.volume(req.Volume)) })
+	if err != nil {
+		return nil, err
+	}
+	answer := &api.WaitResponse{}
+	if r := v.volume(req.Volume); r != nil {
+		answer.Volume = v.describeVolume(r)
+	}
+	return answer, nil
+}
+
+// until waits until what this node knows is so. The error is ready for the caller.
+func (s *clusterService) until(ctx context.Context, so func(*view) bool) (*view, error) {
 	for {
 		changed := s.cluster.Changed()
 		v := view{leader: s.cluster.Status().Leader}
 		s.cluster.Local(v.take)
-		r := v.volume(req.Volume)
-		switch {
-		case holds(r) && r == nil:
-			return &api.WaitResponse{}, nil
-		case holds(r):
-			return &api.WaitResponse{Volume: v.describeVolume(r)}, nil
+		if so(&v) {
+			return &v, nil
 		}
 		if err := s.pause(ctx, changed); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// settleTime is how long a node that is there may take to register.
+const settleTime = 5 * time.Second
+
+// settle waits, for some time, until the nodes that are there have registered: in
+// a cluster that was just founded the quorum can decide a moment earlier, but
+// place nothing on them yet.
+func (s *clusterService) settle(ctx context.Context) error {
+	within, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	_, err := s.until(within, func(v *view) bool {
+		here := []string{s.node.cfg.NodeName}
+		for _, p := range s.cluster.Status().Peers {
+			if p.Connected || p.Why == "" {
+				here = append(here, p.Name)
+			}
+		}
+		return !slices.ContainsFunc(here, func(name string) bool { return v.node(name).GetIncarnation() == 0 })
+	})
+	if ctx.Err() == nil && within.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // condition is what a request waits for, of the volume's record or nil.
