@@ -24,7 +24,10 @@ func (a *apply) setMembers(c *metapb.SetMembers) (*metapb.Result, *Refusal) {
 	if next.Members, no = a.memberList(v, c.Members); no != nil {
 		return nil, no
 	}
-	if slices.EqualFunc(v.Members, next.Members, func(x, y *metapb.Member) bool { return proto.Equal(x, y) }) {
+	if no := setCopies(next, c.Copies); no != nil {
+		return nil, no
+	}
+	if proto.Equal(v, next) {
 		return &metapb.Result{Volume: v}, nil
 	}
 	if no := checkNewcomers(v, next); no != nil {
@@ -34,7 +37,28 @@ func (a *apply) setMembers(c *metapb.SetMembers) (*metapb.Result, *Refusal) {
 		return nil, no
 	}
 	what := "members " + membersText(v.Members) + " -> " + membersText(next.Members)
-	return a.editVolume(v, what, func(v *metapb.Volume) { v.Members = next.Members }), nil
+	if was, is := LayoutWord(v.Layout), LayoutWord(next.Layout); was != is {
+		what += ", " + was + " -> " + is
+	}
+	return a.editVolume(v, what, func(v *metapb.Volume) { v.Members, v.Layout, v.Ack = next.Members, next.Layout, next.Ack }), nil
+}
+
+// setCopies gives a mirror another number of copies. Of two, a majority is all: the
+// policy then says so, as long as that is the same for the members that count.
+func setCopies(next *metapb.Volume, copies int32) *Refusal {
+	switch {
+	case copies == 0:
+		return nil
+	case isEC(next.Layout):
+		return invalid("volume %s has layout %s: only a mirror has copies", next.Name, LayoutWord(next.Layout))
+	case copies < 3 && tallyOf(next.Members).logs > 2 && next.Ack != metapb.AckPolicy_ACK_POLICY_ALL:
+		return refused("volume %s has members %s that count: too many for %d copies", next.Name, membersText(next.Members), copies)
+	}
+	next.Layout.Copies = copies
+	if copies < 3 {
+		next.Ack = metapb.AckPolicy_ACK_POLICY_ALL
+	}
+	return checkShape(next)
 }
 
 // memberList brings an asked list into the form of records: members of a mirror

@@ -138,6 +138,7 @@ func volumeFields(v *metapb.Volume) []field {
 		l.text(at+"state", StateWord(m.State))
 		l.id(at+"incarnation", m.Incarnation)
 		l.flag(at+"amnesiac", m.Amnesiac)
+		l.flag(at+"leaving", m.Leaving)
 		if v.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC {
 			l.text(at+"shard", strconv.Itoa(int(m.Shard)))
 			l.flag(at+"log", m.Log)

@@ -19,7 +19,7 @@ import (
 //	labels=zone=a/rack=1
 //	founders=n1,n2,n3,n4-      "-" does not vote; Raft ids 1, 2, …; addresses
 //	                           n1:7400, …; disks 1001, …
-//	members=n1,n2(Syncing),n3(amnesiac),n4#2    their nodes' incarnations; "#2" is
+//	members=n1,n2(Syncing),n3(amnesiac),n4#2,n5(leaving)    their nodes' incarnations; "#2" is
 //	                           shard 2, "!" behind a shard has no log
 //	@                          the record's present generation and number
 func parseCommand(s *State, line string) (*metapb.Command, error) {
@@ -125,8 +125,9 @@ func listElement(s *State, f protoreflect.FieldDescriptor, key, part string, i i
 func parseMember(s *State, text string) (*metapb.Member, error) {
 	text, noLog := strings.CutSuffix(text, "!")
 	text, shard, sharded := strings.Cut(text, "#")
+	text, leaving := strings.CutSuffix(text, "(leaving)")
 	name, state, _ := strings.Cut(strings.TrimSuffix(text, ")"), "(")
-	m := &metapb.Member{Node: name, State: metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE, Log: !noLog}
+	m := &metapb.Member{Node: name, State: metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE, Log: !noLog, Leaving: leaving}
 	m.Incarnation = s.Node(name).GetIncarnation()
 	if sharded {
 		n, err := strconv.Atoi(shard)

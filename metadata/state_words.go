@@ -49,7 +49,7 @@ func LayoutWord(l *metapb.Layout) string {
 	return ""
 }
 
-// membersText lists members for people: "n1 n2(Syncing) n3(amnesiac)".
+// membersText lists members for people: "n1 n2(Syncing) n3(amnesiac) n4(leaving)".
 func membersText(members []*metapb.Member) string {
 	list := make([]string, len(members))
 	for i, m := range members {
@@ -58,6 +58,9 @@ func membersText(members []*metapb.Member) string {
 			list[i] += "(amnesiac)"
 		} else if !counts(m) {
 			list[i] += "(" + StateWord(m.State) + ")"
+		}
+		if m.Leaving {
+			list[i] += "(leaving)"
 		}
 	}
 	return strings.Join(list, " ")

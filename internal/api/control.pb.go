@@ -1034,6 +1034,7 @@ type ChangeVolumeRequest struct {
 	Shared         *bool                  `protobuf:"varint,5,opt,name=shared,proto3,oneof" json:"shared,omitempty"`
 	ManualFailover *bool                  `protobuf:"varint,6,opt,name=manual_failover,json=manualFailover,proto3,oneof" json:"manual_failover,omitempty"`
 	Request        *RequestInfo           `protobuf:"bytes,7,opt,name=request,proto3" json:"request,omitempty"`
+	Local          bool                   `protobuf:"varint,8,opt,name=local,proto3" json:"local,omitempty"` // as in RemoveReplicaRequest
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1115,6 +1116,13 @@ func (x *ChangeVolumeRequest) GetRequest() *RequestInfo {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *ChangeVolumeRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 type DeleteVolumeRequest struct {
@@ -1655,11 +1663,14 @@ func (x *AddReplicaRequest) GetRequest() *RequestInfo {
 }
 
 type RemoveReplicaRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // even one that does not answer; its data is destroyed when it returns
-	Request       *RequestInfo           `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Force   bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // even one that does not answer; its data is destroyed when it returns
+	Request *RequestInfo           `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	// local: only if the answering node is primary; ABORTED otherwise. A node passes
+	// requests on so.
+	Local         bool `protobuf:"varint,5,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1720,6 +1731,13 @@ func (x *RemoveReplicaRequest) GetRequest() *RequestInfo {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *RemoveReplicaRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 type MoveReplicaRequest struct {
@@ -1803,6 +1821,7 @@ type InvalidateReplicaRequest struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Request       *RequestInfo           `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
+	Local         bool                   `protobuf:"varint,4,opt,name=local,proto3" json:"local,omitempty"` // as in RemoveReplicaRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1858,11 +1877,19 @@ func (x *InvalidateReplicaRequest) GetRequest() *RequestInfo {
 	return nil
 }
 
+func (x *InvalidateReplicaRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 type VerifyReplicasRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`      // compare only this one with the primary; empty: all
 	Repair        bool                   `protobuf:"varint,3,opt,name=repair,proto3" json:"repair,omitempty"` // write what differs again, from the primary
+	Local         bool                   `protobuf:"varint,4,opt,name=local,proto3" json:"local,omitempty"`   // as in RemoveReplicaRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1914,6 +1941,13 @@ func (x *VerifyReplicasRequest) GetNode() string {
 func (x *VerifyReplicasRequest) GetRepair() bool {
 	if x != nil {
 		return x.Repair
+	}
+	return false
+}
+
+func (x *VerifyReplicasRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
 	}
 	return false
 }
@@ -2656,7 +2690,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x05nodes\x18\n" +
 	" \x03(\tR\x05nodes\x12\x17\n" +
 	"\adry_run\x18\v \x01(\bR\x06dryRun\x12'\n" +
-	"\x0fmanual_failover\x18\f \x01(\bR\x0emanualFailover\"\xc9\x02\n" +
+	"\x0fmanual_failover\x18\f \x01(\bR\x0emanualFailover\"\xdf\x02\n" +
 	"\x13ChangeVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12*\n" +
 	"\x03ack\x18\x02 \x01(\x0e2\x18.blkd.metadata.AckPolicyR\x03ack\x12\x1d\n" +
@@ -2667,7 +2701,8 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"durability\x12\x1b\n" +
 	"\x06shared\x18\x05 \x01(\bH\x00R\x06shared\x88\x01\x01\x12,\n" +
 	"\x0fmanual_failover\x18\x06 \x01(\bH\x01R\x0emanualFailover\x88\x01\x01\x12.\n" +
-	"\arequest\x18\a \x01(\v2\x14.blkd.v1.RequestInfoR\arequestB\t\n" +
+	"\arequest\x18\a \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\b \x01(\bR\x05localB\t\n" +
 	"\a_sharedB\x12\n" +
 	"\x10_manual_failover\"o\n" +
 	"\x13DeleteVolumeRequest\x12\x12\n" +
@@ -2717,26 +2752,29 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12.\n" +
-	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\x84\x01\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\x9a\x01\n" +
 	"\x14RemoveReplicaRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\x12.\n" +
-	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\x95\x01\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\x05 \x01(\bR\x05local\"\x95\x01\n" +
 	"\x12MoveReplicaRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12.\n" +
-	"\arequest\x18\x05 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"r\n" +
+	"\arequest\x18\x05 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\x88\x01\n" +
 	"\x18InvalidateReplicaRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12.\n" +
-	"\arequest\x18\x03 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"W\n" +
+	"\arequest\x18\x03 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\x04 \x01(\bR\x05local\"m\n" +
 	"\x15VerifyReplicasRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
-	"\x06repair\x18\x03 \x01(\bR\x06repair\"\x8f\x02\n" +
+	"\x06repair\x18\x03 \x01(\bR\x06repair\x12\x14\n" +
+	"\x05local\x18\x04 \x01(\bR\x05local\"\x8f\x02\n" +
 	"\x16VerifyReplicasProgress\x12#\n" +
 	"\rchecked_bytes\x18\x01 \x01(\x03R\fcheckedBytes\x12\x1f\n" +
 	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +

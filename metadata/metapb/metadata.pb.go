@@ -1971,6 +1971,7 @@ type SetMembers struct {
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	Members       []*Member              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Copies        int32                  `protobuf:"varint,5,opt,name=copies,proto3" json:"copies,omitempty"` // of a mirror: what its layout wants from now on; 0: as before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2031,6 +2032,13 @@ func (x *SetMembers) GetMembers() []*Member {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *SetMembers) GetCopies() int32 {
+	if x != nil {
+		return x.Copies
+	}
+	return 0
 }
 
 // Attach names the client that may write, or nobody.
@@ -2693,6 +2701,7 @@ type Member struct {
 	Amnesiac      bool                   `protobuf:"varint,4,opt,name=amnesiac,proto3" json:"amnesiac,omitempty"` // its machine may have lost acknowledged entries: no promotion, no seal, no count
 	Shard         int32                  `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`       // ec: index of its shard, 0 to k+m-1; mirror: 0
 	Log           bool                   `protobuf:"varint,6,opt,name=log,proto3" json:"log,omitempty"`           // keeps the volume's log
+	Leaving       bool                   `protobuf:"varint,7,opt,name=leaving,proto3" json:"leaving,omitempty"`   // shall go when all the others count: a replica is moved away from here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2765,6 +2774,13 @@ func (x *Member) GetShard() int32 {
 func (x *Member) GetLog() bool {
 	if x != nil {
 		return x.Log
+	}
+	return false
+}
+
+func (x *Member) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
 	}
 	return false
 }
@@ -4074,7 +4090,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\tR\x02to\x12 \n" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12\x14\n" +
-	"\x05force\x18\x06 \x01(\bR\x05force\"\x8d\x01\n" +
+	"\x05force\x18\x06 \x01(\bR\x05force\"\xa5\x01\n" +
 	"\n" +
 	"SetMembers\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
@@ -4082,7 +4098,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12/\n" +
-	"\amembers\x18\x04 \x03(\v2\x15.blkd.metadata.MemberR\amembers\"\x8c\x01\n" +
+	"\amembers\x18\x04 \x03(\v2\x15.blkd.metadata.MemberR\amembers\x12\x16\n" +
+	"\x06copies\x18\x05 \x01(\x05R\x06copies\"\x8c\x01\n" +
 	"\x06Attach\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
 	"\n" +
@@ -4158,14 +4175,15 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\x0e2\x19.blkd.metadata.LayoutKindR\x04kind\x12\x16\n" +
 	"\x06copies\x18\x02 \x01(\x05R\x06copies\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\x05R\x04data\x12\x16\n" +
-	"\x06parity\x18\x04 \x01(\x05R\x06parity\"\xb5\x01\n" +
+	"\x06parity\x18\x04 \x01(\x05R\x06parity\"\xcf\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x121\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x1b.blkd.metadata.ReplicaStateR\x05state\x12\x1a\n" +
 	"\bamnesiac\x18\x04 \x01(\bR\bamnesiac\x12\x14\n" +
 	"\x05shard\x18\x05 \x01(\x05R\x05shard\x12\x10\n" +
-	"\x03log\x18\x06 \x01(\bR\x03log\"<\n" +
+	"\x03log\x18\x06 \x01(\bR\x03log\x12\x18\n" +
+	"\aleaving\x18\a \x01(\bR\aleaving\"<\n" +
 	"\n" +
 	"Attachment\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x16\n" +
