@@ -122,9 +122,10 @@ func (c *Core) tryChange() {
 		c.p.frozen = 0
 		return
 	}
-	// Everything that may be committed must be durable at W of the new set, and
-	// at whoever comes (section 5). Nothing more is committed until that is so;
-	// and as soon as the change is asked for, both sets count.
+	// Everything that may be committed must be durable at W of the new set, or,
+	// where somebody comes, at that one: then no fewer than before lack any of it
+	// (section 5). Nothing more is committed until that is so; and as soon as the
+	// change is asked for, both sets count.
 	next := *c.p.base
 	if p.Members != nil {
 		next.Members = p.Members
@@ -140,7 +141,7 @@ func (c *Core) tryChange() {
 		c.p.frozen = c.now
 	}
 	then := c.count(&next)
-	if c.reached(&then, true, then.w) < need && !mutant.On(mutant.ReplicaShrinkLosing) || comer != nil && comer.durable < need && !mutant.On(mutant.ReplicaGrowLacking) {
+	if comer == nil && c.reached(&then, true, then.w) < need && !mutant.On(mutant.ReplicaShrinkLosing) || comer != nil && comer.durable < need && !mutant.On(mutant.ReplicaGrowLacking) {
 		if comer != nil && c.now.after(c.p.frozen.add(c.times.Drop/2)) {
 			c.p.frozen = 0
 			c.endJoin("its disk is too slow to be level")
@@ -150,7 +151,20 @@ func (c *Core) tryChange() {
 		return
 	}
 	c.p.frozen = 0
+	c.barSlow(p.Members)
 	c.propose(p)
+}
+
+// barSlow keeps those who leave because they are slow away for a while, each time
+// for longer: whoever comes back at once leaves again soon.
+func (c *Core) barSlow(members []Member) {
+	for _, m := range members {
+		p := c.peer(m.Node)
+		if p != nil && m.State == Outdated && c.p.base.member(m.Node).State == UpToDate && p.slow(c.now, Instant(c.times.Slow)) {
+			p.penance.failed(c.now)
+			p.barred = p.penance.until
+		}
+	}
 }
 
 // wanted is the change that should be recorded, and who comes in by it; empty if
@@ -178,7 +192,8 @@ func (c *Core) wanted() (Proposal, *peer) {
 
 // withoutLost is the recorded list without the members that the others should
 // not wait for any longer, as far as min-copies allows; all in one change,
-// because with some of them alone no quorum might be left to ask.
+// because with some of them alone no quorum might be left to ask. It is nil if
+// those that stay cannot go on either.
 func (c *Core) withoutLost() (members []Member, why string) {
 	left := c.p.now.n
 	var reasons []string
@@ -190,15 +205,31 @@ func (c *Core) withoutLost() (members []Member, why string) {
 		if members == nil {
 			members = slices.Clone(c.p.base.Members)
 		}
-		if p := c.peer(m.Node); p.slow(c.now, Instant(c.times.Slow)) {
-			p.penance.failed(c.now)
-			p.barred = p.penance.until
-		}
 		members[i].State, members[i].Amnesiac = Outdated, false
 		reasons = append(reasons, string(m.Node)+" "+reason)
 		left--
 	}
+	if members == nil || !c.canCommit(members) {
+		return nil, ""
+	}
 	return members, strings.Join(reasons, ", ")
+}
+
+// canCommit tells whether W of a member list are at work.
+func (c *Core) canCommit(members []Member) bool {
+	next := *c.p.base
+	next.Members = members
+	s := c.count(&next)
+	able := 0
+	if s.self {
+		able++
+	}
+	for _, p := range s.peers {
+		if c.lost(*next.member(p.node)) == "" {
+			able++
+		}
+	}
+	return able >= s.w
 }
 
 // lost says why a member holds the others up: it has owed an answer for too

@@ -76,17 +76,22 @@ func (c *Core) tickJoin() {
 	}
 }
 
-// candidate is who should join next: who was tried least, and of those members
-// without memory first, because commits may wait for them.
+// candidate is who should join next: who was tried least, with a start for members
+// without memory, because commits may wait for them.
 func (c *Core) candidate() (best *peer) {
+	least := 0
 	for i := range c.p.base.Members {
 		m := &c.p.base.Members[i]
 		p := c.peer(m.Node)
 		if p == nil || !p.up || m.Incarnation == 0 || m.State == UpToDate && !m.Amnesiac || p.far && c.role == Chosen || !c.now.after(p.barred) {
 			continue
 		}
-		if best == nil || p.tries < best.tries || p.tries == best.tries && m.State < c.p.base.member(best.node).State {
-			best = p
+		tries := p.tries
+		if m.Amnesiac {
+			tries -= 3
+		}
+		if best == nil || tries < least {
+			best, least = p, tries
 		}
 	}
 	return best

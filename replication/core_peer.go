@@ -94,9 +94,6 @@ func (c *Core) refreshPeers() {
 			continue
 		}
 		p := c.peer(m.Node)
-		if mutant.On(mutant.ReplicaOldAcks) && p != nil && p.inc != m.Incarnation {
-			p.inc = m.Incarnation
-		}
 		if p == nil || p.inc != m.Incarnation {
 			p = c.newPeer(m)
 			if j := c.p.join; j != nil && j.node == m.Node {

@@ -105,6 +105,7 @@ func (c *Core) trySelect() {
 			c.gen, gen, seq, commit, m.Generation, m.Seq)
 		return
 	}
+	c.certifyChoice(best)
 	if best != nil && !mutant.On(mutant.ReplicaOwnLog) {
 		c.p.best = best
 		c.fetch()
@@ -188,7 +189,6 @@ func (c *Core) onFetched(p *peer, m *Message) {
 // GENERATION entry; when that is committed, so is everything before it.
 func (c *Core) choose() {
 	_, last := c.disk.Last()
-	c.certifyChoice()
 	c.p.best = nil
 	c.p.first, c.p.commit = last+1, c.disk.Committed()
 	c.setRole(Chosen)

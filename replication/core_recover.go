@@ -84,7 +84,7 @@ func (c *Core) onCollect(from NodeID, m *Message) {
 		c.stepDown(fmt.Sprintf("generation %d has to be recovered", m.Gen))
 	}
 	answer := c.collected(m.Gen)
-	if c.role != Secondary && !mutant.On(mutant.ReplicaRecoverBusy) {
+	if c.role != Secondary {
 		answer.Refused = true
 	} else if m.Sync {
 		c.wantSync()

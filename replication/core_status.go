@@ -41,26 +41,26 @@ func (c *Core) newCertificate(r *Record) *Certificate {
 		LeaseEnd: c.grantEnded}
 }
 
-// certifyChoice records the seals and the log that was chosen of them; the chosen
-// log is here.
-func (c *Core) certifyChoice() {
+// certifyChoice records the seals that suffice, and whose log was chosen of them;
+// nil is the own one. Later seals change nothing.
+func (c *Core) certifyChoice(best *peer) {
 	x := c.p.cert
 	own := Seal{Node: c.self, Incarnation: c.inc, Durable: c.durable, Commit: c.disk.Committed(), At: x.Asked}
 	own.End.Generation, own.End.Seq = c.disk.Last()
-	x.Sealed, x.Chosen, x.End, x.First = c.now, c.self, own.End, own.End.Seq+1
-	if c.p.best != nil {
-		x.Chosen = c.p.best.node
-	}
-	x.Seals = append(x.Seals[:0], own)
+	x.Seals, x.Sealed, x.Chosen, x.End = append(x.Seals[:0], own), c.now, own.Node, own.End
 	for _, p := range c.p.now.peers {
-		if p.sealed {
-			x.Seals = append(x.Seals, Seal{p.node, p.inc, Mark{p.seal.LastGen, p.seal.LastSeq}, p.seal.Durable, p.seal.Commit, p.sealedAt})
+		if !p.sealed {
+			continue
+		}
+		x.Seals = append(x.Seals, Seal{p.node, p.inc, Mark{p.seal.LastGen, p.seal.LastSeq}, p.seal.Durable, p.seal.Commit, p.sealedAt})
+		if p == best {
+			x.Chosen, x.End = p.node, Mark{p.seal.LastGen, p.seal.LastSeq}
 		}
 	}
 	for i := range x.Seals {
 		x.Committed = max(x.Committed, x.Seals[i].Commit)
 	}
-	x.Needed = c.p.base.Policy.sealQuorum(c.p.now.n)
+	x.First, x.Needed = x.End.Seq+1, c.p.base.Policy.sealQuorum(c.p.now.n)
 }
 
 // certify tells that the generation serves.

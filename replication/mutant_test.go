@@ -12,21 +12,23 @@ import (
 	"blkd/internal/mutant"
 )
 
-var onlyMutant = flag.String("mutant", "", "plant only the bugs of the core whose names contain this")
+var (
+	onlyMutant  = flag.String("mutant", "", "plant only the bugs of the core whose names contain this")
+	mutantSeeds = flag.Uint64("mutant.seeds", 2000, "seeds within which the simulation has to find a bug")
+)
 
 // TestReplicaMutants plants each bug of the core in turn: a scenario, or the
 // simulation within 2,000 seeds, has to find it.
 func TestReplicaMutants(t *testing.T) {
-	const seeds = 2000
 	for _, m := range mutant.All() {
 		if !strings.HasPrefix(m.Name, "replica/") || !strings.Contains(m.Name, *onlyMutant) {
 			continue
 		}
 		mutant.Set(m.ID, true)
-		found := huntCore(seeds)
+		found := huntCore(*mutantSeeds)
 		mutant.Set(m.ID, false)
 		if found == "" {
-			t.Errorf("%-22s survived %d seeds: %s", m.Name, seeds, m.Text)
+			t.Errorf("%-22s survived %d seeds: %s", m.Name, *mutantSeeds, m.Text)
 			continue
 		}
 		t.Logf("%-22s %.160s", m.Name, found)

@@ -105,8 +105,9 @@ func (s *sim) checkHeld(n *simNode, e blockdev.Entry) {
 	holders := 0
 	for _, m := range set {
 		x := s.node(m.Node)
+		known := n.core.p.base.member(m.Node)
 		switch {
-		case x.power && x.core == nil: // it held it when it said so
+		case x.power && x.core == nil, known != nil && known.Incarnation != m.Incarnation: // it held it when it said so
 			holders++
 		case m.Amnesiac:
 		case s.rec.Durability == DurableWrite && x.disk.durable() < e.Seq:
@@ -140,12 +141,23 @@ func (s *sim) checkReaders() {
 			continue
 		}
 		n.core.now = max(n.core.now, s.clock(n))
+		s.checkFenced(n)
 		if n.core.leaseValid() {
 			names = append(names, fmt.Sprintf("%s of generation %d", n.name, n.core.gen))
 		}
 	}
 	if len(names) > 1 {
 		s.fatalf("two nodes may answer reads: %s", strings.Join(names, ", "))
+	}
+}
+
+// checkFenced checks that nothing of a client is appended after it has lost the
+// volume.
+func (s *sim) checkFenced(n *simNode) {
+	for _, f := range n.core.p.inflight.all() {
+		if f.req.Attachment < n.core.p.base.Attachment && f.last > n.core.p.fence {
+			s.fatalf("%s appends a write of client %d, client %d has taken the volume over", n.name, f.req.Attachment, n.core.p.base.Attachment)
+		}
 	}
 }
 

@@ -28,10 +28,16 @@ type op struct {
 // client begins operations at a node that thinks it serves: of the newest client,
 // or of one that does not know yet that the volume was taken over.
 func (s *sim) client() {
-	n := s.nodes[s.rnd.IntN(len(s.nodes))]
-	if !s.awake(n) || n.core.role == Secondary || len(n.reqs) > 12 {
+	var servers []*simNode
+	for _, n := range s.nodes {
+		if s.awake(n) && n.core.role != Secondary && len(n.reqs) <= 12 {
+			servers = append(servers, n)
+		}
+	}
+	if len(servers) == 0 {
 		return
 	}
+	n := servers[s.rnd.IntN(len(servers))]
 	attachment := s.rec.Attachment
 	if attachment > 1 && s.rnd.IntN(8) == 0 {
 		attachment--
@@ -147,6 +153,11 @@ func (s *sim) checkTakeover() {
 			continue
 		}
 		if x := n.core.Status(); x.Settled && x.Attachment > s.attached {
+			for _, f := range n.core.p.inflight.all() {
+				if f.req.Attachment < x.Attachment {
+					s.fatalf("the takeover by client %d is done, and a write of client %d is under way", x.Attachment, f.req.Attachment)
+				}
+			}
 			s.attached = x.Attachment
 			for _, h := range s.blocks {
 				h.fence(s.attached)

@@ -35,8 +35,11 @@ type sim struct {
 	records []*Record // by Number, from 1
 
 	// Faults.
-	quiet  bool
-	faults float64
+	quiet   bool
+	idle    bool // no client begins anything
+	profile int
+	faults  float64
+	scale   time.Duration // intervals are that much shorter than usual
 
 	checks
 	clients
@@ -106,13 +109,17 @@ func configOf(seed uint64) simConfig {
 }
 
 func newSim(t failer, seed uint64, cfg simConfig) *sim {
-	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), wires: map[[2]int]*wire{}, faults: 1}
+	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), wires: map[[2]int]*wire{}, faults: 1, scale: 1}
+	if s.rnd.IntN(3) > 0 {
+		s.scale = 6
+	}
+	s.profile = s.rnd.IntN(profiles)
 	s.checks.init()
 	s.clients.init()
 	s.rec = &Record{Lineage: 7, Generation: 1, Number: 1, Policy: cfg.shape.Policy, MinCopies: cfg.shape.MinCopies,
 		Durability: cfg.shape.Durability, Attachment: 1}
 	if s.rnd.IntN(2) == 0 {
-		s.limit.EntryBytes = blockSize
+		s.limit = Limits{EntryBytes: blockSize, SendBytes: 10000, CopyBytes: blockSize, LagBytes: 1 << 18}
 	}
 	for i := range cfg.nodes {
 		n := &simNode{id: i, name: NodeID(fmt.Sprintf("n%d", i+1)), disk: newMemReplica(), reqs: map[*Request]*op{}}
@@ -157,13 +164,22 @@ func (s *sim) boot(n *simNode, fresh bool) {
 	n.disk.onCommit = func(e blockdev.Entry) { s.committedBy(n, e) }
 	n.disk.onAppend = func(prev Generation, e blockdev.Entry) { s.appendedBy(n, prev, e) }
 	n.core = NewCore(Config{Self: n.name, Incarnation: n.inc, Replica: n.disk, Gate: n.disk, Now: s.clock(n), Fresh: fresh,
-		Durable: n.disk.durable(), Limits: s.limit,
+		Durable: n.disk.durable(), Limits: s.limit, Times: s.times(),
 		Events: Events{
 			Note:   func(text string) { s.logf("%s: %s", n.name, text) },
 			Role:   func(r Role, g Generation) { s.role(n, r, g) },
 			Served: func(c *Certificate) { s.certified(n, c) },
 		}})
 	s.deliverRecord(n)
+}
+
+// times are the usual ones, but shorter.
+func (s *sim) times() (t Times) {
+	t = t.withDefaults()
+	for _, d := range []*time.Duration{&t.Lease, &t.Drift, &t.Probe, &t.Drop, &t.Slow, &t.Retry} {
+		*d /= s.scale
+	}
+	return t
 }
 
 func (s *sim) clock(n *simNode) Instant {
@@ -263,6 +279,9 @@ func (s *sim) node(name NodeID) *simNode {
 
 // reset breaks the connection between two nodes.
 func (s *sim) reset(a, b *simNode) {
+	if a == b {
+		return
+	}
 	for _, x := range [][2]*simNode{{a, b}, {b, a}} {
 		w := s.wires[[2]int{x[0].id, x[1].id}]
 		w.queue = nil
@@ -277,7 +296,7 @@ func (s *sim) reset(a, b *simNode) {
 }
 
 func (s *sim) connect(a, b *simNode) {
-	if a.core == nil || b.core == nil {
+	if a == b || a.core == nil || b.core == nil {
 		return
 	}
 	for _, x := range [][2]*simNode{{a, b}, {b, a}} {
@@ -314,7 +333,7 @@ func (s *sim) step() {
 			}
 		}
 	}
-	if s.rnd.IntN(4) == 0 {
+	if !s.idle && s.rnd.IntN(3) == 0 {
 		s.client()
 	}
 	if !s.quiet {
@@ -351,10 +370,10 @@ func (s *sim) receive(from int, to *simNode, w *wire) {
 func runSeed(t failer, seed uint64, trace bool) *sim {
 	s := newSim(t, seed, configOf(seed))
 	s.trace = trace
-	s.faults = []float64{0.3, 1, 3}[seed%3]
+	s.faults = []float64{0.5, 1, 3}[seed%3]
 	for range 6000 {
 		s.step()
-		if s.rnd.IntN(600) == 0 {
+		if s.rnd.IntN(600/int(s.scale)) == 0 {
 			s.failover()
 		}
 	}

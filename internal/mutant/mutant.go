@@ -49,6 +49,9 @@ const (
 	StoreResetUnmarked
 	StoreCompleteEarly
 	StoreCutCopied
+	StoreRejoinRemnants
+	StoreQuietTrim
+	StoreQuietPour
 	DetectorOldRun
 	DetectorNoHysteresis
 	DetectorNoHold
@@ -182,6 +185,9 @@ var table = [numIDs]Info{
 	{StoreReplayPins, "store/replay-pins", "Opening does not protect the payloads that members may lack."},
 	{StoreResetUnmarked, "store/reset-unmarked", "A crash while a replica is emptied leaves parts of what it held."},
 	{StoreCompleteEarly, "store/complete-early", "A copy is declared complete before what was imported is durable."},
+	{StoreQuietTrim, "store/quiet-trim", "A trim of what was only in the log does not count as a change."},
+	{StoreQuietPour, "store/quiet-pour", "What is poured does not count as a change."},
+	{StoreRejoinRemnants, "store/rejoin-remnants", "What a copy that was broken off has left of pages comes to life when it goes on."},
 	{StoreCutCopied, "store/cut-copied", "A replica counts as whole after entries were cut whose effects a copy has brought."},
 	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
 	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
