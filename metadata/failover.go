@@ -90,7 +90,7 @@ func (w *world) cannotServe(v *metapb.Volume) string {
 }
 
 // heir is the member that is to be promoted: one that works well before one that
-// is slow, then one that is not drained, then the primary of the fewest volumes,
+// is slow, then one that is to stay, then the primary of the fewest volumes,
 // then the first by name. Nil: none can be now.
 func (w *world) heir(v *metapb.Volume, primaries map[string]int) *metapb.Member {
 	t := tallyOf(v.Members)
@@ -111,7 +111,7 @@ func (w *world) heir(v *metapb.Volume, primaries map[string]int) *metapb.Member 
 		x, y := w.in.State.Node(a.Node), w.in.State.Node(b.Node)
 		return cmp.Or(
 			truth(w.isSlow(x))-truth(w.isSlow(y)),
-			truth(x.Drained)-truth(y.Drained),
+			truth(x.Drained || a.Leaving)-truth(y.Drained || b.Leaving),
 			cmp.Compare(primaries[a.Node], primaries[b.Node]),
 			strings.Compare(a.Node, b.Node))
 	})
