@@ -105,6 +105,11 @@ bench: ## Go benchmarks of the data path
 bench-nbd: build ## compare bin/blkd with qemu-nbd and nbdkit under fio
 	deploy/test/bench-nbd.sh
 
+.PHONY: bench-quorum
+bench-quorum: build ## compare the metadata quorum with three members of etcd
+	@mkdir -p out
+	$(GO) run ./deploy/test/clusterbench -blkd bin/blkd -dir out
+
 .PHONY: lint
 lint: ## gofmt, vet with every build tag, the rules of internal/arch, staticcheck
 	@files=$$(git ls-files '*.go' | xargs gofmt -l); \

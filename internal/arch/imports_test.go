@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 
 	// Programs that measure and torment the others from outside.
 	"deploy/test/benchnbd":         {"fio", "nbd", "blockdev", "internal/units"},
+	"deploy/test/clusterbench":     {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterkill":      {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterpartition": {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
 	"deploy/test/clustertest":      {"internal/api"},

@@ -108,7 +108,7 @@ func (n *testNode) start() error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(ServerOptions()...)
 	c.Register(server)
 	listener := l.net.listen(n.cfg.Name, n.cfg.Address)
 	go server.Serve(listener) //nolint:errcheck // ends with the node

@@ -178,6 +178,7 @@ func (c *Cluster) dial(name, address string) (conn *grpc.ClientConn, refused fun
 			return conn, err
 		}),
 		grpc.WithTransportCredentials(credentials),
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 		grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to %s: %w", address, err)

@@ -16,6 +16,16 @@ import (
 	"blkd/metadata/metapb"
 )
 
+// window is how many bytes a stream and a connection may send ahead. With a fixed
+// one gRPC does not measure the network, which costs a ping and its answer with
+// each message that comes after a pause.
+const window = 4 << 20
+
+// ServerOptions are for the server that PeerService is registered with.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window)}
+}
+
 // Register serves PeerService on s, which has to be done before s serves. Its
 // streams end when the node stops.
 func (c *Cluster) Register(s *grpc.Server) {

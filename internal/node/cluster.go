@@ -139,7 +139,7 @@ func (m *member) serve(l net.Listener) {
 		options = []grpc.ServerOption{grpc.Creds(m.certs.ServerCredentials(m.refused)),
 			grpc.UnaryInterceptor(unary), grpc.StreamInterceptor(stream)}
 	}
-	m.server = grpc.NewServer(options...)
+	m.server = grpc.NewServer(append(options, cluster.ServerOptions()...)...)
 	m.cluster.Register(m.server)
 	m.register(m.server)
 	reflection.Register(m.server)

@@ -32,6 +32,20 @@ type Config struct {
 	Args, Env []string
 }
 
+// Node is one blkd process, or the place for one.
+type Node struct {
+	Process
+	Address string // of its peer service
+
+	dir  string
+	conn *grpc.ClientConn
+}
+
+func (n *Node) socket() string { return filepath.Join(n.dir, "blkd.sock") }
+
+// Conn is a connection to its control socket; it outlives the process.
+func (n *Node) Conn() *grpc.ClientConn { return n.conn }
+
 // Cluster is a cluster of real processes. Its methods are for one goroutine, but
 // for Node.Conn and what is read from fields.
 type Cluster struct {
@@ -47,11 +61,12 @@ func New(cfg Config) (*Cluster, error) {
 		if err != nil {
 			return nil, err
 		}
-		n := &Node{Name: name, Address: address, dir: filepath.Join(cfg.Dir, name), program: cfg.Blkd, env: cfg.Env,
-			namespace: cfg.Network.namespace(i)}
-		if err := os.MkdirAll(n.dir, 0o755); err != nil {
+		dir := filepath.Join(cfg.Dir, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
+		n := &Node{Address: address, dir: dir, Process: Process{
+			Name: name, Env: cfg.Env, Namespace: cfg.Network.namespace(i), LogFile: filepath.Join(dir, "log")}}
 		if n.conn, err = api.Dial(n.socket()); err != nil {
 			return nil, err
 		}
@@ -59,13 +74,13 @@ func New(cfg Config) (*Cluster, error) {
 		list = append(list, name+"="+address)
 	}
 	for _, n := range c.Nodes {
-		n.args = append([]string{"--cluster", strings.Join(list, ","), "--node-name", n.Name,
+		n.Args = append([]string{cfg.Blkd, "--cluster", strings.Join(list, ","), "--node-name", n.Name,
 			"--data-dir", filepath.Join(n.dir, "data"), "--socket", n.socket(), "--nbd", "unix:" + filepath.Join(n.dir, "nbd.sock")}, cfg.Args...)
 		if cfg.Witnesses[n.Name] {
-			n.args = append(n.args, "--witness")
+			n.Args = append(n.Args, "--witness")
 		}
-		if n.namespace != "" {
-			n.args = append(n.args, "--insecure")
+		if n.Namespace != "" {
+			n.Args = append(n.Args, "--insecure")
 		}
 	}
 	return c, nil
@@ -196,8 +211,8 @@ func (c *Cluster) Conns() []*grpc.ClientConn {
 	return conns
 }
 
-// freePort is a loopback address that nobody listens on.
-func freePort() (string, error) {
+// FreeAddress is a loopback address, HOST:PORT, that nobody listens on.
+func FreeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err

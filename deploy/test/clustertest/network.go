@@ -62,7 +62,7 @@ func (n *Network) namespace(i int) string {
 // address is where a node's peer service listens.
 func (n *Network) address(i int) (string, error) {
 	if n == nil {
-		return freePort()
+		return FreeAddress()
 	}
 	return fmt.Sprintf("10.0.0.%d:7400", i+1), nil
 }

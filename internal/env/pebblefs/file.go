@@ -53,9 +53,11 @@ func (f *file) Write(p []byte) (int, error) {
 // WriteAt implements io.WriterAt.
 func (f *file) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
 
-// Preallocate implements vfs.File by doing nothing: an env.File can reserve
-// space only by growing, and Pebble takes the size of a log for its end.
-func (f *file) Preallocate(int64, int64) error { return nil }
+// Preallocate implements vfs.File. The file grows: a log that already has its
+// size is synced without the file system's journal, several times faster. Pebble
+// takes zeros at the end of its last log for a crash's traces, and closes a log
+// with a mark before it begins the next.
+func (f *file) Preallocate(off, n int64) error { return f.f.Allocate(off, n) }
 
 // Stat implements vfs.File.
 func (f *file) Stat() (vfs.FileInfo, error) {

@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"blkd/internal/demo"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Shows on this machine how a volume outlives its primary",
+		Long: `Starts three blkd processes on this machine's loopback, with one volume that is
+mirrored on all of them, and a client that writes and checks what it reads. Then
+it kills the primary, relieves the next one by hand, and freezes the third and
+wakes it; each time it shows when what happened, and how long the client waited.
+In the end everything that was acknowledged is read back through every node; the
+exit code is 1 if anything is missing.
+
+It needs no root and no setup. All that it started and wrote is gone afterwards.`,
+		Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			blkd, err := findBlkd()
+			if err != nil {
+				return err
+			}
+			return failed(cmd.Context(), demo.Run(cmd.Context(), blkd, a.Out))
+		},
+	}
+}
+
+// findBlkd is the program that demo and dev run.
+func findBlkd() (string, error) {
+	path, err := demo.FindBlkd()
+	if err != nil {
+		return "", &Error{Code: Failed, Text: err.Error(), Advice: "make build, or install blkd; then try again"}
+	}
+	return path, nil
+}
+
+// failed explains why demo or dev did not go on.
+func failed(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &Error{Code: Failed, Text: err.Error()}
+}
