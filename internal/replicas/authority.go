@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"time"
 
+	"blkd/metadata"
 	"blkd/metadata/metapb"
 	"blkd/replication"
 )
@@ -16,6 +17,9 @@ const askAgain = 100 * time.Millisecond
 // request id, so that the answer is that of the first one that was applied.
 func (r *replica) Propose(ctx context.Context, p replication.Proposal) error {
 	command := commandOf(r.name, &p)
+	if c := command.GetSetMembers(); c != nil {
+		r.m.cfg.Cluster.Local(func(s *metadata.State) { c.Copies = copiesAfter(s.Volume(r.name), c.Members) })
+	}
 	command.Request = make([]byte, 16)
 	rand.Read(command.Request) // never fails
 	for {

@@ -181,15 +181,20 @@ func (m *Manager) replica(v *metapb.Volume) *replica {
 	return r
 }
 
-// remove closes a replica that this node shall not have. Its data goes with it.
+// remove closes a replica that this node shall not have. Its data goes with it. Its
+// promise stays unless the volume is gone: a primary that does not know yet that
+// this node is no member must not get another one from a replica that this same run
+// of the node has later.
 func (m *Manager) remove(r *replica, deleted bool) {
 	m.mu.Lock()
 	delete(m.replicas, r.id)
 	m.mu.Unlock()
 	err := r.close()
 	dir := m.dirOf(r.name, r.id)
-	err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir)),
-		m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+	err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir)))
+	if deleted {
+		err = errors.Join(err, m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+	}
 	r.log.Info("the replica on this node was removed", "volume_deleted", deleted, "err", err)
 	m.fire()
 }

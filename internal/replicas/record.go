@@ -23,7 +23,7 @@ func recordOf(v *metapb.Volume) *replication.Record {
 	for _, m := range v.Members {
 		r.Members = append(r.Members, replication.Member{
 			Node: replication.NodeID(m.Node), Incarnation: replication.Incarnation(m.Incarnation),
-			State: states[m.State], Amnesiac: m.Amnesiac,
+			State: states[m.State], Amnesiac: m.Amnesiac, Leaving: m.Leaving,
 		})
 	}
 	return r
@@ -41,7 +41,7 @@ var states = map[metapb.ReplicaState]replication.MemberState{
 func membersOf(members []replication.Member) []*metapb.Member {
 	var list []*metapb.Member
 	for _, m := range members {
-		p := &metapb.Member{Node: string(m.Node), Incarnation: uint64(m.Incarnation), Amnesiac: m.Amnesiac, Log: true}
+		p := &metapb.Member{Node: string(m.Node), Incarnation: uint64(m.Incarnation), Amnesiac: m.Amnesiac, Leaving: m.Leaving, Log: true}
 		for word, state := range states {
 			if state == m.State {
 				p.State = word
@@ -82,4 +82,14 @@ func commandOf(volume string, p *replication.Proposal) *metapb.Command {
 			Volume: volume, Generation: generation, Number: p.Number, To: string(p.Promote), Incarnation: uint64(p.PromoteInc)}}
 	}
 	return c
+}
+
+// copiesAfter is how many copies a mirror wants when its list has changed: one less
+// for every replica that is gone, if it had no more than it wanted. 0: as many as
+// before.
+func copiesAfter(v *metapb.Volume, members []*metapb.Member) int32 {
+	if v == nil || len(members) >= len(v.Members) || len(members) >= int(v.GetLayout().GetCopies()) {
+		return 0
+	}
+	return int32(len(members))
 }

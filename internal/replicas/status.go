@@ -2,6 +2,7 @@ package replicas
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,8 +51,13 @@ func (m *Manager) find(volume string) *replica {
 	return nil
 }
 
-// handoverLook is how often a hand-over is looked after. Nothing waits for that.
-const handoverLook = 5 * time.Millisecond
+const (
+	// handoverLook is how often a hand-over is looked after. Nothing waits for that.
+	handoverLook = 5 * time.Millisecond
+	// handoverPatience is how long a member may take to be able to take over:
+	// after a promotion, those that were not needed follow a little later.
+	handoverPatience = 1500 * time.Millisecond
+)
 
 // Handover lets another member take over a volume that this node is primary of,
 // and returns when the quorum has promoted it. Requests of clients wait meanwhile.
@@ -62,7 +68,7 @@ func (m *Manager) Handover(ctx context.Context, volume, to string) error {
 		return fmt.Errorf("%w: this node has no replica of volume %s", replication.ErrMoved, volume)
 	}
 	_, gen := r.volume.Role()
-	if err := r.volume.Handover(replication.NodeID(to)); err != nil {
+	if err := r.beginHandover(ctx, to); err != nil {
 		return err
 	}
 	for {
@@ -77,6 +83,23 @@ func (m *Manager) Handover(ctx context.Context, volume, to string) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-time.After(handoverLook):
+		}
+	}
+}
+
+// beginHandover waits, for a while, until the member can take over.
+func (r *replica) beginHandover(ctx context.Context, to string) error {
+	patience, cancel := context.WithTimeout(ctx, handoverPatience)
+	defer cancel()
+	for {
+		err := r.volume.Handover(replication.NodeID(to))
+		if err == nil || errors.Is(err, replication.ErrMoved) {
+			return err
+		}
+		select {
+		case <-patience.Done():
+			return err
 		case <-time.After(handoverLook):
 		}
 	}
