@@ -188,7 +188,7 @@ func TestExitCodesOfAllCommands(t *testing.T) {
 // TestAsksIsComplete: every command of the tree that talks to a node is in the
 // list above, or is tested by itself.
 func TestAsksIsComplete(t *testing.T) {
-	other := []string{"blkctl wait", "blkctl version", "blkctl bench", "blkctl demo", "blkctl dev", "blkctl cluster snapshot restore",
+	other := []string{"blkctl wait", "blkctl demo", "blkctl dev", "blkctl version", "blkctl bench", "blkctl demo", "blkctl dev", "blkctl cluster snapshot restore",
 		"blkctl pki init", "blkctl pki issue", "blkctl pki list", "blkctl pki rotate"}
 	for _, c := range commands(New(Streams{})) {
 		path := c.CommandPath()
