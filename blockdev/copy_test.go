@@ -11,8 +11,8 @@ import (
 )
 
 // TestCopyCrash fills a replica from another one while the volume goes on: it is
-// reset, entries and pieces of content come in turns, and the power is cut at any
-// operation. A copy that was begun and not completed leaves an incomplete
+// reset, or rejoins with what it had when it left, entries and pieces of content
+// come in turns, and the power is cut at any operation. A copy that was begun and not completed leaves an incomplete
 // replica. A complete one holds the log as far as the copy reflects it, and what
 // the other one holds.
 func TestCopyCrash(t *testing.T) {
@@ -38,6 +38,9 @@ type copier struct {
 	whole  bool // and returned
 	copied Seq  // the last entry when something was imported
 	cursor int64
+	away   bool // entries go to the source alone
+	since  Seq  // of a Rejoin: what was changed behind this is copied; 0: all
+	unsure bool // the crash came while a copy was begun: it may be that one or the one before
 	begun  bool // a Reset has returned, ever
 }
 
@@ -58,6 +61,14 @@ func copyRun(seed uint64) error {
 		}
 	}
 	_, last := c.dst.Last()
+	if c.rng.IntN(3) == 0 { // come to where the unit of seqs changes in which changes are known
+		for seq := Seq(1); seq < 1<<stampShift-Seq(c.rng.IntN(60)); seq++ {
+			c.log = append(c.log, Entry{Gen: 1, Seq: seq, Kind: EntryMark})
+		}
+		if err := c.src.Append(c.log); err != nil {
+			return err
+		}
+	}
 	if err := errors.Join(c.dst.Commit(last), c.append(), c.append(), c.src.Commit(Seq(len(c.log))), c.dst.Destage(), c.dst.Sync()); err != nil {
 		return err
 	}
@@ -94,8 +105,11 @@ func (c *copier) options(fs *crashfs.FS) StoreOptions {
 
 func (c *copier) step() error {
 	switch n := c.rng.IntN(12); {
-	case !c.reset || n == 0 && c.rng.IntN(20) == 0:
+	case !c.reset || n == 0 && c.rng.IntN(20) == 0 || c.away && n == 1:
 		return c.begin()
+	case c.whole && n == 0 && c.rng.IntN(3) == 0:
+		c.away = true
+		return nil
 	case n == 0:
 		return c.dst.Sync()
 	case n == 1:
@@ -118,8 +132,23 @@ func (c *copier) begin() error {
 	}
 	gen, seq := c.src.Last()
 	c.spoilt = c.dst.Incomplete()
-	c.reset, c.empty, c.ending, c.whole, c.cursor, c.copied = true, false, false, false, 0, 0
-	err := c.dst.Reset(gen, seq)
+	base, ok := c.dst.Base()
+	if want := c.spoilt && c.since > 0 || !c.spoilt && c.dst.Committed() >= c.copied; ok != want && !c.unsure {
+		return fmt.Errorf("the base is %d, %v; it should be %d", base, ok, c.since)
+	}
+	rejoin := c.begun && ok && c.rng.IntN(4) > 0
+	if _, _, err := c.src.NextChange(base, 0); err != nil {
+		return err
+	}
+	c.reset, c.empty, c.ending, c.whole, c.cursor, c.copied, c.away, c.unsure = true, false, false, false, 0, 0, false, false
+	var err error
+	if rejoin {
+		c.since = base
+		err = c.dst.Rejoin(gen, seq)
+	} else {
+		c.since = 0
+		err = c.dst.Reset(gen, seq)
+	}
 	c.empty = err == nil
 	c.begun = c.begun || c.empty
 	return err
@@ -129,12 +158,13 @@ func (c *copier) begin() error {
 func (c *copier) entry(seq Seq) Entry {
 	area := c.rng.Int64N(3) * pageSpan
 	e := Entry{Gen: 1, Seq: seq, Kind: EntryWrite, Off: area + c.rng.Int64N(40)*BlockSize, Len: (1 + c.rng.Int64N(4)) * BlockSize}
+	if c.rng.IntN(5) == 0 {
+		e.Kind = EntryZero
+	}
 	switch c.rng.IntN(6) {
 	case 0:
-		e.Kind = EntryZero
-	case 1:
 		return Entry{Gen: 1, Seq: seq, Kind: EntryMark}
-	case 2, 3:
+	case 1, 2:
 		e.Off, e.Len = area+c.rng.Int64N(3)*chunkBytes, chunkBytes
 	}
 	if e.Kind == EntryWrite {
@@ -145,13 +175,18 @@ func (c *copier) entry(seq Seq) Entry {
 
 // append adds entries to both; the target's may be behind the copy.
 func (c *copier) append() error {
+	if c.rng.IntN(4) == 0 {
+		if err := c.src.Destage(); err != nil {
+			return err
+		}
+	}
 	for range 1 + c.rng.IntN(3) {
 		e := c.entry(Seq(len(c.log) + 1))
 		if err := c.src.Append([]Entry{e}); err != nil {
 			return err
 		}
 		c.log = append(c.log, e)
-		if !c.empty {
+		if !c.empty || c.away {
 			continue
 		}
 		if err := c.dst.Append([]Entry{e}); err != nil {
@@ -162,7 +197,7 @@ func (c *copier) append() error {
 }
 
 func (c *copier) commit() error {
-	if !c.empty {
+	if !c.empty || c.away {
 		return nil
 	}
 	done := c.src.Committed()
@@ -181,10 +216,14 @@ func (c *copier) piece() error {
 		return nil
 	}
 	off, n, err := c.src.NextData(c.cursor)
+	n = min(n, (1+c.rng.Int64N(30))*BlockSize)
+	if c.since > 0 {
+		off, n, err = c.src.NextChange(c.since, c.cursor)
+		n = min(n, (1+c.rng.Int64N(2))*chunkBytes)
+	}
 	if err != nil {
 		return err
 	}
-	n = min(n, (1+c.rng.Int64N(30))*BlockSize)
 	for _, e := range c.log[c.src.Committed():] {
 		if e.Off < off+n && off < e.Off+e.Len {
 			if err := c.src.Commit(Seq(len(c.log))); err != nil {
@@ -216,7 +255,7 @@ func (c *copier) piece() error {
 // brought effects of.
 func (c *copier) cut() error {
 	commit := int(c.dst.Committed())
-	if c.rng.IntN(3) > 0 || commit >= len(c.log) {
+	if c.rng.IntN(3) > 0 || commit >= len(c.log) || c.away {
 		return nil
 	}
 	seq := Seq(commit + c.rng.IntN(len(c.log)-commit))
@@ -233,7 +272,7 @@ func (c *copier) cut() error {
 		return fmt.Errorf("cut after %d of a copy that reflects %d: %w", seq, c.copied, err)
 	}
 	if torn {
-		c.reset, err = false, nil
+		c.reset, c.since, err = false, 0, nil
 		return c.begin()
 	}
 	c.log = c.log[:seq]
@@ -267,6 +306,7 @@ func (c *copier) crash(old uint64) error {
 	default:
 		err = c.checkWhole()
 	}
+	c.unsure = incomplete && !c.empty
 	c.reset = !incomplete && c.begun
 	c.empty = c.reset
 	c.whole, c.ending = c.reset, c.reset
@@ -281,7 +321,7 @@ func (c *copier) checkVoid() error {
 	if err := c.dst.Complete(); !errors.Is(err, ErrIncomplete) {
 		return fmt.Errorf("a copy that was broken off is completed: %w", err)
 	}
-	if _, n, err := c.dst.NextData(0); !c.empty && !c.spoilt && (n > 0 || err != nil) {
+	if _, n, err := c.dst.NextData(0); !c.empty && !c.spoilt && c.since == 0 && (n > 0 || err != nil) {
 		return fmt.Errorf("a replica that was just emptied holds data, %w", err)
 	}
 	return nil

@@ -16,8 +16,8 @@ const (
 	chunkBlocks = 16 // blocks in a chunk
 	chunkBytes  = chunkBlocks * BlockSize
 
-	// Version 2 added marks, the states of a replica that is copied, and the kept
-	// part of the log. A store of version 1 becomes one of 2 when it is opened.
+	// Version 2 added marks, the states of a replica that is copied, the kept part
+	// of the log, and when chunks have changed. A store of version 1 becomes one of 2 when it is opened.
 	formatVersion = 2
 
 	superBytes = 4096 // one of the two slots of the superblock
@@ -61,11 +61,19 @@ type superblock struct {
 	commit     Seq    // highest entry known committed
 	durable    uint64 // log position up to which log and payloads were synced
 	copied     Seq    // a copy may have brought effects of entries up to here
+	// base: incomplete, but what no entry behind this has changed is as it should
+	// be; 0: nothing is.
+	base Seq
+	// floor: what changed before is not known.
+	floor Seq
 
 	// From keep[0] on members may lack entries. The others lie between there and
 	// replayFrom, in case the log has been written over the first ones since.
 	keep [4]logPoint
 }
+
+// unknownFloor is the floor of a store of version 1.
+const unknownFloor = ^Seq(0)
 
 // logPoint is a point between two entries of the log: where the next one lies,
 // and which one came before.
@@ -97,6 +105,8 @@ func (s *superblock) encode(b []byte) {
 	le.PutUint64(b[104:], uint64(s.commit))
 	le.PutUint64(b[112:], s.durable)
 	le.PutUint64(b[120:], uint64(s.copied))
+	le.PutUint64(b[224:], uint64(s.base))
+	le.PutUint64(b[232:], uint64(s.floor))
 	for i, k := range s.keep {
 		at := b[128+24*i:]
 		le.PutUint64(at, k.pos)
@@ -113,7 +123,8 @@ func (s *superblock) decode(b []byte) error {
 	if le.Uint32(b[8:]) != checksum(b[12:superBytes]) {
 		return fmt.Errorf("superblock: checksum: %w", errFormat)
 	}
-	if v := le.Uint32(b[12:]); v < 1 || v > formatVersion {
+	v := le.Uint32(b[12:])
+	if v < 1 || v > formatVersion {
 		return fmt.Errorf("superblock: format version %d, this program reads 1 to %d: %w", v, formatVersion, errFormat)
 	}
 	*s = superblock{
@@ -124,6 +135,10 @@ func (s *superblock) decode(b []byte) error {
 		ckpt: le.Uint64(b[72:]), replayFrom: le.Uint64(b[80:]),
 		lastGen: Generation(le.Uint64(b[88:])), lastSeq: Seq(le.Uint64(b[96:])), commit: Seq(le.Uint64(b[104:])),
 		durable: le.Uint64(b[112:]), copied: Seq(le.Uint64(b[120:])),
+		base: Seq(le.Uint64(b[224:])), floor: Seq(le.Uint64(b[232:])),
+	}
+	if v == 1 {
+		s.floor = unknownFloor
 	}
 	for i := range s.keep {
 		at := b[128+24*i:]
@@ -264,6 +279,7 @@ func (r *record) checkTable(b []byte) error {
 //	4  CRC-32C of 8 to end   16  checkpoint that wrote it
 //	                         24  applied: log position of the last reference or zero in it
 //	                         32  CRC-32C of 8 to 32
+//	                         40  last: no entry behind this has changed what it describes
 type page [pageBytes]byte
 
 // pageKind is the magic of a page.
@@ -278,6 +294,38 @@ func (p *page) index() uint64        { return le.Uint64(p[8:]) }
 func (p *page) ckpt() uint64         { return le.Uint64(p[16:]) }
 func (p *page) applied() uint64      { return le.Uint64(p[24:]) }
 func (p *page) setApplied(at uint64) { le.PutUint64(p[24:], at) }
+func (p *page) last() Seq            { return Seq(le.Uint64(p[40:])) }
+
+// A chunk entry tells in 16 bits when the chunk was last changed: 0 is never, else
+// one more than the seq in units of 4096, modulo stampUnits. The page's last, which
+// is not lower, makes it whole. If more than 2^28 entries lie between, the chunk
+// seems to have changed later than it has.
+const (
+	stampShift = 12
+	stampUnits = 1<<16 - 1
+)
+
+// touch records that an entry not behind seq has changed a chunk.
+func (p *page) touch(e entry, seq Seq) {
+	le.PutUint16(e[6:], uint16(seq>>stampShift%stampUnits)+1)
+	if seq > p.last() {
+		le.PutUint64(p[40:], uint64(seq))
+	}
+}
+
+// changed is a seq behind which no entry has changed the chunk.
+func (p *page) changed(e entry) Seq {
+	stamp := Seq(le.Uint16(e[6:]))
+	if stamp == 0 {
+		return 0
+	}
+	unit := p.last() >> stampShift
+	ago := (unit%stampUnits + stampUnits - (stamp - 1)) % stampUnits
+	if ago > unit {
+		ago = unit // damage that a checksum has not seen
+	}
+	return min(p.last(), (unit-ago)<<stampShift|(1<<stampShift-1))
+}
 
 // seal fills in the header before the page is written.
 func (p *page) seal(kind pageKind, index, ckpt uint64) {

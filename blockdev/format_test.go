@@ -23,7 +23,7 @@ var (
 	sampleSuper = superblock{
 		serial: 7, uuid: [16]byte{1, 2, 3, 15: 16}, size: 3 << 20, logBytes: MinLog, clean: true,
 		incarnation: 5, incStart: 70_000, ckpt: 9, replayFrom: 65_536, lastGen: 3, lastSeq: 1234, commit: 1240, durable: 69_000,
-		incomplete: true, wipe: true, copied: 1236, keep: [4]logPoint{{40_000, 2, 1100}, {46_000, 2, 1102}, {52_000, 3, 1103}, {58_000, 3, 1104}},
+		incomplete: true, wipe: true, copied: 1236, base: 1200, floor: 17, keep: [4]logPoint{{40_000, 2, 1100}, {46_000, 2, 1102}, {52_000, 3, 1103}, {58_000, 3, 1104}},
 	}
 	sampleRecords = map[string]record{
 		"data":       {kind: recData, blocks: 2, pos: 4096, gen: 1, seq: 1, off: 8192, len: 8192, commit: 1, durable: 4096, incarnation: 1},
@@ -56,6 +56,8 @@ func sampleBytes() map[string][]byte {
 	e.setPresent(1 << 5)
 	e.setCRC(5, 0xdeadbeef)
 	p.setApplied(12_520)
+	p.touch(e, 5<<stampShift|7)
+	p.touch(p.entry(4), 9<<stampShift|3)
 	p.seal(mapPages, 2, 9)
 	files["page-map"] = p[:512]
 	return files
@@ -83,7 +85,7 @@ func TestFormatGolden(t *testing.T) {
 // TestFormatDecodesAll decodes the golden files of every version.
 func TestFormatDecodesAll(t *testing.T) {
 	v1 := sampleSuper
-	v1.incomplete, v1.wipe, v1.copied, v1.keep = false, false, 0, [4]logPoint{}
+	v1.incomplete, v1.wipe, v1.copied, v1.base, v1.floor, v1.keep = false, false, 0, 0, unknownFloor, [4]logPoint{}
 	for version, super := range map[string]superblock{"format-v1": v1, "format-v2": sampleSuper} {
 		files, err := filepath.Glob(filepath.Join("testdata", version, "*.hex"))
 		if err != nil || len(files) < 7 {
@@ -105,6 +107,10 @@ func decodesAs(file string, super superblock) error {
 	}
 	name := strings.TrimSuffix(filepath.Base(file), ".hex")
 	var got, want any
+	changed := Seq(5<<stampShift | (1<<stampShift - 1))
+	if super.floor == unknownFloor {
+		changed = 0
+	}
 	switch kind, sample, _ := strings.Cut(name, "-"); kind {
 	case "super":
 		var s superblock
@@ -123,8 +129,8 @@ func decodesAs(file string, super superblock) error {
 		var p page
 		copy(p[:], b)
 		e := p.entry(3)
-		got = []any{p.valid(mapPages, 2), p.ckpt(), p.applied(), e.phys(), e.present(), e.crc(5)}
-		want = []any{true, uint64(9), uint64(12_520), uint32(8), uint16(1 << 5), uint32(0xdeadbeef)}
+		got = []any{p.valid(mapPages, 2), p.ckpt(), p.applied(), e.phys(), e.present(), e.crc(5), p.changed(e)}
+		want = []any{true, uint64(9), uint64(12_520), uint32(8), uint16(1 << 5), uint32(0xdeadbeef), changed}
 	}
 	if err == nil && !reflect.DeepEqual(got, want) {
 		err = fmt.Errorf("it decodes as %+v, not %+v", got, want)

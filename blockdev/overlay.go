@@ -38,6 +38,19 @@ func (o *overlay) get(block int64) (loc, bool) {
 	return l, ok
 }
 
+// touches tells whether a block of a chunk is in it.
+func (o *overlay) touches(chunk int64) bool {
+	if o.count[chunk/pageChunks] == 0 {
+		return false
+	}
+	for b := chunk * chunkBlocks; b < (chunk+1)*chunkBlocks; b++ {
+		if _, ok := o.get(b); ok {
+			return true
+		}
+	}
+	return false
+}
+
 // drop forgets the blocks [first, last): something newer stands in the map.
 func (o *overlay) drop(first, last int64) {
 	for region := first / pageBlocks; region*pageBlocks < last; region++ {

@@ -182,6 +182,74 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// TestNextChange finds what was changed behind an entry: written, trimmed, in the
+// image or in the log.
+func TestNextChange(t *testing.T) {
+	const unit = 1 << stampShift
+	s, o := newReplica(t, StoreOptions{LogBytes: 1 << 20, Manual: true}, 3*pageSpan)
+	marks := func(until Seq) {
+		var entries []Entry
+		for ; s.last < until; s.last++ {
+			entries = append(entries, Entry{Gen: 1, Seq: s.last + 1, Kind: EntryMark})
+		}
+		check(t, s.Append(entries), s.Commit(s.last))
+	}
+	chunks := func(since Seq) (found []int64) {
+		for off := int64(0); ; {
+			start, n, err := s.NextChange(since, off)
+			check(t, err)
+			if n == 0 {
+				return found
+			}
+			for off = start; off < start+n; off += chunkBytes {
+				found = append(found, off/chunkBytes)
+			}
+		}
+	}
+	expect := func(since Seq, want ...int64) {
+		t.Helper()
+		if got := chunks(since); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Fatalf("changed behind %d: %v, want %v", since, got, want)
+		}
+	}
+	expect(0)
+	check(t, s.add(1, 0, chunkBytes), s.add(1, pageSpan, 2*BlockSize), s.add(1, 9*chunkBytes, BlockSize), s.Commit(s.last))
+	expect(0, 0, 9, pageChunks)
+	check(t, s.Destage())
+	marks(2*unit + 1)
+	check(t, s.add(2, 3*chunkBytes, BlockSize), s.add(0, 0, chunkBytes), s.Commit(s.last), s.Destage())
+	check(t, s.add(3, 5*chunkBytes, BlockSize), s.add(0, 5*chunkBytes, chunkBytes), s.Commit(s.last)) // nothing is left of it
+	expect(0, 0, 3, 5, 9, pageChunks)
+	expect(2*unit, 0, 3, 5)
+	check(t, s.Destage(), s.Close())
+	var err error
+	s.Store, err = OpenStore(o)
+	check(t, err)
+	expect(2*unit, 0, 3, 5)
+	check(t, s.Reset(1, s.last), s.Complete())
+	if _, _, err := s.NextChange(s.last-1, 0); !errors.Is(err, ErrTrimmed) {
+		t.Fatalf("what was changed before a copy: %v", err)
+	}
+	expect(s.last)
+}
+
+// TestStamp makes the 16 bits of a chunk whole with what its page knows.
+func TestStamp(t *testing.T) {
+	for _, c := range []struct{ touched, later, least Seq }{
+		{1, 1, 1}, {5000, 5000, 5000}, {5000, 5 << stampShift, 5000}, {1 << 40, 1<<40 + 1<<27, 1 << 40}, {7 << stampShift, stampUnits<<stampShift + 3, 7 << stampShift},
+		{3, (stampUnits + 2) << stampShift, 3},
+	} {
+		var p page
+		e := p.entry(1)
+		p.touch(e, c.touched)
+		p.touch(p.entry(2), c.later)
+		got := p.changed(e)
+		if far := c.later-c.touched >= stampUnits<<stampShift; got < c.least || !far && got >= c.touched+1<<stampShift || got > c.later {
+			t.Errorf("changed at %d, the page at %d: read as %d", c.touched, c.later, got)
+		}
+	}
+}
+
 // TestCopyRace imports while the background pours and readers read.
 func TestCopyRace(t *testing.T) {
 	s, _ := newReplica(t, StoreOptions{}, 8<<20)

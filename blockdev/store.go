@@ -104,6 +104,7 @@ type Store struct {
 	full       atomic.Bool
 	failure    atomic.Pointer[error]
 	incomplete atomic.Bool
+	floor      atomic.Uint64 // Seq; as the superblock's
 	stop       chan struct{}
 	pourNow    chan struct{}
 	workers    sync.WaitGroup

@@ -39,6 +39,7 @@ func (s *Store) applyRef(r *record, crc []uint32) error {
 			i := c - first
 			e := p.entry(int(c % pageChunks))
 			s.remap(e, r.phys+uint32(i)+1, false)
+			p.touch(e, r.seq)
 			if r.flags&flagZeroed != 0 {
 				continue
 			}
@@ -76,8 +77,8 @@ func (s *Store) applyZero(r *record) error {
 		edges()
 	}
 	err := s.eachPage(first, last, func(page, lo, hi int64) {
-		if p := s.maps.get(page); p != nil && p.applied() < r.pos {
-			s.unmap(page, lo, hi, r.pos)
+		if p := s.maps.get(page); p == nil && s.over.count[page] > 0 || p != nil && p.applied() < r.pos {
+			s.unmap(page, lo, hi, r)
 		}
 		s.over.drop(lo*chunkBlocks, hi*chunkBlocks)
 	})
@@ -93,15 +94,21 @@ func (s *Store) zeroBlocks(first, last int64, punch uint32) {
 	}
 }
 
-// unmap frees the chunks [lo, hi) of a page that exists.
-func (s *Store) unmap(page, lo, hi int64, pos uint64) {
-	p := s.maps.get(page)
+// unmap frees the chunks [lo, hi) of a page for a zero. What was only in the log
+// changes too.
+func (s *Store) unmap(page, lo, hi int64, r *record) {
 	for c := lo; c < hi; c++ {
-		if e := p.entry(int(c % pageChunks)); e.phys() != 0 {
-			p = s.maps.modify(page)
-			s.remap(e, 0, true)
-			p.setApplied(pos)
+		mapped := s.chunkPlace(c) != 0
+		if !mapped && (!s.over.touches(c) || mutant.On(mutant.StoreQuietTrim)) {
+			continue
 		}
+		p := s.maps.modify(page)
+		e := p.entry(int(c % pageChunks))
+		if mapped {
+			s.remap(e, 0, true)
+		}
+		p.touch(e, r.seq)
+		p.setApplied(r.pos)
 	}
 }
 

@@ -9,7 +9,8 @@ import (
 
 // A copy fills a replica with another member's content:
 //
-//	Reset      empties it and says where its log begins; it is incomplete now
+//	Reset      empties it and says where its log begins; it is incomplete now.
+//	           Rejoin does the same, but keeps what it holds as a base
 //	Append…    entries go on as always
 //	Import…    content that is committed over there, in between
 //	Complete   it counts again
@@ -51,10 +52,8 @@ func (s *Store) Reset(gen Generation, seq Seq) error {
 	}
 	at := logPoint{s.log.head, gen, seq}
 	err := s.saveSuper(func(sb *superblock) {
-		sb.incarnation++
-		sb.incStart, sb.replayFrom, sb.durable = at.pos, at.pos, at.pos
-		sb.lastGen, sb.lastSeq, sb.commit, sb.copied = gen, seq, seq, 0
-		sb.keep = [4]logPoint{at, at, at, at}
+		sb.restart(at)
+		sb.base, sb.floor = 0, seq
 		sb.ckpt++ // a page that somebody reads just now does not count
 		sb.incomplete, sb.wipe = true, !mutant.On(mutant.StoreResetUnmarked)
 	})
@@ -67,12 +66,78 @@ func (s *Store) Reset(gen Generation, seq Seq) error {
 	s.mu.Lock()
 	s.empty(at)
 	s.mu.Unlock()
+	s.beginCopy(at)
+	s.floor.Store(uint64(at.seq))
+	return nil
+}
+
+// beginCopy begins with a log that is empty from a point on. It holds appendMu
+// and syncMu.
+func (s *Store) beginCopy(at logPoint) {
 	s.endLogAt(at)
 	s.hist.start(s.log.size, at)
 	s.incomplete.Store(true)
 	s.copying, s.copied = true, 0
 	s.wakeAppenders()
+}
+
+// Base is an entry behind which another member must look for what has changed,
+// to bring this replica level: all that no entry behind it has changed is here.
+// It is false if nothing counts, and only a copy of everything helps: a copy was
+// broken off, or has brought effects of entries that are not committed here.
+func (s *Store) Base() (Seq, bool) {
+	s.superMu.Lock()
+	defer s.superMu.Unlock()
+	if s.super.incomplete {
+		return s.super.base, s.super.base > 0
+	}
+	return s.Committed(), s.Committed() >= s.super.copied
+}
+
+// Rejoin is a Reset that keeps the content up to Base: the log goes on behind
+// (gen, seq), durably, entries that are not committed are cut off, and the replica
+// is incomplete until what the entries from Base to seq have changed is imported.
+// It may take as long as a round of pouring. An ErrIncomplete tells that there is
+// no base.
+func (s *Store) Rejoin(gen Generation, seq Seq) error {
+	base, ok := s.Base()
+	if !ok || seq < base {
+		return fmt.Errorf("volume %s: rejoin after entry %d: %w", s.o.Volume, seq, ErrIncomplete)
+	}
+	if err := s.Truncate(s.Committed()); err != nil {
+		return err
+	}
+	s.appendMu.Lock()
+	defer s.appendMu.Unlock()
+	if err := s.pourAll(); err != nil {
+		return err
+	}
+	s.pourMu.Lock()
+	defer s.pourMu.Unlock()
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	at := logPoint{s.log.head, gen, seq}
+	err := s.saveSuper(func(sb *superblock) {
+		sb.restart(at)
+		sb.incomplete, sb.base = true, base
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.unpin(s.applied.seq)
+	s.restart(at)
+	s.mu.Unlock()
+	s.beginCopy(at)
 	return nil
+}
+
+// restart is a log that is empty from a point on.
+func (sb *superblock) restart(at logPoint) {
+	sb.incarnation++
+	sb.incStart, sb.replayFrom, sb.durable = at.pos, at.pos, at.pos
+	sb.lastGen, sb.lastSeq, sb.commit, sb.copied = at.gen, at.seq, at.seq, 0
+	sb.keep = [4]logPoint{at, at, at, at}
 }
 
 // wipe empties the files that a superblock has declared void, and ends that.
@@ -99,13 +164,20 @@ func (s *Store) empty(at logPoint) {
 	s.maps.empty(pages, s.super.ckpt)
 	s.alloc.pages.empty(0, s.super.ckpt)
 	s.alloc = &allocator{pages: s.alloc.pages}
-	s.freed, s.pending = nil, pendingQueue{}
+	s.freed = nil
 	s.pins = pins{limit: s.pins.limit, chunks: map[uint32]pin{}}
+	s.imageDirty.Store(false)
+	s.restart(at)
+}
+
+// restart is the state in memory of a store whose log is empty from a point on.
+// It holds mu.
+func (s *Store) restart(at logPoint) {
+	s.pending = pendingQueue{}
 	s.keep.Store(uint64(at.seq))
 	s.commit.Store(uint64(at.seq))
 	s.applying, s.applied, s.round = at.seq, at, at
 	s.pouring, s.recoverTo = false, at.pos
-	s.imageDirty.Store(false)
 	s.log.tail.Store(at.pos)
 }
 
@@ -209,10 +281,12 @@ func (s *Store) importChunk(p *chunkImport) error {
 func (s *Store) landImport(p *chunkImport, to *pourTarget) {
 	block := p.chunk*chunkBlocks + int64(p.first)
 	s.over.drop(block, block+int64(p.n))
+	page := s.maps.modify(p.chunk / pageChunks)
+	e := page.entry(int(p.chunk % pageChunks))
+	defer page.touch(e, s.seq)
 	if to.phys == 0 {
 		return // zeros over nothing
 	}
-	e := s.maps.modify(p.chunk / pageChunks).entry(int(p.chunk % pageChunks))
 	if to.fresh {
 		s.moveEntry(e, to)
 	}
@@ -248,17 +322,29 @@ func (s *Store) Complete() error {
 		return fmt.Errorf("volume %s: complete: %w: entries up to %d, which the copy reflects, were cut off after %d",
 			s.o.Volume, ErrIncomplete, s.copied, s.seq)
 	}
-	// A round that was begun earlier ends before what is applied now.
-	for done := mutant.On(mutant.StoreCompleteEarly); !done; done = s.log.tail.Load() >= s.applied.pos {
-		if err := s.Destage(); err != nil {
+	if !mutant.On(mutant.StoreCompleteEarly) {
+		if err := s.pourAll(); err != nil {
 			return err
 		}
 	}
-	err := s.saveSuper(func(sb *superblock) { sb.incomplete, sb.copied = false, s.copied })
+	err := s.saveSuper(func(sb *superblock) { sb.incomplete, sb.base, sb.copied = false, 0, s.copied })
 	if err != nil {
 		return err
 	}
 	s.incomplete.Store(false)
 	s.copying = false
 	return nil
+}
+
+// pourAll completes a checkpoint of all that is applied. It holds appendMu.
+func (s *Store) pourAll() error {
+	for {
+		if err := s.Destage(); err != nil {
+			return err
+		}
+		if s.log.tail.Load() >= s.applied.pos {
+			return nil
+		}
+		// A round that was begun earlier has ended before what is applied now.
+	}
 }

@@ -307,11 +307,13 @@ func (s *Store) landPours(chunk int64, pours []pour, to *pourTarget) (landed boo
 			continue
 		}
 		s.over.poured(p.block)
+		page := s.maps.modify(chunk / pageChunks)
+		e := page.entry(int(chunk % pageChunks))
 		if to.phys == 0 {
-			continue // zeros over nothing
+			page.touch(e, s.round.seq) // zeros over nothing; but there may have been something in the log
+			continue
 		}
 		trimmed = trimmed || p.loc == loc{crc: 1}
-		e := s.maps.modify(chunk / pageChunks).entry(int(chunk % pageChunks))
 		if to.fresh && !landed {
 			if now != to.old {
 				return false, fmt.Errorf("chunk %d was mapped while its blocks were poured to a fresh place", chunk)
@@ -320,10 +322,15 @@ func (s *Store) landPours(chunk int64, pours []pour, to *pourTarget) (landed boo
 			landed = true
 		}
 		s.landBlock(e, &pours[i])
+		if !mutant.On(mutant.StoreQuietPour) {
+			page.touch(e, s.round.seq)
+		}
 	}
 	if trimmed {
-		if e := s.maps.modify(chunk / pageChunks).entry(int(chunk % pageChunks)); e.present() == 0 {
+		page := s.maps.modify(chunk / pageChunks)
+		if e := page.entry(int(chunk % pageChunks)); e.present() == 0 {
 			s.remap(e, 0, true) // only zeros are left
+			page.touch(e, s.round.seq)
 		}
 	}
 	return landed, nil

@@ -161,3 +161,18 @@ func crashDuringTrim() error {
 	cut, err := r.restart()
 	return errors.Join(err, r.wants(cut, off, 1, 0), r.wants(cut, off+BlockSize, 1, 0))
 }
+
+// trimOfLog trims a chunk that never came to the image: a member that holds what
+// was written must learn of it.
+func trimOfLog() error {
+	r, err := newScripted()
+	if err != nil {
+		return err
+	}
+	err = errors.Join(r.add(1, 5*chunkBytes, BlockSize), r.Commit(1), r.add(0, 5*chunkBytes, chunkBytes), r.Commit(2), r.Destage())
+	off, n, err2 := r.NextChange(1, 0)
+	if err := errors.Join(err, err2); err != nil || off != 5*chunkBytes || n != chunkBytes {
+		return fmt.Errorf("changed: %d bytes at %d, %w", n, off, err)
+	}
+	return nil
+}

@@ -25,6 +25,7 @@ var edges = []struct {
 	{"crash in a checkpoint with a fresh commit", crashWithFreshCommit},
 	{"checkpoint while a reference is applied", checkpointDuringApply},
 	{"crash while a trim is applied", crashDuringTrim},
+	{"trim of what is only in the log", trimOfLog},
 }
 
 func TestStoreEdges(t *testing.T) {

@@ -27,6 +27,11 @@ func (s *Store) recover() error {
 	if err := s.replay(entries, &rec); err != nil {
 		return err
 	}
+	if s.super.incomplete && s.super.base > 0 && !mutant.On(mutant.StoreRejoinRemnants) {
+		if err := s.findRemnants(); err != nil {
+			return err
+		}
+	}
 	if s.o.Replica && !mutant.On(mutant.StoreReplayPins) {
 		s.pinHistory(append(history, entries...))
 	}
@@ -39,6 +44,10 @@ func (s *Store) recover() error {
 	sb.clean = false
 	sb.incarnation++
 	sb.incStart, sb.durable, sb.commit = end, end, s.Committed()
+	if sb.floor == unknownFloor {
+		sb.floor = s.seq
+	}
+	s.floor.Store(uint64(sb.floor))
 	if s.seq < sb.copied { // it cannot be, but for damage: Complete synced the log up to there
 		sb.incomplete = true
 		s.incomplete.Store(true)
@@ -241,6 +250,20 @@ func (s *Store) replay(entries []*scanned, rec *Recovery) error {
 		}
 	}
 	rec.LastGen, rec.LastSeq = s.gen, s.seq
+	return nil
+}
+
+// findRemnants looks at every map page. A checkpoint that a crash has ended may
+// have left pages that only an import had changed: replay does not touch these,
+// but the next checkpoint must write over them, or they come to life with it.
+func (s *Store) findRemnants() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.maps.entries {
+		if err := s.needPage(int64(i)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

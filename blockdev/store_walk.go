@@ -38,6 +38,51 @@ func (s *Store) dataIn(region, first, last int64) (from, to int64, err error) {
 	return from, to, err
 }
 
+// NextChange finds chunks at or after off, a multiple of BlockSize, that entries
+// behind since may have changed: whole chunks of 64 KiB, up to the end of the
+// volume's last block, a long run in parts of some MiB. If there are no more, n is
+// 0. It reports too much rather than too little: an entry is known to 4096 or a
+// round of pouring. An ErrTrimmed tells that changes behind since are not known
+// here, because the replica itself was copied later.
+func (s *Store) NextChange(since Seq, off int64) (start, n int64, err error) {
+	if off < 0 || off%BlockSize != 0 {
+		return 0, 0, fmt.Errorf("volume %s: %w: changes from offset %d on", s.o.Volume, ErrInvalid, off)
+	}
+	if floor := Seq(s.floor.Load()); since < floor || s.Incomplete() {
+		return 0, 0, fmt.Errorf("volume %s: what has changed since entry %d: %w, but to %d", s.o.Volume, since, ErrTrimmed, floor)
+	}
+	size := s.size.Load()
+	end := (size + BlockSize - 1) / BlockSize * BlockSize
+	first, last := off/chunkBytes, (end+chunkBytes-1)/chunkBytes
+	for region := first / pageChunks; region*pageChunks < last; region++ {
+		var from, to int64
+		err := s.walk(region, func(p *page, logged bool) {
+			stop := min(last, (region+1)*pageChunks)
+			if from = max(first, region*pageChunks); p == nil && !logged {
+				to = from
+				return
+			}
+			for ; from < stop && !s.changedIn(p, from, since); from++ {
+			}
+			for to = from; to < stop && s.changedIn(p, to, since); to++ {
+			}
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		if from < to {
+			start = max(from*chunkBytes, off)
+			return start, min(to*chunkBytes, end) - start, nil
+		}
+	}
+	return size, 0, nil
+}
+
+// changedIn tells whether entries behind since may have changed a chunk of a page.
+func (s *Store) changedIn(p *page, chunk int64, since Seq) bool {
+	return p != nil && p.changed(p.entry(int(chunk%pageChunks))) > since || s.over.touches(chunk)
+}
+
 func (s *Store) holdsData(p *page, block int64) bool {
 	_, zero := s.blockKind(p, block)
 	return !zero
