@@ -16,7 +16,7 @@ import (
 //	internal/sim
 //	internal/node     internal/cli
 //	internal/replicas
-//	internal/cluster  internal/pki
+//	internal/cluster  internal/pki  internal/demo
 //	nbd  replication  metadata  fio  internal/api
 //	blockdev  fencing
 //	internal/env, internal/mutant and other small ones
@@ -47,7 +47,9 @@ var mayImport = map[string][]string{
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
 	},
-	"internal/cli": {"fio", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
+	"internal/cli": {"fio", "internal/demo", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
+
+	"internal/demo": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device
 	"replication":     {"blockdev", "fencing", "internal/crc32c", "internal/env", "internal/mutant", "internal/socket"},
