@@ -68,6 +68,27 @@ func TestNextNode(t *testing.T) {
 	}
 }
 
+// TestFrozenNode: a node that accepts connections and says nothing, as a process
+// does that was stopped, is passed over too.
+func TestFrozenNode(t *testing.T) {
+	frozen, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Close() // nobody accepts; the kernel does
+	good := newFake(t, nil)
+	good.answer("VolumeService/Resize", exampleRecord())
+	for range 2 { // one of the two is asked first
+		if code, _, errs := blkctl("--node", frozen.Addr().String()+","+good.address, "volume", "resize", "pgdata", "1GiB"); code != OK {
+			t.Fatalf("exit code %d, %s", code, errs)
+		}
+	}
+	code, _, errs := blkctl("--node", frozen.Addr().String(), "volume", "list")
+	if code != Failed || !strings.Contains(errs, frozen.Addr().String()+" does not answer") {
+		t.Errorf("alone: exit code %d, %s", code, errs)
+	}
+}
+
 func TestPromoteRequests(t *testing.T) {
 	f := newFake(t, nil)
 	f.answer("NodeService/Status", &api.NodeStatus{Node: "n2", Mode: "cluster"})
