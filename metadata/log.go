@@ -64,15 +64,16 @@ func openLog(fs env.FS, dir string, o logOptions) (*Log, error) {
 	l := &Log{dir: dir, options: o}
 	l.logger.Store(slog.Default())
 	db, err := pebble.Open(dir, l.pebbleOptions(fs))
-	if err == nil {
-		err = l.Err() // Pebble may go on after a failure that it calls fatal
-	}
 	if err != nil {
 		return nil, l.fail("open", err)
 	}
 	l.db = db
-	if err := l.load(); err != nil {
+	if err := l.Err(); err != nil { // see stopFS
 		db.Close() //nolint:errcheck // the error that matters is known
+		return nil, err
+	}
+	if err := l.load(); err != nil {
+		db.Close() //nolint:errcheck // likewise
 		return nil, l.fail("read", err)
 	}
 	return l, nil

@@ -23,7 +23,7 @@ const (
 const pebbleFormat = pebble.FormatWALSyncChunks
 
 func (l *Log) pebbleOptions(fs env.FS) *pebble.Options {
-	return &pebble.Options{
+	o := &pebble.Options{
 		FS:                          pebblefs.New(stopFS{fs, l}),
 		FormatMajorVersion:          pebbleFormat,
 		MemTableSize:                memTableBytes,
@@ -40,6 +40,10 @@ func (l *Log) pebbleOptions(fs env.FS) *pebble.Options {
 			},
 		},
 	}
+	if l.options.manual { // the other scheduler outlives an Open that fails
+		o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	}
+	return o
 }
 
 // pebbleLogger is where Pebble reports. Its Fatalf must not return by contract,

@@ -193,6 +193,11 @@ func TestLogOnAFullDisk(t *testing.T) {
 			if _, err := OpenLog(fs, "/log"); !errors.Is(err, syscall.ENOSPC) {
 				t.Errorf("%d bytes of room, opened on a full disk: %v", room, err)
 			}
+			if lock, err := fs.Lock("/log/LOCK"); err != nil {
+				t.Errorf("%d bytes of room: who did not open it holds it: %v", room, err)
+			} else {
+				lock.Close()
+			}
 			fs.Kill()
 		}
 		fs.SetBudget(-1)
