@@ -85,9 +85,9 @@ func (c *Core) release() {
 			m.Gen, m.Lease = c.gen, q.lease.id
 			c.send(q, m)
 		}
-		q.lease.at, q.lease.till = 0, 0
+		q.lease.till = 0
 		if !mutant.On(mutant.ReplicaReleasedLease) {
-			q.lease.id = 0
+			q.lease.id, q.lease.at = 0, 0
 		}
 	}
 }

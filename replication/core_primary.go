@@ -141,13 +141,15 @@ type lag struct {
 
 const lagMarks = 16
 
-// add counts entries up to last.
-func (l *lag) add(last Seq, bytes, limit int64) {
-	if l.bytes += bytes; l.bytes >= limit/lagMarks {
-		l.seqs[l.marks%lagMarks] = last
-		l.marks++
-		l.bytes = 0
+// add counts entries up to last. It is true every half of the limit.
+func (l *lag) add(last Seq, bytes, limit int64) (half bool) {
+	if l.bytes += bytes; l.bytes < limit/lagMarks {
+		return false
 	}
+	l.seqs[l.marks%lagMarks] = last
+	l.marks++
+	l.bytes = 0
+	return l.marks%(lagMarks/2) == 0
 }
 
 // floor is about the limit behind the end of the log; 0: not so much was written.
@@ -222,7 +224,9 @@ func (c *Core) appendEntries(entries []blockdev.Entry) bool {
 		bytes += len(entries[i].Data) + 64
 	}
 	last := entries[len(entries)-1].Seq
-	c.p.lag.add(last, int64(bytes), c.lim.LagBytes)
+	if c.p.lag.add(last, int64(bytes), c.lim.LagBytes) {
+		c.needDurable(prevSeq) // only what is durable everywhere lets the log go
+	}
 	for _, p := range c.p.peers {
 		if !p.ready || !p.up || p.next != entries[0].Seq || p.bytes+bytes > c.lim.SendBytes && p.bytes > 0 {
 			continue // it catches up from the log when it answers

@@ -27,7 +27,7 @@ type possible struct {
 
 // maxOpen bounds the writes that a history follows at a time, and with them the
 // number of states.
-const maxOpen = 6 + maxClosed
+const maxOpen = 4 + maxClosed
 
 // maxClosed bounds those of them that can only have happened by now: of older ones
 // nobody knows any more whether they have.
@@ -98,7 +98,7 @@ func (h *history) busy() bool {
 			open++
 		}
 	}
-	return open >= 6
+	return open >= 4
 }
 
 func (h *history) begin(w openWrite) {

@@ -14,6 +14,7 @@ type checks struct {
 	appended  map[Mark]appended
 	flushed   Seq        // survives any power loss
 	bound     Generation // highest generation that served
+	begun     map[Generation]Incarnation
 	round     int
 	fatal     bool
 
@@ -28,12 +29,21 @@ type appended struct {
 	tag  uint64
 }
 
-func (c *checks) init() { c.appended = map[Mark]appended{} }
+func (c *checks) init() {
+	c.appended = map[Mark]appended{}
+	c.begun = map[Generation]Incarnation{}
+}
 
 // role is told of every change of a role. Strict linearizability: what was not
 // answered when a generation serves has happened by then, or never will.
 func (s *sim) role(n *simNode, r Role, g Generation) {
 	s.logf("%s is %s of generation %d", n.name, r, g)
+	if r == Sealing {
+		if by := s.begun[g]; by != 0 {
+			s.fatalf("generation %d is begun by run %d of %s, after run %d (I1)", g, n.inc, n.name, by)
+		}
+		s.begun[g] = n.inc
+	}
 	if r != Primary || g <= s.bound {
 		return
 	}
@@ -142,6 +152,9 @@ func (s *sim) checkReaders() {
 		}
 		n.core.now = max(n.core.now, s.clock(n))
 		s.checkFenced(n)
+		if n.disk.prom != n.core.prom {
+			s.fatalf("%s has promised generation %d, its disk says %d (I2)", n.name, n.core.prom, n.disk.prom)
+		}
 		if n.core.leaseValid() {
 			names = append(names, fmt.Sprintf("%s of generation %d", n.name, n.core.gen))
 		}
@@ -182,7 +195,22 @@ func (s *sim) checkSafe() {
 
 // flushedTo is told of an answered flush: what was answered before it survives
 // (I13).
-func (s *sim) flushedTo(seq Seq) { s.flushed = max(s.flushed, seq) }
+func (s *sim) flushedTo(n *simNode, seq Seq) {
+	s.flushed = max(s.flushed, seq)
+	if s.rec.Generation != n.core.gen {
+		return
+	}
+	set := s.rec.set()
+	safe := 0
+	for _, m := range set {
+		if x := s.node(m.Node); x.disk.durable() >= seq {
+			safe++
+		}
+	}
+	if w := s.rec.Policy.ackQuorum(len(set)); safe < w {
+		s.fatalf("%s answers a flush up to entry %d, which is durable at %d of %v, not %d", n.name, seq, safe, set, w)
+	}
+}
 
 // recovered is told that the quorum ends a recovery. What was flushed must be
 // there, and there to stay; of the rest, what is there counts from now on.

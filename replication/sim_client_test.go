@@ -114,7 +114,7 @@ func (s *sim) done(n *simNode, r *Request) {
 	switch {
 	case r.Op == blockdev.OpFlush:
 		s.flushes++
-		s.flushedTo(r.last)
+		s.flushedTo(n, r.last)
 	case o.read != 0:
 		s.reads++
 		if v := tagOf(r.Data); !h.read(o.read, v) {
@@ -128,7 +128,7 @@ func (s *sim) done(n *simNode, r *Request) {
 			}
 		}
 		if r.FUA || s.rec.Durability == DurableWrite && n.core.gen == s.rec.Generation {
-			s.flushedTo(r.last)
+			s.flushedTo(n, r.last)
 		}
 	}
 }
