@@ -70,6 +70,17 @@ type superblock struct {
 	// From keep[0] on members may lack entries. The others lie between there and
 	// replayFrom, in case the log has been written over the first ones since.
 	keep [4]logPoint
+	// gens are the last generations that began before replayFrom, oldest first;
+	// first 0: none.
+	gens [keptGens]genStart
+}
+
+const keptGens = 16
+
+// genStart tells that a generation begins with the entry first.
+type genStart struct {
+	gen   Generation
+	first Seq
 }
 
 // unknownFloor is the floor of a store of version 1.
@@ -113,6 +124,11 @@ func (s *superblock) encode(b []byte) {
 		le.PutUint64(at[8:], uint64(k.gen))
 		le.PutUint64(at[16:], uint64(k.seq))
 	}
+	for i, g := range s.gens {
+		at := b[240+16*i:]
+		le.PutUint64(at, uint64(g.gen))
+		le.PutUint64(at[8:], uint64(g.first))
+	}
 	le.PutUint32(b[8:], checksum(b[12:superBytes]))
 }
 
@@ -136,6 +152,10 @@ func (s *superblock) decode(b []byte) error {
 		lastGen: Generation(le.Uint64(b[88:])), lastSeq: Seq(le.Uint64(b[96:])), commit: Seq(le.Uint64(b[104:])),
 		durable: le.Uint64(b[112:]), copied: Seq(le.Uint64(b[120:])),
 		base: Seq(le.Uint64(b[224:])), floor: Seq(le.Uint64(b[232:])),
+	}
+	for i := range s.gens {
+		at := b[240+16*i:]
+		s.gens[i] = genStart{Generation(le.Uint64(at)), Seq(le.Uint64(at[8:]))}
 	}
 	if v == 1 {
 		s.floor = unknownFloor

@@ -38,8 +38,8 @@ func TestReadLogTrimmed(t *testing.T) {
 	if _, err := s.ReadLog(0, 1<<20); !errors.Is(err, ErrTrimmed) {
 		t.Fatalf("the log after 0: %v", err)
 	}
-	if _, known := s.GenAt(1); known {
-		t.Fatal("the generation of an entry that is gone is known")
+	if g, known := s.GenAt(1); !known || g != 1 {
+		t.Fatal("the generation of an entry that is gone is not known")
 	}
 	first := s.last
 	for ; ; first-- {
@@ -53,6 +53,13 @@ func TestReadLogTrimmed(t *testing.T) {
 	}
 	if kept := (s.last - first) * (BlockSize + 84); kept < MinLog*3/4 {
 		t.Fatalf("of %d bytes of log only %d can be read", MinLog, kept)
+	}
+	check(t, s.Reset(4, 1000))
+	if _, known := s.GenAt(999); known {
+		t.Fatal("the generation of an entry that never was here is known")
+	}
+	if g, known := s.GenAt(1000); !known || g != 4 {
+		t.Fatal("the generation of the last entry is not known")
 	}
 }
 

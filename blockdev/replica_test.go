@@ -180,6 +180,11 @@ func (r *replicaRunner) append() error {
 // checkLog reads the log from a random entry on. What it returns is what was
 // appended, and it may lack only what cannot be there any more.
 func (r *replicaRunner) checkLog() error {
+	for i, e := range r.log {
+		if g, ok := r.s.GenAt(Seq(i + 1)); ok && g != e.Gen {
+			return fmt.Errorf("entry %d has generation %d, not %d", e.Seq, e.Gen, g)
+		}
+	}
 	after := r.rng.IntN(len(r.log) + 1)
 	first := r.firstReadable()
 	if r.rng.IntN(2) == 0 {

@@ -49,6 +49,7 @@ func (s *Store) checkpoint(at logPoint) error {
 		sb.replayFrom, sb.lastGen, sb.lastSeq = at.pos, at.gen, at.seq
 		sb.durable, sb.commit = s.durable.Load(), commit
 		sb.keep = s.hist.points(Seq(s.keep.Load()), at)
+		sb.gens = s.hist.gensBefore(at.seq)
 	})
 	if err != nil {
 		return err

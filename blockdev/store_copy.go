@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -75,7 +76,7 @@ func (s *Store) Reset(gen Generation, seq Seq) error {
 // and syncMu.
 func (s *Store) beginCopy(at logPoint) {
 	s.endLogAt(at)
-	s.hist.start(s.log.size, at)
+	s.hist.start(s.log.size, at, s.super.gens)
 	s.incomplete.Store(true)
 	s.copying, s.copied = true, 0
 	s.wakeAppenders()
@@ -138,6 +139,7 @@ func (sb *superblock) restart(at logPoint) {
 	sb.incStart, sb.replayFrom, sb.durable = at.pos, at.pos, at.pos
 	sb.lastGen, sb.lastSeq, sb.commit, sb.copied = at.gen, at.seq, at.seq, 0
 	sb.keep = [4]logPoint{at, at, at, at}
+	sb.gens = [keptGens]genStart{} // what began between Base and here is not known
 }
 
 // wipe empties the files that a superblock has declared void, and ends that.
@@ -186,7 +188,7 @@ func (s *Store) restart(at logPoint) {
 const importStep = 64 << 20
 
 // Import stores committed content of another member at off: n bytes of data, or
-// zeros if data is nil. Both off and n are multiples of BlockSize. It is durable
+// zeros if data is nil; chunks of zeros take no space. Both off and n are multiples of BlockSize. It is durable
 // when Complete returns. It must not run while Append does.
 func (s *Store) Import(off, n int64, data []byte) error {
 	if !s.covers(off, n) || data != nil && int64(len(data)) != n {
@@ -211,7 +213,9 @@ func (s *Store) Import(off, n int64, data []byte) error {
 		k := min(end, (first/chunkBlocks+1)*chunkBlocks) - first
 		p := chunkImport{chunk: first / chunkBlocks, first: int(first % chunkBlocks), n: int(k)}
 		if data != nil {
-			p.data, p.crc = data[:k*BlockSize], crc[:k]
+			if !allZero(data[:k*BlockSize]) {
+				p.data, p.crc = data[:k*BlockSize], crc[:k]
+			}
 			data, crc = data[k*BlockSize:], crc[k:]
 		}
 		if err := s.importChunk(&p); err != nil {
@@ -223,6 +227,16 @@ func (s *Store) Import(off, n int64, data []byte) error {
 		s.kick()
 	}
 	return nil
+}
+
+// allZero tells whether whole blocks hold zeros.
+func allZero(p []byte) bool {
+	for ; len(p) > 0; p = p[BlockSize:] {
+		if !bytes.Equal(p[:BlockSize], zeroPadding[:]) {
+			return false
+		}
+	}
+	return true
 }
 
 // chunkImport is the part of an import that lies in one chunk.

@@ -21,8 +21,8 @@ type history struct {
 	base   logPoint // the log can be read from here on
 	last   Seq      // of the newest entry
 	marks  []historyMark
-	gens   []historyGen // that begin behind base, in order
-	cursor logPoint     // where a reader has stopped: most go on from there
+	gens   []genStart // all that begin behind base, and the last before it
+	cursor logPoint   // where a reader has stopped: most go on from there
 }
 
 // historyMark is a place in the log: the entry seq lies at pos.
@@ -31,22 +31,22 @@ type historyMark struct {
 	pos uint64
 }
 
-// historyGen tells that a generation begins with the entry first.
-type historyGen struct {
-	gen   Generation
-	first Seq
-}
-
 // historyMarks bounds the marks of a log; each takes 16 bytes.
 const historyMarks = 1 << 14
 
-// start forgets everything: the log begins at a point.
-func (h *history) start(size int64, at logPoint) {
+// start forgets everything: the log begins at a point. Generations that began
+// before it may be known.
+func (h *history) start(size int64, at logPoint, gens [keptGens]genStart) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.size, h.step = size, max(size/historyMarks, BlockSize)
 	h.base, h.last, h.cursor = at, at.seq, at
 	h.marks, h.gens = h.marks[:0], h.gens[:0]
+	for _, g := range gens {
+		if g.first > 0 && g.first <= at.seq {
+			h.gens = append(h.gens, g)
+		}
+	}
 }
 
 // add records the entries that follow the last one.
@@ -64,7 +64,7 @@ func (h *history) addOne(r *record) {
 		h.marks = append(h.marks, historyMark{r.seq, r.pos})
 	}
 	if g, _ := h.genAt(h.last); g != r.gen {
-		h.gens = append(h.gens, historyGen{r.gen, r.seq})
+		h.gens = append(h.gens, genStart{r.gen, r.seq})
 	}
 	h.last = r.seq
 }
@@ -93,11 +93,19 @@ func (h *history) overwrite(start, end uint64) {
 }
 
 func (h *history) rebase(base logPoint) {
-	n := 0
-	for n < len(h.gens) && h.gens[n].first <= base.seq {
-		n++
+	h.base = base
+	if n := h.gensUntil(base.seq) - keptGens; n > 0 {
+		h.gens = h.gens[n:]
 	}
-	h.base, h.gens = base, h.gens[n:]
+}
+
+// gensUntil is how many generations are known that began with seq or before.
+func (h *history) gensUntil(seq Seq) int {
+	n := len(h.gens)
+	for n > 0 && h.gens[n-1].first > seq {
+		n--
+	}
+	return n
 }
 
 // cut forgets the entries behind a point.
@@ -136,15 +144,13 @@ func (h *history) gen(seq Seq) (Generation, bool) {
 // genAt is gen for callers that hold mu. The generation asked for is nearly
 // always the last one.
 func (h *history) genAt(seq Seq) (Generation, bool) {
-	if seq < h.base.seq || seq > h.last {
+	if seq > h.last {
 		return 0, false
 	}
-	for i := len(h.gens) - 1; i >= 0; i-- {
-		if h.gens[i].first <= seq {
-			return h.gens[i].gen, true
-		}
+	if n := h.gensUntil(seq); n > 0 {
+		return h.gens[n-1].gen, true
 	}
-	return h.base.gen, true
+	return h.base.gen, seq >= h.base.seq
 }
 
 // find returns the nearest known point that is not behind the entry seq. It is
@@ -193,6 +199,15 @@ func (h *history) points(keep Seq, end logPoint) (p [4]logPoint) {
 		}
 	}
 	return p
+}
+
+// gensBefore are the last generations that began before what follows seq.
+func (h *history) gensBefore(seq Seq) (kept [keptGens]genStart) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.gensUntil(seq)
+	copy(kept[:], h.gens[max(0, n-keptGens):n])
+	return kept
 }
 
 // stopped remembers where a reader has stopped.

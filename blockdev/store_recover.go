@@ -86,14 +86,14 @@ func (s *Store) loadHistory() (refs []*scanned, err error) {
 			return refs, err
 		}
 	}
-	s.hist.start(sb.logBytes, from)
+	s.hist.start(sb.logBytes, from, sb.gens)
 	return nil, nil
 }
 
 // indexLog is loadHistory between two points. It is false if the log does not
 // lead from one to the other.
 func (s *Store) indexLog(from, to logPoint) (refs []*scanned, whole bool, err error) {
-	s.hist.start(s.log.size, from)
+	s.hist.start(s.log.size, from, s.super.gens)
 	sc := scanner{log: &s.log, super: &s.super.superblock, pos: from.pos, gen: from.gen, seq: from.seq}
 	for sc.seq < to.seq {
 		r, err := sc.step(to.pos)
