@@ -132,7 +132,7 @@ func (c *copier) begin() error {
 	}
 	gen, seq := c.src.Last()
 	c.spoilt = c.dst.Incomplete()
-	base, ok := c.dst.Base()
+	_, base, ok := c.dst.Base()
 	if want := c.spoilt && c.since > 0 || !c.spoilt && c.dst.Committed() >= c.copied; ok != want && !c.unsure {
 		return fmt.Errorf("the base is %d, %v; it should be %d", base, ok, c.since)
 	}

@@ -63,7 +63,8 @@ type superblock struct {
 	copied     Seq    // a copy may have brought effects of entries up to here
 	// base: incomplete, but what no entry behind this has changed is as it should
 	// be; 0: nothing is.
-	base Seq
+	base    Seq
+	baseGen Generation
 	// floor: what changed before is not known.
 	floor Seq
 
@@ -124,6 +125,7 @@ func (s *superblock) encode(b []byte) {
 		le.PutUint64(at[8:], uint64(k.gen))
 		le.PutUint64(at[16:], uint64(k.seq))
 	}
+	le.PutUint64(b[496:], uint64(s.baseGen))
 	for i, g := range s.gens {
 		at := b[240+16*i:]
 		le.PutUint64(at, uint64(g.gen))
@@ -151,7 +153,7 @@ func (s *superblock) decode(b []byte) error {
 		ckpt: le.Uint64(b[72:]), replayFrom: le.Uint64(b[80:]),
 		lastGen: Generation(le.Uint64(b[88:])), lastSeq: Seq(le.Uint64(b[96:])), commit: Seq(le.Uint64(b[104:])),
 		durable: le.Uint64(b[112:]), copied: Seq(le.Uint64(b[120:])),
-		base: Seq(le.Uint64(b[224:])), floor: Seq(le.Uint64(b[232:])),
+		base: Seq(le.Uint64(b[224:])), baseGen: Generation(le.Uint64(b[496:])), floor: Seq(le.Uint64(b[232:])),
 	}
 	for i := range s.gens {
 		at := b[240+16*i:]

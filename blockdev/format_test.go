@@ -23,7 +23,7 @@ var (
 	sampleSuper = superblock{
 		serial: 7, uuid: [16]byte{1, 2, 3, 15: 16}, size: 3 << 20, logBytes: MinLog, clean: true,
 		incarnation: 5, incStart: 70_000, ckpt: 9, replayFrom: 65_536, lastGen: 3, lastSeq: 1234, commit: 1240, durable: 69_000,
-		incomplete: true, wipe: true, copied: 1236, base: 1200, floor: 17, keep: [4]logPoint{{40_000, 2, 1100}, {46_000, 2, 1102}, {52_000, 3, 1103}, {58_000, 3, 1104}},
+		incomplete: true, wipe: true, copied: 1236, base: 1200, baseGen: 2, floor: 17, keep: [4]logPoint{{40_000, 2, 1100}, {46_000, 2, 1102}, {52_000, 3, 1103}, {58_000, 3, 1104}},
 		gens: [keptGens]genStart{{1, 1}, {2, 700}, {3, 1103}},
 	}
 	sampleRecords = map[string]record{
@@ -86,7 +86,7 @@ func TestFormatGolden(t *testing.T) {
 // TestFormatDecodesAll decodes the golden files of every version.
 func TestFormatDecodesAll(t *testing.T) {
 	v1 := sampleSuper
-	v1.incomplete, v1.wipe, v1.copied, v1.base, v1.floor, v1.keep, v1.gens = false, false, 0, 0, unknownFloor, [4]logPoint{}, [keptGens]genStart{}
+	v1.incomplete, v1.wipe, v1.copied, v1.base, v1.baseGen, v1.floor, v1.keep, v1.gens = false, false, 0, 0, 0, unknownFloor, [4]logPoint{}, [keptGens]genStart{}
 	for version, super := range map[string]superblock{"format-v1": v1, "format-v2": sampleSuper} {
 		files, err := filepath.Glob(filepath.Join("testdata", version, "*.hex"))
 		if err != nil || len(files) < 7 {

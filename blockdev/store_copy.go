@@ -82,17 +82,20 @@ func (s *Store) beginCopy(at logPoint) {
 	s.wakeAppenders()
 }
 
-// Base is an entry behind which another member must look for what has changed,
-// to bring this replica level: all that no entry behind it has changed is here.
+// Base is an entry (gen, seq) behind which another member must look for what has
+// changed, to bring this replica level: all that no entry behind it has changed is
+// here, if the other one's log has the same entry there.
 // It is false if nothing counts, and only a copy of everything helps: a copy was
 // broken off, or has brought effects of entries that are not committed here.
-func (s *Store) Base() (Seq, bool) {
+func (s *Store) Base() (Generation, Seq, bool) {
 	s.superMu.Lock()
 	defer s.superMu.Unlock()
 	if s.super.incomplete {
-		return s.super.base, s.super.base > 0
+		return s.super.baseGen, s.super.base, s.super.base > 0
 	}
-	return s.Committed(), s.Committed() >= s.super.copied
+	seq := s.Committed()
+	gen, known := s.GenAt(seq)
+	return gen, seq, known && seq >= s.super.copied
 }
 
 // Rejoin is a Reset that keeps the content up to Base: the log goes on behind
@@ -101,7 +104,7 @@ func (s *Store) Base() (Seq, bool) {
 // It may take as long as a round of pouring. An ErrIncomplete tells that there is
 // no base.
 func (s *Store) Rejoin(gen Generation, seq Seq) error {
-	base, ok := s.Base()
+	baseGen, base, ok := s.Base()
 	if !ok || seq < base {
 		return fmt.Errorf("volume %s: rejoin after entry %d: %w", s.o.Volume, seq, ErrIncomplete)
 	}
@@ -120,7 +123,7 @@ func (s *Store) Rejoin(gen Generation, seq Seq) error {
 	at := logPoint{s.log.head, gen, seq}
 	err := s.saveSuper(func(sb *superblock) {
 		sb.restart(at)
-		sb.incomplete, sb.base = true, base
+		sb.incomplete, sb.base, sb.baseGen = true, base, baseGen
 	})
 	if err != nil {
 		return err
