@@ -41,7 +41,7 @@ var exitHelp = []struct {
 	{NoQuorum, "no quorum"},
 	{Refused, "refused to protect data"},
 	{Conflict, "conflict with another operation, or the name is taken"},
-	{Degraded, "something is degraded or failed (status --check only)"},
+	{Degraded, "something is degraded, waits or has failed (status --check only)"},
 	{Interrupted, "interrupted"},
 }
 
