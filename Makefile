@@ -39,7 +39,9 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v '/blockdev$$')
 	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
 	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
+	$(GO) test -run '^TestCoreCrash$$' ./metadata -crash.seeds=500
 	$(MAKE) --no-print-directory mutants
+	$(MAKE) --no-print-directory cluster
 	@if command -v nbdinfo >/dev/null; then \
 		$(MAKE) --no-print-directory interop; \
 	else \
@@ -96,6 +98,20 @@ cluster-partition: build ## are the metadata linearizable under partitions, for 
 	$(GO) run ./deploy/test/clusterpartition -blkd bin/blkd -out out -time $(TIME)
 	$(GO) build -tags mutants -o out/blkd-mutants ./cmd/blkd
 	$(GO) run ./deploy/test/clusterpartition -blkd out/blkd-mutants -out out -time $(TIME) -mutant quorum/stale-read
+
+.PHONY: cluster-witness
+cluster-witness: build ## two data nodes and a witness: any one may die, under writes
+	$(GO) run ./deploy/test/clusterwitness -blkd bin/blkd
+
+.PHONY: cluster
+cluster: ## the short forms of cluster-kill, cluster-witness and, for root, cluster-partition
+	$(MAKE) --no-print-directory cluster-kill KILLS=5
+	$(MAKE) --no-print-directory cluster-witness
+	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null; then \
+		$(MAKE) --no-print-directory cluster-partition TIME=15s; \
+	else \
+		echo "make cluster-partition is left out: it needs root and iproute2"; \
+	fi
 
 .PHONY: bench
 bench: ## Go benchmarks of the data path

@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"deploy/test/clusterbench":     {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterkill":      {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterpartition": {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
+	"deploy/test/clusterwitness":   {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "metadata/metapb"},
 	"deploy/test/clustertest":      {"internal/api"},
 	"deploy/test/killloop":         {"nbd", "blockdev", "internal/units"},
 	"deploy/test/memserver":        {"nbd", "blockdev", "internal/units"},

@@ -54,7 +54,8 @@ func run(ctx context.Context, blkd, dir string, kills, clients int) (err error) 
 		}
 		defer os.RemoveAll(dir)
 	}
-	cluster, err := clustertest.New(clustertest.Config{Blkd: blkd, Dir: dir, Names: []string{"n1", "n2", "n3", spared}})
+	cluster, err := clustertest.New(clustertest.Config{Blkd: blkd, Dir: dir, Names: []string{"n1", "n2", "n3", spared},
+		Args: []string{"--store-log-size", "1MiB"}})
 	if err != nil {
 		return err
 	}

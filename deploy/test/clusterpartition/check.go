@@ -13,10 +13,10 @@ import (
 type kind string
 
 const (
-	create kind = "create"
-	resize kind = "resize"
-	remove kind = "delete"
-	show   kind = "show"
+	add     kind = "add"
+	replace kind = "replace"
+	remove  kind = "remove"
+	show    kind = "show"
 )
 
 // result is what it is answered.
@@ -24,7 +24,7 @@ type result string
 
 const (
 	done    result = "done"
-	absent  result = "no such volume"
+	absent  result = "no such record"
 	present result = "exists"
 	nothing result = "no answer"
 )
@@ -33,20 +33,20 @@ const (
 type operation struct {
 	client, node int
 	kind         kind
-	volume       string
-	size         int64 // that create or resize asks for
+	record       string
+	port         int64 // that add or replace asks for
 	call, end    time.Duration
 	result       result
 	seen         int64 // by show
 }
 
 func (o operation) String() string {
-	text := fmt.Sprintf("%s %s", o.kind, o.volume)
-	if o.size > 0 {
-		text += fmt.Sprintf(" %d", o.size/4096)
+	text := fmt.Sprintf("%s %s", o.kind, o.record)
+	if o.port > 0 {
+		text += fmt.Sprintf(" %d", o.port)
 	}
 	if o.kind == show && o.result == done {
-		return text + fmt.Sprintf(": %d", o.seen/4096)
+		return text + fmt.Sprintf(": %d", o.seen)
 	}
 	return text + ": " + string(o.result)
 }
@@ -78,12 +78,12 @@ func check(operations []operation, page string) (violated bool, err error) {
 	return true, err
 }
 
-// model is a volume as its clients see it: its size, 0 if it is not there.
+// model is a record as its clients see it: its port, 0 if it is not there.
 var model = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byName := map[string][]porcupine.Operation{}
 		for _, o := range history {
-			name := o.Input.(operation).volume
+			name := o.Input.(operation).record
 			byName[name] = append(byName[name], o)
 		}
 		var parts [][]porcupine.Operation
@@ -98,34 +98,34 @@ var model = porcupine.Model{
 		return ok, next
 	},
 	DescribeOperation: func(_, output any) string { return output.(operation).String() },
-	DescribeState:     func(state any) string { return fmt.Sprint(state.(int64) / 4096) },
+	DescribeState:     func(state any) string { return fmt.Sprint(state) },
 }
 
-// step tells whether an operation can have had its answer with a volume of that
-// size, and the size afterwards. One without an answer that takes effect last of
+// step tells whether an operation can have had its answer with a record of that
+// port, and the port afterwards. One without an answer that takes effect last of
 // all is one that never does.
-func step(size int64, o operation) (possible bool, next int64) {
-	there := size != 0
+func step(port int64, o operation) (possible bool, next int64) {
+	there := port != 0
 	switch {
 	case o.result == absent:
-		return !there && o.kind != create, size
+		return !there && o.kind != add, port
 	case o.result == present:
-		return there && o.kind == create, size
+		return there && o.kind == add, port
 	case o.kind == show:
-		return there && o.seen == size, size
+		return there && o.seen == port, port
 	}
 	unknown := o.result == nothing
 	switch o.kind {
-	case create:
+	case add:
 		if there {
-			return unknown, size
+			return unknown, port
 		}
-		return true, o.size
-	case resize:
+		return true, o.port
+	case replace:
 		if !there {
-			return unknown, size
+			return unknown, port
 		}
-		return true, o.size
+		return true, o.port
 	default:
 		return there || unknown, 0
 	}

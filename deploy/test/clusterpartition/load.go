@@ -19,23 +19,23 @@ import (
 )
 
 const (
-	// spared is a node to which nothing is done. It holds all volumes: a node that
-	// comes and goes is held back, and takes none.
+	// spared is a node to which nothing is done; it may come to vote in the place
+	// of one that failed too often.
 	spared = "n4"
 
-	volumes  = 5                     // that the clients use
+	records  = 5                     // that the clients use
 	callTime = 2 * time.Second       // for one attempt
 	giveUp   = 30 * time.Second      // on an answer
 	think    = 20 * time.Millisecond // between two operations of a client, about
 )
 
-// load is clients that use the same few volumes.
+// load is clients that use the same few records of nodes that never start.
 type load struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 	conns  []*grpc.ClientConn
 	began  time.Time
-	sizes  atomic.Int64 // given out: each volume that is made or resized has one of its own
+	ports  atomic.Int64 // given out: each record that is made or replaced has one of its own
 
 	mu         sync.Mutex
 	operations []operation
@@ -66,19 +66,19 @@ func (l *load) stop() []operation {
 
 // operate does one operation and notes it.
 func (l *load) operate(ctx context.Context, client int, rng *mathrand.Rand) {
-	op := operation{client: client, volume: fmt.Sprintf("v%d", rng.IntN(volumes)), node: rng.IntN(len(l.conns))}
+	op := operation{client: client, record: fmt.Sprintf("r%d", rng.IntN(records)), node: rng.IntN(len(l.conns))}
 	switch k := rng.IntN(10); {
 	case k < 5:
 		op.kind = show
 	case k < 7:
-		op.kind = create
+		op.kind = add
 	case k < 9:
-		op.kind = resize
+		op.kind = replace
 	default:
 		op.kind = remove
 	}
-	if op.kind == create || op.kind == resize {
-		op.size = 4096 * l.sizes.Add(1)
+	if op.kind == add || op.kind == replace {
+		op.port = l.ports.Add(1)
 	}
 	request := newRequest()
 	op.call = time.Since(l.began)
@@ -99,20 +99,37 @@ func (l *load) operate(ctx context.Context, client int, rng *mathrand.Rand) {
 
 // ask makes one attempt, at one node.
 func (l *load) ask(ctx context.Context, node int, op operation, request *api.RequestInfo) (seen int64, err error) {
-	c := api.NewVolumeServiceClient(l.conns[node%len(l.conns)])
+	c := api.NewClusterServiceClient(l.conns[node%len(l.conns)])
 	switch op.kind {
 	case show:
-		v, err := c.Show(ctx, &api.ShowVolumeRequest{Name: op.volume})
-		return v.GetSizeBytes(), err
-	case create:
-		_, err = c.Create(ctx, &api.CreateVolumeRequest{Name: op.volume, SizeBytes: op.size, Request: request, Nodes: []string{spared},
-			Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: 1}})
-	case resize:
-		_, err = c.Resize(ctx, &api.ResizeVolumeRequest{Name: op.volume, SizeBytes: op.size, AllowShrink: true, Request: request})
+		n, err := c.ShowNode(ctx, &api.ShowNodeRequest{Name: op.record})
+		if err != nil {
+			return 0, err
+		}
+		return portOf(n.Record.Address)
+	case add:
+		_, err = c.AddNode(ctx, &api.AddNodeRequest{Request: request, Node: &metapb.AddNode{Name: op.record, Address: address(op.port)}})
+	case replace:
+		_, err = c.ReplaceNode(ctx, &api.ReplaceNodeRequest{Request: request, Node: &metapb.ReplaceNode{Name: op.record, Address: address(op.port)}})
 	case remove:
-		_, err = c.Delete(ctx, &api.DeleteVolumeRequest{Name: op.volume, Request: request})
+		_, err = c.RemoveNode(ctx, &api.RemoveNodeRequest{Request: request, Node: &metapb.RemoveNode{Name: op.record}})
 	}
 	return 0, err
+}
+
+// address is where nobody is: ports begin anew on the next address of a network
+// for documentation.
+func address(port int64) string {
+	return fmt.Sprintf("198.51.100.%d:%d", 1+port/ports, 1+port%ports)
+}
+
+const ports = 50000
+
+// portOf is the inverse of address.
+func portOf(address string) (int64, error) {
+	var host, port int64
+	_, err := fmt.Sscanf(address, "198.51.100.%d:%d", &host, &port)
+	return (host-1)*ports + port - 1, err
 }
 
 // outcome is what an answer says.

@@ -1,7 +1,8 @@
 // Command clusterpartition checks that the metadata of a cluster is linearizable:
-// clients create, resize, delete and look at a few volumes through all nodes while
-// leaders are killed, stopped for a while, and cut off from others, and a checker
-// looks for an order of all operations that explains every answer.
+// clients add, replace, remove and look at the records of a few nodes that never
+// start, through all that do, while voters are killed, stopped, paused and cut off
+// from others, and a checker looks for an order of all operations that explains
+// every answer.
 //
 // The nodes run in network namespaces that the program makes itself and removes;
 // it needs root and iproute2. With -mutant it plants that bug in every node, which

@@ -43,6 +43,9 @@ type Node struct {
 
 func (n *Node) socket() string { return filepath.Join(n.dir, "blkd.sock") }
 
+// NBD is the path of the socket for NBD clients.
+func (n *Node) NBD() string { return filepath.Join(n.dir, "nbd.sock") }
+
 // Conn is a connection to its control socket; it outlives the process.
 func (n *Node) Conn() *grpc.ClientConn { return n.conn }
 
@@ -75,7 +78,7 @@ func New(cfg Config) (*Cluster, error) {
 	}
 	for _, n := range c.Nodes {
 		n.Args = append([]string{cfg.Blkd, "--cluster", strings.Join(list, ","), "--node-name", n.Name,
-			"--data-dir", filepath.Join(n.dir, "data"), "--socket", n.socket(), "--nbd", "unix:" + filepath.Join(n.dir, "nbd.sock")}, cfg.Args...)
+			"--data-dir", filepath.Join(n.dir, "data"), "--socket", n.socket(), "--nbd", "unix:" + n.NBD()}, cfg.Args...)
 		if cfg.Witnesses[n.Name] {
 			n.Args = append(n.Args, "--witness")
 		}

@@ -97,3 +97,11 @@ func (p *Process) Log() string {
 	}
 	return "the end of the log of " + p.Name + ":\n  " + strings.Join(lines, "\n  ")
 }
+
+// Pid is the id of the process; 0: none runs.
+func (p *Process) Pid() int {
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
