@@ -22,9 +22,9 @@ func TestPlaceMember(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	place := func(volume, node, want string) {
+	place := func(volume, node, from, want string) {
 		t.Helper()
-		plan, err := PlaceMember(w.s, volume, node)
+		plan, err := PlaceMember(w.s, volume, node, from)
 		switch {
 		case err != nil && !strings.Contains(err.Error(), want):
 			t.Errorf("%s on %q: %v; want %q", volume, node, err, want)
@@ -38,25 +38,20 @@ func TestPlaceMember(t *testing.T) {
 			}
 		}
 	}
-	place("v", "", "n5") // the zone without a replica
-	place("v", "n4", "n4")
-	place("v", "n1", "has a replica of volume v already")
-	place("v", "w", "it is a witness")
-	place("v", "n9", "no node")
-	place("x", "", "no volume")
-	place("e", "", "shards cannot be added")
+	place("v", "", "", "n5") // the zone without a replica
+	place("v", "n4", "", "n4")
+	place("v", "n1", "", "has a replica of volume v already")
+	place("v", "w", "", "it is a witness")
+	place("v", "n9", "", "no node")
+	place("x", "", "", "no volume")
+	place("e", "", "", "shards cannot be added")
 	if err := w.line("drain_node name=n5"); err != nil {
 		t.Fatal(err)
 	}
-	place("v", "n5", "it is drained")
-	place("v", "", "n4") // which has the fewest replicas
+	place("v", "n5", "", "it is drained")
+	place("v", "", "", "n4") // which has the fewest replicas
 	// Moved away from n1, what counts is that n2 stays.
-	if err := w.line("set_members volume=v members=n1(leaving),n2 @"); err != nil {
-		t.Fatal(err)
-	}
-	place("v", "", "n3")
-	if err := w.line("set_members volume=v members=n1,n2(leaving) @"); err != nil {
-		t.Fatal(err)
-	}
-	place("v", "", "n4")
+	place("v", "", "n1", "n3")
+	place("v", "", "n2", "n4")
+	place("v", "", "n3", "node n3 has no replica")
 }

@@ -54,3 +54,11 @@ func (l *requestLog) add(id requestID, result []byte) {
 		l.order = l.order[1:]
 	}
 }
+
+// Answer is the answer that a request got, if it is remembered; nil: it is new.
+func (s *State) Answer(request []byte) *metapb.Result {
+	if len(request) != len(requestID{}) {
+		return nil
+	}
+	return s.applied.answer(requestID(request))
+}

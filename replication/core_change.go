@@ -76,7 +76,10 @@ func (c *Core) Refused(now Instant, id uint64, why string) {
 	}
 	if c.p.pend != nil && c.p.pend.id == id {
 		if c.p.pend.shape() != c.p.base.shape() {
-			c.p.shape = nil // the operator may ask again
+			c.p.shape, c.p.refusal = nil, why // the operator may ask again
+		}
+		if departs(c.p.base.Members, c.p.pend.Members) {
+			c.evictionRefused(why)
 		}
 		c.p.pend = nil
 		c.p.plan.failed(c.now)
@@ -107,7 +110,7 @@ func (c *Core) Change(now Instant, s Shape) error {
 }
 
 // tryChange asks for at most one change of the record: somebody has to leave the
-// set, or may come (back), or an operator wants another policy.
+// set, or may come (back), or an operator wants a replica out or another policy.
 func (c *Core) tryChange() {
 	if mutant.On(mutant.ReplicaForgetChange) && c.p.pend != nil && c.now.after(c.p.plan.until.add(c.times.Probe)) {
 		c.p.pend = nil
@@ -147,6 +150,9 @@ func (c *Core) tryChange() {
 			c.endJoin("its disk is too slow to be level")
 			return
 		}
+		if c.holdsUp(p) {
+			return
+		}
 		c.needDurable(need)
 		return
 	}
@@ -171,6 +177,9 @@ func (c *Core) barSlow(members []Member) {
 // the record is right.
 func (c *Core) wanted() (Proposal, *peer) {
 	if members, why := c.withoutLost(); members != nil {
+		return Proposal{Members: members, Why: why}, nil
+	}
+	if members, why := c.departure(); members != nil {
 		return Proposal{Members: members, Why: why}, nil
 	}
 	if j := c.p.join; j != nil && j.complete() {

@@ -230,6 +230,7 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 			return
 		}
 	}
+	c.copied = 0 // of an earlier join
 	answer := &Message{Kind: MsgJoined, Gen: m.Gen, Commit: c.disk.Committed(), Durable: c.durable, Incomplete: c.disk.Incomplete()}
 	answer.LastGen, answer.LastSeq = c.disk.Last()
 	answer.PrevSeq = answer.Commit

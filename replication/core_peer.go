@@ -110,6 +110,8 @@ func (c *Core) refreshPeers() {
 		if m := c.p.base.member(j.node); m == nil || m.State == UpToDate && !m.Amnesiac {
 			c.p.join = nil // it is a member now, or gone
 			c.p.joins.succeeded()
+		} else if m.State == Inconsistent && j.joined && !j.full {
+			c.endJoin("what it holds was declared worthless")
 		}
 	}
 	c.recount()

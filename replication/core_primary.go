@@ -38,6 +38,10 @@ type primary struct {
 	plan   backoff // of changes
 	joins  backoff
 	shape  *Shape // asked for by an operator
+	// refusal is why the quorum decided against the last change of the policy.
+	refusal string
+	evict   *eviction
+	leaves  backoff // of departures
 	// yields: the quorum was asked to promote the node with the best log.
 	yields uint64
 	leases uint64 // given names so far
@@ -74,6 +78,7 @@ func (c *Core) stepDown(why string) {
 		}
 	}
 	c.out.Hangup = c.out.Hangup || !handed
+	c.endEviction(ErrMoved)
 	c.p = primary{}
 	c.setRole(Secondary)
 }
@@ -90,6 +95,7 @@ func (c *Core) recordAsPrimary(r *Record) {
 		c.p.shape = nil
 	}
 	c.refreshPeers()
+	c.evicted()
 	if c.role == Sealing {
 		c.trySelect()
 		return
@@ -361,6 +367,10 @@ func (c *Core) onReject(p *peer, m *Message) {
 	switch {
 	case m.Promised < c.gen:
 		p.ready, p.sealed = false, false // it has to be sealed or invited first
+	case p.ready && c.p.join != nil && c.p.join.node == p.node && c.p.join.full:
+		// It thinks that it counts still and may not be emptied, or has lost its
+		// place.
+		c.endJoin("it refused a copy")
 	case p.ready:
 		// Something was lost on the way: go on from what it holds.
 		p.next = min(p.next, p.held+1)
@@ -392,6 +402,7 @@ func (c *Core) tickPrimary() {
 		}
 	}
 	c.keepLog()
+	c.tickEviction()
 	c.tryChange()
 	c.progress()
 	c.copyOn()

@@ -26,7 +26,7 @@ func (c *Core) maybeActivate() {
 		return
 	}
 	c.gen = r.Generation
-	c.p = primary{base: r, plan: backoff{first: c.times.Retry}, joins: backoff{first: c.times.Retry}}
+	c.p = primary{base: r, plan: backoff{first: c.times.Retry}, joins: backoff{first: c.times.Retry}, leaves: backoff{first: c.times.Retry}}
 	c.p.cert = c.newCertificate(r)
 	c.setRole(Sealing)
 	c.refreshPeers()

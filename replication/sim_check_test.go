@@ -18,7 +18,7 @@ type checks struct {
 	round     int
 	fatal     bool
 
-	recoveries, shapes int
+	recoveries, shapes, evictions int
 }
 
 // appended is what an entry was when it was first appended (I11).

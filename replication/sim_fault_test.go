@@ -40,6 +40,9 @@ var faults = []fault{
 	{[profiles]float64{3, 3, 1, 0.2, 1}, func(s *sim, n, _ *simNode) { s.handover(n) }},
 	{[profiles]float64{1, 1, 1, 0.2, 0.2}, func(s *sim, _, _ *simNode) { s.takeover() }},
 	{[profiles]float64{0.5, 0.5, 0.5, 0.2, 0.2}, func(s *sim, _, _ *simNode) { s.change() }},
+	{[profiles]float64{0.7, 0.3, 0.3, 0.3, 2}, (*sim).evict},
+	{[profiles]float64{2, 2, 2, 2, 4}, func(s *sim, n, _ *simNode) { s.invite(n) }},
+	{[profiles]float64{0.5, 0.2, 0.2, 0.2, 1}, func(s *sim, n, _ *simNode) { s.leave(n) }},
 	{[profiles]float64{6, 6, 12, 10, 12}, func(s *sim, n, _ *simNode) { s.restartDown(n) }},
 	{[profiles]float64{15, 20, 20, 20, 20}, func(s *sim, n, m *simNode) { s.connect(n, m) }},
 }
@@ -167,6 +170,7 @@ func (s *sim) calm() {
 	}
 	for _, n := range s.nodes {
 		n.paused, n.slow, n.deaf = 0, 0, 0
+		s.invite(n)
 		s.restartDown(n)
 		for _, m := range s.nodes {
 			if m != n {

@@ -16,6 +16,10 @@ func (s *sim) deliverRecord(n *simNode) {
 			s.todo = append(s.todo, event{n.deaf, n.id, inc, func() { s.deliverRecord(n) }})
 			return
 		}
+		if r.member(n.name) == nil && r == s.rec {
+			s.discard(n)
+			return
+		}
 		n.core.Record(s.clock(n), r)
 		s.effects(n)
 	})
@@ -48,10 +52,11 @@ func (s *sim) decide(n *simNode, p Proposal) string {
 	r.Number++
 	if p.Members != nil {
 		for _, m := range p.Members {
-			if r.member(m.Node).Incarnation != m.Incarnation {
+			if x := r.member(m.Node); x == nil || x.Incarnation != m.Incarnation {
 				return "another incarnation"
 			}
 		}
+		s.departed(n, p.Members)
 		r.Members = p.Members
 	}
 	if p.Shape != nil {
@@ -108,7 +113,7 @@ func (s *sim) publish(r *Record) {
 func (s *sim) promotable() []*simNode {
 	var out []*simNode
 	for _, n := range s.nodes {
-		if m := s.rec.member(n.name); n.core != nil && m.State == UpToDate && !m.Amnesiac && m.Incarnation == n.inc {
+		if m := s.rec.member(n.name); n.core != nil && m != nil && m.State == UpToDate && !m.Amnesiac && m.Incarnation == n.inc {
 			out = append(out, n)
 		}
 	}
@@ -144,6 +149,10 @@ func (s *sim) restart(n *simNode) {
 	r.Number++
 	r.Members = slices.Clone(r.Members)
 	m := r.member(n.name)
+	if m == nil {
+		n.power = false
+		return // it has no replica, until it is invited
+	}
 	m.Incarnation = n.inc
 	if n.power && m.State == UpToDate && r.Durability != DurableWrite {
 		m.Amnesiac = true

@@ -40,6 +40,8 @@ type sim struct {
 	profile int
 	faults  float64
 	scale   time.Duration // intervals are that much shorter than usual
+	syncMs  float64       // how long a sync takes on average
+	readMs  float64       // and each half of a read
 
 	checks
 	clients
@@ -109,7 +111,7 @@ func configOf(seed uint64) simConfig {
 }
 
 func newSim(t failer, seed uint64, cfg simConfig) *sim {
-	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), wires: map[[2]int]*wire{}, faults: 1, scale: 1}
+	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), wires: map[[2]int]*wire{}, faults: 1, scale: 1, syncMs: 4, readMs: 1}
 	if s.rnd.IntN(3) > 0 {
 		s.scale = 6
 	}
@@ -244,24 +246,33 @@ func (s *sim) send(n *simNode, x Send) {
 
 func (s *sim) readLocal(n *simNode, r *Request) {
 	inc := n.inc
+	answer := func() {
+		if n.core != nil && n.inc == inc {
+			n.core.Read(s.clock(n), r, nil)
+			s.effects(n)
+		}
+	}
 	read := func() {
 		if n.core == nil || n.inc != inc {
 			return
 		}
 		n.disk.read(r.Data, r.Off/blockSize*blockSize)
-		n.core.Read(s.clock(n), r, nil)
-		s.effects(n)
+		if s.rnd.IntN(2) == 0 {
+			answer()
+		} else {
+			s.later(n, s.delay(s.readMs), answer)
+		}
 	}
 	if r.job == nil && s.rnd.IntN(2) == 0 {
 		read()
 	} else {
-		s.later(n, s.delay(1), read)
+		s.later(n, s.delay(s.readMs), read)
 	}
 }
 
 func (s *sim) sync(n *simNode) {
 	snap, cuts, inc := n.disk.memState.clone(), n.disk.cuts, n.inc
-	s.later(n, s.delay(4), func() {
+	s.later(n, s.delay(s.syncMs), func() {
 		if n.core == nil || n.inc != inc {
 			return
 		}
@@ -404,7 +415,7 @@ func TestSimulation(t *testing.T) {
 
 // tally is what happened in many runs.
 type tally struct {
-	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes int
+	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions int
 }
 
 func (sum *tally) add(s *sim) {
@@ -415,6 +426,7 @@ func (sum *tally) add(s *sim) {
 	sum.recoveries += s.recoveries
 	sum.takeovers += s.takeovers
 	sum.shapes += s.shapes
+	sum.evictions += s.evictions
 	for _, n := range s.nodes {
 		sum.copies += n.disk.imports
 	}

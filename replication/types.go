@@ -63,6 +63,8 @@ type Member struct {
 	// Amnesiac: its machine may have lost acknowledged entries. It is a member,
 	// but counts for nothing until it has caught up and a change says so.
 	Amnesiac bool
+	// Leaving: it shall be taken out of the record when all the others are level.
+	Leaving bool
 }
 
 // Record is what the quorum has decided about a volume. Every change is a

@@ -1,0 +1,69 @@
+package replication
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+)
+
+// Evict has a replica leave the record, or counted as worthless, as [Core.Evict]
+// does, and returns when that is recorded. Done of e is not used. When ctx ends
+// before, the outcome is unknown.
+func (v *Volume) Evict(ctx context.Context, e Eviction) error {
+	done := make(chan error, 1)
+	e.Done = func(err error) { done <- err }
+	err := error(ErrMoved) // of a volume that is closed
+	v.step(func(now Instant) { err = v.core.Evict(now, e) })
+	if err != nil {
+		return err
+	}
+	select {
+	case err = <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Change asks for another policy, as [Core.Change] does, and returns when it is
+// recorded. What is asked for is what edit makes of the policy in force. When ctx
+// ends before, the outcome is unknown.
+func (v *Volume) Change(ctx context.Context, edit func(*Shape)) error {
+	var want Shape
+	err := error(ErrMoved)
+	v.step(func(now Instant) {
+		if r := v.core.rec; r != nil {
+			want = r.shape()
+		}
+		edit(&want)
+		err = v.core.Change(now, want)
+	})
+	look := v.cfg.Clock.NewTicker(changeLook)
+	defer look.Stop()
+	for err == nil {
+		done := false
+		v.Inspect(func(_ Instant, c *Core) {
+			switch {
+			case c.role != Primary:
+				err = ErrMoved
+			case c.p.base.shape() == want:
+				done = true
+			case c.p.shape == nil:
+				err = errors.New(cmp.Or(c.p.refusal, "another change was asked for since"))
+			}
+		})
+		if done || err != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C():
+		}
+	}
+	return err
+}
+
+// changeLook is how often a change is looked after. Nothing waits for that.
+const changeLook = 5 * time.Millisecond
