@@ -136,6 +136,25 @@ func (v *Volume) Inspect(f func(now Instant, c *Core)) {
 	f(v.now(), v.core)
 }
 
+// TryInspect is Inspect, if the core can be had soon: it may be waiting for its
+// disk. It tells whether f was called.
+func (v *Volume) TryInspect(f func(now Instant, c *Core)) bool {
+	for range inspectTries {
+		if v.mu.TryLock() {
+			defer v.mu.Unlock()
+			f(v.now(), v.core)
+			return true
+		}
+		done := make(chan struct{})
+		v.cfg.Clock.AfterFunc(time.Millisecond, func() { close(done) })
+		<-done
+	}
+	return false
+}
+
+// inspectTries is how many milliseconds TryInspect waits.
+const inspectTries = 100
+
 // Close ends this run of the replica: its peers are hung up on, and requests
 // under way are answered with ErrMoved. The disk stays open; nobody uses it any
 // more when Close returns.

@@ -25,6 +25,7 @@ type trio struct {
 	listeners map[string]net.Listener // opened in advance, so that the ports are known
 	nodes     map[string]*Node
 	logs      map[string]*syncBuffer
+	fs        map[string]env.FS // instead of the operating system's
 }
 
 // newTrio prepares a cluster; edit may change each configuration.
@@ -75,8 +76,11 @@ func (c *trio) configure(name string, list []string, edit func(*Config)) {
 func (c *trio) start(names ...string) {
 	c.t.Helper()
 	for _, name := range names {
-		w := World{FS: env.OS{}, Log: slog.New(slog.NewTextHandler(c.logs[name], nil)), Cluster: c.listeners[name]}
+		w := World{FS: c.fs[name], Log: slog.New(slog.NewTextHandler(c.logs[name], nil)), Cluster: c.listeners[name]}
 		delete(c.listeners, name)
+		if w.FS == nil {
+			w.FS = env.OS{}
+		}
 		n, err := Start(c.cfgs[name], w)
 		if err != nil {
 			c.t.Fatal(err)

@@ -59,8 +59,12 @@ type Manager struct {
 	mu       sync.Mutex
 	replicas map[uint64]*replica
 	broken   map[uint64]*brokenReplica // that could not be opened
+	busy     map[uint64]bool           // being opened or removed
 	accepted map[net.Conn]bool
 	stopping bool
+	look     chan struct{} // something has come to an end
+
+	opening sync.Mutex // a replica is being opened, or what is left of one destroyed
 }
 
 // brokenReplica is one that could not be opened; it is tried again later.
@@ -73,7 +77,8 @@ type brokenReplica struct {
 
 // Start begins to keep replicas as soon as this node is a member of its cluster.
 func Start(cfg Config) *Manager {
-	m := &Manager{cfg: cfg, replicas: map[uint64]*replica{}, broken: map[uint64]*brokenReplica{}, accepted: map[net.Conn]bool{}}
+	m := &Manager{cfg: cfg, replicas: map[uint64]*replica{}, broken: map[uint64]*brokenReplica{},
+		busy: map[uint64]bool{}, accepted: map[net.Conn]bool{}, look: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(m.run)
 	return m
@@ -86,14 +91,15 @@ func (m *Manager) run() {
 	if !m.join() {
 		return
 	}
+	m.work.Go(m.sweep)
 	for {
 		changed := m.cfg.Cluster.Changed()
 		m.reconcile()
-		m.reportMarks()
 		select {
 		case <-m.ctx.Done():
 			return
 		case <-changed:
+		case <-m.look:
 		case <-time.After(lookEvery):
 		}
 	}
@@ -137,7 +143,7 @@ func (m *Manager) reconcile() {
 		}
 		mine[v.Id] = true
 		if r := m.replica(v); r != nil {
-			r.volume.Record(recordOf(v))
+			r.take(v)
 			r.setLinks(memberNames(v))
 		}
 	}
@@ -156,47 +162,74 @@ func memberNames(v *metapb.Volume) []string {
 	return names
 }
 
-// replica is the open replica of a volume; nil if it cannot be opened now.
+// replica is the open replica of a volume; nil if it is not open yet, or cannot be
+// opened now. It is opened in the background, because that can take long, and the
+// records of other volumes must not wait for it.
 func (m *Manager) replica(v *metapb.Volume) *replica {
 	m.mu.Lock()
-	r, b, now := m.replicas[v.Id], m.broken[v.Id], m.cfg.Clock.Now()
-	m.mu.Unlock()
-	if r != nil || b != nil && now < b.again {
+	defer m.mu.Unlock()
+	r, b := m.replicas[v.Id], m.broken[v.Id]
+	if r != nil || m.busy[v.Id] || b != nil && m.cfg.Clock.Now() < b.again {
 		return r
 	}
-	r, err := m.open(v)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err != nil {
-		if b == nil {
-			b = &brokenReplica{name: v.Name, wait: lookEvery}
-			m.broken[v.Id] = b
-		}
-		b.err, b.wait, b.again = err, min(2*b.wait, time.Minute), now+b.wait
-		m.cfg.Log.Error("a replica cannot be opened", "volume", v.Name, "err", err)
-		return nil
-	}
-	delete(m.broken, v.Id)
-	m.replicas[v.Id] = r
-	return r
+	m.busy[v.Id] = true
+	m.work.Go(func() { m.tryOpen(v) })
+	return nil
 }
 
-// remove closes a replica that this node shall not have. Its data goes with it. Its
-// promise stays unless the volume is gone: a primary that does not know yet that
-// this node is no member must not get another one from a replica that this same run
-// of the node has later.
+func (m *Manager) tryOpen(v *metapb.Volume) {
+	m.opening.Lock()
+	r, err := m.open(v)
+	m.opening.Unlock()
+	m.mu.Lock()
+	defer m.wakeUp()
+	defer m.mu.Unlock()
+	delete(m.busy, v.Id)
+	if err == nil {
+		delete(m.broken, v.Id)
+		m.replicas[v.Id] = r
+		return
+	}
+	b := m.broken[v.Id]
+	if b == nil {
+		b = &brokenReplica{name: v.Name, wait: lookEvery}
+		m.broken[v.Id] = b
+	}
+	b.err, b.again, b.wait = err, m.cfg.Clock.Now()+b.wait, min(2*b.wait, time.Minute)
+	m.cfg.Log.Error("a replica cannot be opened", "volume", v.Name, "err", err, "again_in", b.wait)
+}
+
+// remove closes a replica that this node shall not have, in the background. Its
+// data goes with it. Its promise stays unless the volume is gone: a primary that
+// does not know yet that this node is no member must not get another one from a
+// replica that this same run of the node has later.
 func (m *Manager) remove(r *replica, deleted bool) {
 	m.mu.Lock()
 	delete(m.replicas, r.id)
+	m.busy[r.id] = true
 	m.mu.Unlock()
-	err := r.close()
-	dir := m.dirOf(r.name, r.id)
-	err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir)))
-	if deleted {
-		err = errors.Join(err, m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+	m.work.Go(func() {
+		err := r.close()
+		dir := m.dirOf(r.name, r.id)
+		err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir)))
+		if deleted {
+			err = errors.Join(err, m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+		}
+		r.log.Info("the replica on this node was removed", "volume_deleted", deleted, "err", err)
+		m.mu.Lock()
+		delete(m.busy, r.id)
+		m.mu.Unlock()
+		m.wakeUp()
+		m.fire()
+	})
+}
+
+// wakeUp makes the manager look again.
+func (m *Manager) wakeUp() {
+	select {
+	case m.look <- struct{}{}:
+	default:
 	}
-	r.log.Info("the replica on this node was removed", "volume_deleted", deleted, "err", err)
-	m.fire()
 }
 
 // list is every open replica, by number.
@@ -209,42 +242,6 @@ func (m *Manager) list() []*replica {
 	}
 	slices.SortFunc(all, func(a, b *replica) int { return int(a.id) - int(b.id) })
 	return all
-}
-
-// reportMarks tells the quorum how far volumes are committed that this node
-// serves: a later primary whose log does not reach it must not serve.
-func (m *Manager) reportMarks() {
-	for _, r := range m.list() {
-		role, gen := r.volume.Role()
-		if role != replication.Primary {
-			continue
-		}
-		mark := replication.Mark{Generation: gen, Seq: r.store.Committed()}
-		r.mu.Lock()
-		due := r.marked != mark && !r.marking && time.Since(r.markedAt) >= lookEvery
-		if due {
-			r.marking, r.markedAt = true, time.Now()
-		}
-		r.mu.Unlock()
-		if due {
-			r.work.Go(func() { r.report(mark) })
-		}
-	}
-}
-
-// report reports a mark; a failed attempt is made good by the next one.
-func (r *replica) report(mark replication.Mark) {
-	ctx, cancel := context.WithTimeout(r.ctx, lookEvery)
-	defer cancel()
-	result, err := r.m.cfg.Cluster.Do(ctx, &metapb.Command{Op: &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{
-		Volume: r.name, Generation: uint64(mark.Generation), Seq: uint64(mark.Seq),
-	}}})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.marking = false
-	if err == nil && result.Code == metapb.Code_CODE_OK {
-		r.marked = mark
-	}
 }
 
 func (m *Manager) fire() {

@@ -30,6 +30,7 @@ type replica struct {
 	gate   *fencing.Gate
 	volume *replication.Volume
 	turn   chan struct{} // the role may have changed
+	news   chan struct{} // there is another record
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -40,10 +41,9 @@ type replica struct {
 	failed error
 	full   bool // the disk is
 	bad    int  // blocks that failed their checksum
+	leaves bool // a hand-over is under way because this replica is to leave
 
-	marked   replication.Mark // reported to the quorum
-	marking  bool             // a report is under way
-	markedAt time.Time        // when the last one began
+	latest *metapb.Volume // newest record that was seen
 }
 
 func (m *Manager) dirOf(name string, id uint64) string {
@@ -53,7 +53,7 @@ func (m *Manager) dirOf(name string, id uint64) string {
 // open opens the replica of a volume, and makes it first if there is none.
 func (m *Manager) open(v *metapb.Volume) (*replica, error) {
 	r := &replica{m: m, id: v.Id, name: v.Name, log: m.cfg.Log.With("volume", v.Name),
-		turn: make(chan struct{}, 1), links: map[string]context.CancelFunc{}}
+		turn: make(chan struct{}, 1), news: make(chan struct{}, 1), links: map[string]context.CancelFunc{}}
 	dir := m.dirOf(v.Name, v.Id)
 	options := m.cfg.Store(v.Name)
 	options.FS, options.Dir, options.Volume, options.Replica = m.cfg.FS, path.Join(dir, storeDir), v.Name, true
@@ -113,6 +113,8 @@ func (r *replica) start(made bool) error {
 		Failed:        r.fail,
 	})
 	r.work.Go(r.follow)
+	r.work.Go(r.deliver)
+	r.work.Go(r.reportMarks)
 	return nil
 }
 
@@ -157,6 +159,64 @@ func (r *replica) storeEvents() blockdev.StoreEvents {
 	}
 }
 
+// take notes the newest record. It is delivered in the background: a volume whose
+// disk makes it wait must not hold up others.
+func (r *replica) take(v *metapb.Volume) {
+	r.mu.Lock()
+	news := r.latest != v
+	r.latest = v
+	r.mu.Unlock()
+	if news {
+		select {
+		case r.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (r *replica) deliver() {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-r.news:
+		}
+		r.mu.Lock()
+		v := r.latest
+		r.mu.Unlock()
+		r.volume.Record(recordOf(v))
+		r.leave(v)
+	}
+}
+
+// reportMarks tells the quorum, each second, how far the volume is committed if
+// this node serves it: a later primary whose log does not reach it must not serve.
+func (r *replica) reportMarks() {
+	var marked replication.Mark
+	tick := r.m.cfg.Clock.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-tick.C():
+		}
+		role, gen := r.volume.Role()
+		mark := replication.Mark{Generation: gen, Seq: r.store.Committed()}
+		if role != replication.Primary || mark == marked {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(r.ctx, lookEvery)
+		result, err := r.m.cfg.Cluster.Do(ctx, &metapb.Command{Op: &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{
+			Volume: r.name, Generation: uint64(mark.Generation), Seq: uint64(mark.Seq),
+		}}})
+		cancel()
+		if err == nil && result.Code == metapb.Code_CODE_OK {
+			marked = mark
+		}
+	}
+}
+
 // follow serves the volume while this node is its primary.
 func (r *replica) follow() {
 	for {
@@ -196,7 +256,40 @@ func (r *replica) fail(err error) {
 	if err := r.m.cfg.Cluster.Unclean(true); err != nil {
 		r.log.Error("that it failed could not be noted", "err", err)
 	}
+	r.work.Go(r.yield)
 	r.m.fire()
+}
+
+// yield has the quorum promote another member if this node, whose replica has
+// failed, is the primary: the node lives, so nobody else would notice.
+func (r *replica) yield() {
+	for next := 0; r.ctx.Err() == nil; next++ {
+		r.mu.Lock()
+		v := r.latest
+		r.mu.Unlock()
+		if v.GetPrimary() != r.m.cfg.Node || v.PrimaryIncarnation != r.m.incarnation {
+			return
+		}
+		var others []*metapb.Member
+		for _, x := range v.Members {
+			if x.Node != r.m.cfg.Node && x.State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE && !x.Amnesiac {
+				others = append(others, x)
+			}
+		}
+		if len(others) > 0 {
+			to := others[next%len(others)]
+			ctx, cancel := context.WithTimeout(r.ctx, lookEvery)
+			_, err := r.m.cfg.Cluster.Do(ctx, &metapb.Command{Reason: "the replica on " + r.m.cfg.Node + " has failed",
+				Op: &metapb.Command_Promote{Promote: &metapb.Promote{Volume: v.Name, Generation: v.Generation, Number: v.Number,
+					To: to.Node, Incarnation: to.Incarnation}}})
+			cancel()
+			r.log.Debug("asked for another primary", "to", to.Node, "err", err)
+		}
+		select {
+		case <-r.ctx.Done():
+		case <-time.After(askAgain):
+		}
+	}
 }
 
 // close ends the replica's part and closes its files.

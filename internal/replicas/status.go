@@ -16,6 +16,7 @@ type Status struct {
 	ID     uint64
 	replication.Status
 	Store     blockdev.StoreStats
+	Waits     bool  // for its disk, and tells nothing else
 	Full      bool  // the disk under it is full
 	BadBlocks int   // that failed their checksum since the start
 	Failed    error // why it takes no part any more, or could not be opened; nil: it takes part
@@ -27,8 +28,9 @@ func (m *Manager) Status() []Status {
 	var all []Status
 	for _, r := range m.list() {
 		s := Status{Volume: r.name, ID: r.id, Store: r.store.Stats()}
-		r.volume.Inspect(func(_ replication.Instant, c *replication.Core) { s.Status = c.Status() })
+		known := r.volume.TryInspect(func(_ replication.Instant, c *replication.Core) { s.Status = c.Status() })
 		r.mu.Lock()
+		s.Waits = !known
 		s.Full, s.BadBlocks, s.Failed = r.full, r.bad, r.failed
 		r.mu.Unlock()
 		all = append(all, s)

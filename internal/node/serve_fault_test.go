@@ -1,0 +1,141 @@
+package node
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/internal/api"
+	"blkd/internal/env"
+	"blkd/metadata/metapb"
+)
+
+// failFS is a file system on which the logs of stores cannot be synced any more,
+// once it is told so.
+type failFS struct {
+	env.FS
+	sick *atomic.Bool
+}
+
+func (s failFS) Open(name string, flag int) (env.File, error) {
+	f, err := s.FS.Open(name, flag)
+	if err == nil && strings.HasSuffix(name, "/store/log") {
+		f = failFile{f, s.sick}
+	}
+	return f, err
+}
+
+type failFile struct {
+	env.File
+	sick *atomic.Bool
+}
+
+func (f failFile) Sync() error {
+	if f.sick.Load() {
+		return errors.New("the disk is sick")
+	}
+	return f.File.Sync()
+}
+
+// TestFailedReplicaYields: a primary whose disk fails lives on, and its volume is
+// served by another node all the same.
+func TestFailedReplicaYields(t *testing.T) {
+	c := newTrio(t, three, nil)
+	var sick atomic.Bool
+	c.fs = map[string]env.FS{"n1": failFS{env.OS{}, &sick}}
+	c.startAll()
+	via := c.address("n2")
+	c.makeVolume(via, "v")
+	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	client := c.dial("n3", "v")
+	if err := blockdev.WriteAt(client, block(1), 0, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	sick.Store(true)
+	if err := blockdev.WriteAt(client, block(2), 0, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, client, 0, 2)
+	v := c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_PRIMARY)
+	if v.Record.Primary == "n1" {
+		t.Error("n1 is still primary")
+	}
+}
+
+// TestVolumeOverTLS: the data between nodes and of clients that are passed on goes
+// over mutual TLS when the cluster has certificates.
+func TestVolumeOverTLS(t *testing.T) {
+	a := newPKI(t, "prod", three...)
+	c := newTrio(t, three, func(cfg *Config) { cfg.Cluster.TLSDir = filepath.Join(a.Dir(), cfg.NodeName) })
+	c.startAll()
+	alice, _ := c.as(a, "alice", "n2")
+	c.makeVolume(alice, "v")
+	clients := []blockdev.Device{c.dial("n1", "v"), c.dial("n2", "v"), c.dial("n3", "v")}
+	big := make([]byte, 4<<20)
+	for version := range 6 {
+		if err := blockdev.WriteAt(clients[version%3], block(version), 4096, blockdev.FUA); err != nil {
+			t.Fatal(err)
+		}
+		if err := blockdev.WriteAt(clients[version%3], big, 1<<20, 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, client := range clients {
+			mustHold(t, client, 4096, version)
+		}
+		p, err := alice.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Kind != metapb.PromotionKind_PROMOTION_KIND_HANDOVER {
+			t.Errorf("promotion: %v %q", p.Kind, p.Reasons)
+		}
+	}
+}
+
+// TestManyVolumesAtOnce: volumes are made, used and deleted beside one another, and
+// leave nothing behind.
+func TestManyVolumesAtOnce(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n1")
+	names := []string{"a", "b", "c", "d", "e", "f"}
+	for _, name := range names {
+		_, err := via.volumes.Create(brief(t), &api.CreateVolumeRequest{Name: name, SizeBytes: 16 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, name := range names {
+		c.wait(via, name, api.WaitCondition_WAIT_CONDITION_PRIMARY)
+		if err := blockdev.WriteAt(c.dial(three[i%3], name), block(i), 0, blockdev.FUA); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		if _, err := via.volumes.Delete(brief(t), &api.DeleteVolumeRequest{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for _, node := range three {
+		for {
+			left, err := env.OS{}.ReadDir(filepath.Join(c.cfgs[node].DataDir, volumesDir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(left) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s still has %q", node, left)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}

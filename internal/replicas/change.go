@@ -1,0 +1,80 @@
+package replicas
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"blkd/metadata/metapb"
+	"blkd/replication"
+)
+
+// served is the replica of a volume that this node may be primary of.
+func (m *Manager) served(volume string) (*replica, error) {
+	if r := m.find(volume); r != nil {
+		return r, nil
+	}
+	return nil, fmt.Errorf("%w: this node has no replica of volume %s", replication.ErrMoved, volume)
+}
+
+// Evict has a replica of a volume that this node is primary of leave the record, or,
+// with keep, copied anew, and returns when the quorum has recorded that. The others
+// hold everything durably then. The error says why it was not done; ErrMoved: this
+// node is not primary.
+func (m *Manager) Evict(ctx context.Context, volume, node string, keep bool, why string) error {
+	r, err := m.served(volume)
+	if err != nil {
+		return err
+	}
+	return r.volume.Evict(ctx, replication.Eviction{Node: replication.NodeID(node), Keep: keep, Why: why})
+}
+
+// Change gives a volume that this node is primary of another policy: change edits
+// the one that it has. It returns when the quorum has recorded that, and everything
+// that was acknowledged is held as it says. Errors are as those of Evict.
+func (m *Manager) Change(ctx context.Context, volume string, change func(*replication.Shape)) error {
+	r, err := m.served(volume)
+	if err != nil {
+		return err
+	}
+	return r.volume.Change(ctx, change)
+}
+
+// leaveTime bounds the hand-over of a volume whose primary is to leave.
+const leaveTime = 5 * time.Second
+
+// leave lets another member take over if this one is primary and recorded as
+// leaving, once all others are level. The next primary then takes it out.
+func (r *replica) leave(v *metapb.Volume) {
+	to, leaving := "", false
+	for _, x := range v.Members {
+		switch {
+		case x.Node == r.m.cfg.Node:
+			leaving = x.Leaving
+		case x.Leaving:
+		case x.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE || x.Amnesiac:
+			return
+		default:
+			to = x.Node
+		}
+	}
+	if role, _ := r.volume.Role(); role != replication.Primary || !leaving || to == "" {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leaves {
+		return
+	}
+	r.leaves = true
+	r.work.Go(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, leaveTime)
+		defer cancel()
+		if err := r.m.Handover(ctx, r.name, to); err != nil {
+			r.log.Info("this replica is to leave, and the volume was not handed over; it is tried again", "to", to, "err", err)
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.leaves = false
+	})
+}

@@ -1,0 +1,98 @@
+package replicas
+
+import (
+	"context"
+	"errors"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/fencing"
+	"blkd/metadata"
+	"blkd/metadata/metapb"
+)
+
+// sweepTime bounds one attempt to have the quorum confirm what this node knows.
+const sweepTime = 5 * time.Second
+
+// sweep destroys, once after a start, what is left of replicas that were taken away
+// while this node was down. What the quorum knows nothing of, or knows as a branch of
+// another lineage, is left alone.
+func (m *Manager) sweep() {
+	for m.ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(m.ctx, sweepTime)
+		err := m.cfg.Cluster.Read(ctx, func(*metadata.State) {})
+		cancel()
+		if err == nil {
+			break
+		}
+		select {
+		case <-m.ctx.Done():
+		case <-time.After(lookEvery):
+		}
+	}
+	names, err := m.cfg.FS.ReadDir(m.cfg.Dir)
+	if err != nil || m.ctx.Err() != nil {
+		return // there is no directory, so no replica
+	}
+	for _, dir := range names {
+		at := strings.LastIndexByte(dir, '.')
+		id, err := strconv.ParseUint(dir[at+1:], 10, 64)
+		if at <= 0 || err != nil {
+			continue
+		}
+		m.sweepOne(dir[:at], id)
+	}
+}
+
+// sweepOne destroys the replica of one volume if it was taken away.
+func (m *Manager) sweepOne(name string, id uint64) {
+	m.opening.Lock()
+	defer m.opening.Unlock()
+	dir := m.dirOf(name, id)
+	files, err := m.cfg.FS.ReadDir(dir)
+	if err != nil || !m.takenAway(name, id, dir) {
+		return
+	}
+	if slices.Contains(files, storeDir) {
+		err = blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir))
+		m.cfg.Log.Info("the replica on this node was removed: it was taken away while the node was down", "volume", name, "err", err)
+	}
+	if err == nil && m.isDeleted(name, id) {
+		err = errors.Join(m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+		if err != nil {
+			m.cfg.Log.Warn("what is left of a deleted volume could not be removed", "volume", name, "err", err)
+		}
+	}
+}
+
+// takenAway tells whether a replica belongs to a volume that was deleted, or that
+// this node is no member of any more in the lineage that it has promised in.
+func (m *Manager) takenAway(name string, id uint64, dir string) bool {
+	if m.isDeleted(name, id) {
+		return true
+	}
+	var v *metapb.Volume
+	m.cfg.Cluster.Local(func(s *metadata.State) { v = s.Volume(name) })
+	if v == nil || v.Id != id || slices.Contains(memberNames(v), m.cfg.Node) {
+		return false
+	}
+	gate, err := fencing.OpenGate(m.cfg.FS, dir)
+	if err != nil {
+		return false
+	}
+	lineage, _ := gate.Promised()
+	return gate.Close() == nil && lineage == v.Lineage
+}
+
+// isDeleted tells whether the quorum remembers that a volume was deleted.
+func (m *Manager) isDeleted(name string, id uint64) (deleted bool) {
+	m.cfg.Cluster.Local(func(s *metadata.State) {
+		h := s.History(name)
+		deleted = h != nil && h.Volume == id && h.Deleted
+	})
+	return deleted
+}
