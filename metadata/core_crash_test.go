@@ -7,13 +7,13 @@ import (
 )
 
 var (
-	coreSeeds = flag.Int("crash.seeds", 200, "how many seeded quorums TestCoreCrash lets crash")
+	coreSeeds = flag.Int("crash.seeds", 40, "how many seeded quorums TestCoreCrash lets crash")
 	coreSeed1 = flag.Int64("crash.seed", -1, "the one seed that TestCoreCrash runs")
 )
 
 // TestCoreSeedReplays runs a seed twice.
 func TestCoreSeedReplays(t *testing.T) {
-	for seed := range uint64(10) {
+	for seed := range uint64(4) {
 		var a, b simStats
 		if err := errors.Join(coreSeed(seed, 150, &a), coreSeed(seed, 150, &b)); err != nil {
 			t.Fatal(err)

@@ -133,7 +133,7 @@ func (g *commandGen) volumeOp(c *metapb.Command, n int) {
 	case n < 70:
 		c.Op = &metapb.Command_Promote{Promote: &metapb.Promote{Volume: name, Generation: generation, Number: number, To: to, Incarnation: g.run(to), Force: g.seldom()}}
 	case n < 82:
-		c.Op = &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: name, Generation: generation, Number: number, Members: g.members(v)}}
+		c.Op = &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: name, Generation: generation, Number: number, Members: g.members(v), Copies: pick[int32](g.rand, 0, 0, 0, 1, 2, 3, 4)}}
 	case n < 90:
 		c.Op = &metapb.Command_Attach{Attach: &metapb.Attach{Volume: name, Generation: generation, Number: number, Holder: pick(g.rand, "", "x", "y"), Takeover: g.rand.IntN(2) == 0}}
 	case n < 94:
@@ -198,6 +198,7 @@ func (g *commandGen) members(v *metapb.Volume) []*metapb.Member {
 		case 2:
 			list[i].State = metapb.ReplicaState(1 + g.rand.IntN(4))
 		default:
+			list[i].Leaving = g.rand.IntN(2) == 0
 			list[i].Amnesiac, list[i].Shard = g.rand.IntN(2) == 0, int32(g.rand.IntN(4))
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-var stateSeeds = flag.Int("state.seeds", 60, "how many seeded runs of random commands TestStateRandom does")
+var stateSeeds = flag.Int("state.seeds", 40, "how many seeded runs of random commands TestStateRandom does")
 
 // TestStateRandom applies random commands to two replicas, of which one is
 // replaced by its decoded snapshot at random moments, and checks each step by what
@@ -477,7 +477,7 @@ func applyLine(t testing.TB, s *State, line string) *metapb.Result {
 
 // TestRestoreIsTheFirstCommand restores what random commands made of a cluster.
 func TestRestoreIsTheFirstCommand(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		r := newStateRun(seed)
 		for range 200 {
 			if err := r.step(r.gen.command()); err != nil {

@@ -11,7 +11,7 @@ import (
 	"blkd/metadata/metapb"
 )
 
-var stewardSeeds = flag.Int("steward.seeds", 30, "how many seeded clusters TestStewardSim lets fail and recover")
+var stewardSeeds = flag.Int("steward.seeds", 20, "how many seeded clusters TestStewardSim lets fail and recover")
 
 // TestStewardSim lets nodes of random clusters fail, return, restart, lag, flap,
 // be drained, replaced, removed and added. Everything that the steward asks for is
