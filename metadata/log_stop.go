@@ -43,10 +43,13 @@ func (s stopFS) Open(name string, flag int) (file env.File, err error) {
 		}
 		return err
 	})
-	if s.log.Err() != nil {
+	switch {
+	case s.log.Err() != nil:
 		return stopFile{nothing{}, s.log, name}, nil
+	case err != nil:
+		return nil, err
 	}
-	return stopFile{file, s.log, name}, err
+	return stopFile{file, s.log, name}, nil
 }
 
 // MkdirAll implements env.FS.
