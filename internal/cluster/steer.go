@@ -3,6 +3,9 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"blkd/metadata"
@@ -72,14 +75,12 @@ func (c *Cluster) carryOut(s *metadata.Server, out metadata.StewardOutput) {
 			c.logAct(what, reason, act(ctx))
 		})
 	}
-	for _, command := range out.Commands {
-		do("record", command.Reason, func(ctx context.Context) error {
-			result, err := s.Propose(ctx, c.sign(command))
-			if err == nil && result.Code != metapb.Code_CODE_OK {
-				err = errors.New(result.Text)
-			}
-			return err
-		})
+	for _, commands := range byReason(out.Commands) {
+		what := "record"
+		if len(commands) > 1 {
+			what = fmt.Sprintf("record, %d times", len(commands))
+		}
+		do(what, commands[0].Reason, func(ctx context.Context) error { return c.proposeAll(ctx, s, commands) })
 	}
 	if out.Change != nil {
 		do("change the quorum's members", out.Reason, func(ctx context.Context) error { return s.ProposeConf(ctx, out.Change) })
@@ -87,6 +88,38 @@ func (c *Cluster) carryOut(s *metadata.Server, out metadata.StewardOutput) {
 	if out.Transfer != 0 {
 		do("hand leadership over", out.Reason, func(ctx context.Context) error { return s.Transfer(ctx, out.Transfer) })
 	}
+}
+
+// byReason gathers commands with the same reason: a node that fails is one for as
+// many commands as it has volumes.
+func byReason(commands []*metapb.Command) [][]*metapb.Command {
+	var groups [][]*metapb.Command
+	for _, command := range commands {
+		i := slices.IndexFunc(groups, func(g []*metapb.Command) bool { return g[0].Reason == command.Reason })
+		if i < 0 {
+			groups = append(groups, []*metapb.Command{command})
+			continue
+		}
+		groups[i] = append(groups[i], command)
+	}
+	return groups
+}
+
+// proposeAll has commands carried out, all at once.
+func (c *Cluster) proposeAll(ctx context.Context, s *metadata.Server, commands []*metapb.Command) error {
+	errs := make([]error, len(commands))
+	var wait sync.WaitGroup
+	for i, command := range commands {
+		wait.Go(func() {
+			result, err := s.Propose(ctx, c.sign(command))
+			if err == nil && result.Code != metapb.Code_CODE_OK {
+				err = errors.New(result.Text)
+			}
+			errs[i] = err
+		})
+	}
+	wait.Wait()
+	return errors.Join(errs...)
 }
 
 func (c *Cluster) logAct(what, reason string, err error) {
