@@ -32,10 +32,15 @@ help: ## list the targets
 build: ## static binaries: bin/blkd, bin/blkctl
 	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+.PHONY: size
+size: build ## fails if bin/blkd has grown to 20 MB: a witness shall fit anywhere
+	@bytes=$$(stat -c %s bin/blkd); echo "bin/blkd has $$bytes bytes"; test $$bytes -lt 20000000
+
 .PHONY: test
 test: ## what must pass: vet, tests with the race detector, planted bugs, interop if its tools are there
 	$(GO) vet ./...
 	cd third_party/errors && $(GO) test ./...
+	$(MAKE) --no-print-directory size
 	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v '/blockdev$$')
 	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
 	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000

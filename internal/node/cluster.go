@@ -46,12 +46,9 @@ func (n *Node) joinCluster(w World) error {
 	if err := m.loadCertificates(); err != nil {
 		return err
 	}
-	l := w.Cluster
-	if l == nil {
-		var err error
-		if l, err = listen(n.cfg.listenAddress(n.cfg.list())); err != nil {
-			return fmt.Errorf("cluster address: %w; set --listen where the machine reaches itself under another address than the other nodes do", err)
-		}
+	l, err := m.listen(w.Cluster)
+	if err != nil {
+		return err
 	}
 	clock := w.Clock
 	if clock == nil {
@@ -68,6 +65,31 @@ func (n *Node) joinCluster(w World) error {
 	m.serve(l)
 	n.member = m
 	return nil
+}
+
+// listen opens the cluster address, unless it was passed in.
+func (m *member) listen(passed net.Listener) (net.Listener, error) {
+	if passed != nil {
+		return passed, nil
+	}
+	list := m.node.cfg.list()
+	l, err := listen(m.node.cfg.listenAddress(list))
+	if err != nil {
+		return nil, fmt.Errorf("cluster address: %w; set --listen where the machine reaches itself under another address than the other nodes do", err)
+	}
+	if address := m.node.cfg.clusterAddress(list); deaf(address, l.Addr()) {
+		m.node.log.Warn("other machines cannot reach this node: the name in its address stands for loopback here",
+			"address", address, "listens", l.Addr(), "advice", "set --listen 0.0.0.0:PORT, or correct /etc/hosts")
+	}
+	return l, nil
+}
+
+// deaf tells whether a node listens on loopback only while its address is meant
+// for other machines: distributions let a machine's name stand for 127.0.1.1.
+func deaf(address string, listens net.Addr) bool {
+	host, _, err := net.SplitHostPort(address)
+	tcp, ok := listens.(*net.TCPAddr)
+	return err == nil && ok && tcp.IP.IsLoopback() && host != "localhost" && net.ParseIP(host) == nil
 }
 
 func (m *member) loadCertificates() error {

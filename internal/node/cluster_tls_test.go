@@ -245,3 +245,22 @@ func TestClusterAddressTaken(t *testing.T) {
 		t.Error("the control socket is served")
 	}
 }
+
+func TestDeaf(t *testing.T) {
+	for _, tc := range []struct {
+		address, listens string
+		want             bool
+	}{
+		{"storage1:7400", "127.0.1.1:7400", true}, {"storage1.example:7400", "[::1]:7400", true},
+		{"storage1:7400", "10.0.0.1:7400", false}, {"storage1:7400", "0.0.0.0:7400", false},
+		{"localhost:7400", "127.0.0.1:7400", false}, {"127.0.0.1:7400", "127.0.0.1:7400", false},
+	} {
+		l, err := net.ResolveTCPAddr("tcp", tc.listens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := deaf(tc.address, l); got != tc.want {
+			t.Errorf("%s on %s: %v", tc.address, tc.listens, got)
+		}
+	}
+}
