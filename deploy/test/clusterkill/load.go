@@ -24,7 +24,7 @@ const (
 	volumeSize = 4 << 20
 	think      = 20 * time.Millisecond // between two changes of a client
 	callTime   = 5 * time.Second       // for one attempt
-	kept       = 3                     // of so many volumes one is never deleted
+	kept       = 20                    // of so many volumes one is never deleted
 )
 
 // change is what a client was told is done.
