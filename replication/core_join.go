@@ -26,6 +26,7 @@ type join struct {
 	held    uint64
 	end     uint64 // number of the piece that ends the copy; 0: not reached
 	copied  int64  // bytes sent
+	safe    Seq    // what was committed when it was found to need a full copy
 	buf     []byte // of the piece that is read
 }
 
@@ -127,10 +128,13 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin("the log does not reach it")
 		return
 	}
-	if c.durable < c.p.commit {
+	if j.safe == 0 {
+		j.safe = c.p.commit
+	}
+	if c.durable < j.safe {
 		// What was flushed may be durable there and not here yet: it is emptied
 		// when this copy does not depend on power any more. It is invited again.
-		c.needDurable(c.p.commit)
+		c.needDurable(j.safe)
 		return
 	}
 	// Its log begins after what is committed; the copy holds everything before.
@@ -243,7 +247,7 @@ func (c *Core) readPiece(p *peer, j *join, n uint64, f *flight) {
 		}
 		// Entries that wait for room in the window come first: what the piece
 		// holds of them must not be there before them.
-		if _, last := c.disk.Last(); p.next <= last && !mutant.On(mutant.ReplicaCopyFirst) {
+		if _, last := c.disk.Last(); p.next <= last {
 			c.pump(p)
 			if _, last := c.disk.Last(); p.next <= last {
 				return

@@ -123,13 +123,18 @@ func (c *Core) progress() {
 	c.admitParked()
 }
 
-// keepLog lets the log go that every member of the set has. What one of them
-// lacks stays, so that whoever is primary can bring it level, unless it lags far
-// behind: then only a copy will.
+// keepLog lets the log go that every member of the set has, and whoever joins it.
+// What one of them lacks stays, so that whoever is primary can bring it level,
+// unless it lags far behind: then only a copy will.
 func (c *Core) keepLog() {
 	keep := c.p.now.everywhere(c.p.commit)
 	if c.p.pend != nil {
 		keep = min(keep, c.p.then.everywhere(c.p.commit))
+	}
+	if j := c.p.join; j != nil && j.joined {
+		if p := c.peer(j.node); p != nil && p.ready {
+			keep = min(keep, p.held)
+		}
 	}
 	keep = max(min(keep, c.durable), min(c.p.lag.floor(), c.p.commit))
 	if keep > c.p.keep {

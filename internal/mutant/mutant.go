@@ -128,7 +128,6 @@ const (
 	ReplicaResumeCopy
 	ReplicaTrustCommit
 	ReplicaCopyUnlocked
-	ReplicaCopyFirst
 	ReplicaCopyAgain
 	ReplicaOneLease
 	ReplicaNoLease
@@ -265,7 +264,6 @@ var table = [numIDs]Info{
 	{ReplicaResumeCopy, "replica/resume-copy", "A copy that was broken off counts as content."},
 	{ReplicaTrustCommit, "replica/trust-commit", "What a replica has committed is taken for a part of the log, also after a recovery."},
 	{ReplicaCopyUnlocked, "replica/copy-unlocked", "Writes go on in a range that is read for a copy."},
-	{ReplicaCopyFirst, "replica/copy-first", "A piece of a copy overtakes entries that it already reflects."},
 	{ReplicaCopyAgain, "replica/copy-again", "Pieces of a copy that were lost with a connection are not sent again."},
 	{ReplicaOneLease, "replica/one-lease", "A lease from any one member is enough."},
 	{ReplicaNoLease, "replica/no-lease", "Reads are answered without a lease."},
