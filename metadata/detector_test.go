@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,32 @@ func TestFlapsReachAndLeaveTheLongestHold(t *testing.T) {
 	f.rise(now, c)
 	if f.held > now {
 		t.Errorf("after %v of quiet a single fall is held against it", 9*c.HoldDecay)
+	}
+}
+
+// TestVerdictsAreShort fits the longest text into what a command may say.
+func TestVerdictsAreShort(t *testing.T) {
+	name := func(i int) string { return fmt.Sprintf("%060d%03d", 0, i) }
+	d, err := NewDetector(name(0), 1, DetectorConfig{}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers []Peer
+	for i := range 200 {
+		peers = append(peers, Peer{name(i), 1})
+	}
+	now := time.Hour
+	d.SetPeers(now, peers)
+	for seq := uint64(1); seq < 50; seq++ {
+		now += 100 * time.Millisecond
+		for i := 2; i < 200; i++ {
+			d.Beat(now, Beat{From: name(i), Incarnation: 1, Seq: seq, Heard: []Heard{{name(0), 1, 0}}})
+		}
+		d.Tick(now)
+	}
+	down := d.Verdicts()[1]
+	if down.Health != metapb.Health_HEALTH_DOWN || len(down.Text) > textLimit-200 {
+		t.Errorf("%v: %d bytes: %s", down.Health, len(down.Text), down.Text)
 	}
 }
 

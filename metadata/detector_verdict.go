@@ -2,7 +2,6 @@ package metadata
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"blkd/metadata/metapb"
@@ -126,7 +125,7 @@ func (d *Detector) downText(p *peer) string {
 	}
 	switch {
 	case len(others) > 0:
-		return fmt.Sprintf("%s, nor by %s: its machine, its blkd or its network is gone, or stands still", d.silenceText(p), strings.Join(others, ", "))
+		return fmt.Sprintf("%s, nor by %s: its machine, its blkd or its network is gone, or stands still", d.silenceText(p), someOf(others))
 	case len(d.peers) > 1:
 		return fmt.Sprintf("%s; %s hears no other node either, and may itself be cut off", d.silenceText(p), d.self)
 	}

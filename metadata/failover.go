@@ -97,11 +97,14 @@ func (w *world) heir(v *metapb.Volume, primaries map[string]int) *metapb.Member 
 	var able []*metapb.Member
 	answering := 0
 	for _, m := range v.Members {
-		if n := w.in.State.Node(m.Node); mayLead(m) && w.works(n.Id) {
-			answering++
-			if w.verdicts[n.Name].Working() && n.HeldUntil <= w.in.Wall {
-				able = append(able, m)
-			}
+		n := w.in.State.Node(m.Node)
+		verdict, ok := w.verdict(n.Id)
+		if !ok || !mayLead(m) || verdict.Health != metapb.Health_HEALTH_UP && verdict.Health != metapb.Health_HEALTH_SLOW {
+			continue
+		}
+		answering++
+		if verdict.Working() && n.HeldUntil <= w.in.Wall {
+			able = append(able, m)
 		}
 	}
 	if len(able) == 0 || answering < sealQuorum(v.Ack, t.logs) && !mutant.On(mutant.FailoverUnsealed) {

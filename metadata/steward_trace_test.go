@@ -22,6 +22,7 @@ import (
 //	hold N 10s                  the detector holds the node back
 //	restart N KEY=VALUE…        another run registers; no verdict yet
 //	register N KEY=VALUE…       the same, and the verdict is about the old run yet
+//	ahead N                     the detector knows of a run that has not registered yet
 //	lag N ENTRIES               how far its log is behind
 //	stuck | unstuck             changes of members have no effect
 //	lossy | reliable            commands have no effect
@@ -80,6 +81,10 @@ func stewardLine(w *stewardWorld, line string) error {
 		return w.restart(name, strings.TrimSpace(words[2]+" "+words[3]))
 	case "register":
 		return w.register(name, strings.TrimSpace(words[2]+" "+words[3]))
+	case "ahead":
+		v := w.verdicts[name]
+		v.Incarnation++
+		w.verdicts[name] = v
 	case "lag":
 		n, err := strconv.ParseUint(words[2], 10, 64)
 		w.lag[w.s.Node(name).GetId()] = n
