@@ -54,6 +54,7 @@ func (s *clusterVolumes) Create(ctx context.Context, req *api.CreateVolumeReques
 	command := &metapb.Command{Op: &metapb.Command_CreateVolume{CreateVolume: &metapb.CreateVolume{
 		Name: req.Name, SizeBytes: req.SizeBytes, BlockBytes: req.BlockBytes, Layout: req.Layout, Ack: req.Ack,
 		MinCopies: req.MinCopies, Durability: req.Durability, Shared: req.Shared, Nodes: req.Nodes,
+		ManualFailover: req.ManualFailover,
 	}}}
 	apply := s.change
 	if req.DryRun {
@@ -105,16 +106,6 @@ func (s *clusterVolumes) Delete(ctx context.Context, req *api.DeleteVolumeReques
 		return nil, err
 	}
 	return &api.DeleteVolumeResponse{}, nil
-}
-
-// Resize implements api.VolumeService.
-func (s *clusterVolumes) Resize(ctx context.Context, req *api.ResizeVolumeRequest) (*api.Volume, error) {
-	result, err := s.change(ctx, req.Request, &metapb.Command{Op: &metapb.Command_ResizeVolume{
-		ResizeVolume: &metapb.ResizeVolume{Name: req.Name, SizeBytes: req.SizeBytes, AllowShrink: req.AllowShrink}}})
-	if err != nil {
-		return nil, err
-	}
-	return s.described(result), nil
 }
 
 // Verify implements api.VolumeService.

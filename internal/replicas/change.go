@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"blkd/metadata"
 	"blkd/metadata/metapb"
 	"blkd/replication"
 )
@@ -44,21 +45,10 @@ func (m *Manager) Change(ctx context.Context, volume string, change func(*replic
 const leaveTime = 5 * time.Second
 
 // leave lets another member take over if this one is primary and recorded as
-// leaving, once all others are level. The next primary then takes it out.
+// leaving, once all others are level. The next primary then takes it out. The
+// caller is told of every record.
 func (r *replica) leave(v *metapb.Volume) {
-	to, leaving := "", false
-	for _, x := range v.Members {
-		switch {
-		case x.Node == r.m.cfg.Node:
-			leaving = x.Leaving
-		case x.Leaving:
-		case x.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE || x.Amnesiac:
-			return
-		default:
-			to = x.Node
-		}
-	}
-	if role, _ := r.volume.Role(); role != replication.Primary || !leaving || to == "" {
+	if r.successor(v) == "" {
 		return
 	}
 	r.mu.Lock()
@@ -68,13 +58,48 @@ func (r *replica) leave(v *metapb.Volume) {
 	}
 	r.leaves = true
 	r.work.Go(func() {
-		ctx, cancel := context.WithTimeout(r.ctx, leaveTime)
-		defer cancel()
-		if err := r.m.Handover(ctx, r.name, to); err != nil {
-			r.log.Info("this replica is to leave, and the volume was not handed over; it is tried again", "to", to, "err", err)
+		for to := r.successor(v); to != ""; to = r.successor(v) {
+			r.handOverAndLeave(to)
+			r.m.cfg.Cluster.Local(func(s *metadata.State) { v = s.Volume(r.name) })
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.leaves = false
 	})
+}
+
+// successor is who takes over from this node's replica, which is primary and is to
+// leave; empty: nobody has to, or can yet.
+func (r *replica) successor(v *metapb.Volume) (to string) {
+	leaving := false
+	for _, x := range v.GetMembers() {
+		switch {
+		case x.Node == r.m.cfg.Node:
+			leaving = x.Leaving
+		case x.Leaving:
+		case x.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE || x.Amnesiac:
+			return ""
+		default:
+			to = x.Node
+		}
+	}
+	if role, _ := r.volume.Role(); role != replication.Primary || !leaving || r.ctx.Err() != nil {
+		return ""
+	}
+	return to
+}
+
+// handOverAndLeave is one attempt, and a pause if it fails.
+func (r *replica) handOverAndLeave(to string) {
+	ctx, cancel := context.WithTimeout(r.ctx, leaveTime)
+	defer cancel()
+	err := r.m.Handover(ctx, r.name, to)
+	if err == nil {
+		return
+	}
+	r.log.Info("this replica is to leave, and the volume was not handed over; it is tried again", "to", to, "err", err)
+	select {
+	case <-r.ctx.Done():
+	case <-time.After(lookEvery):
+	}
 }

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"blkd/internal/api"
+	"blkd/metadata/metapb"
+	"blkd/replication"
+)
+
+// Change implements api.VolumeService. How writes are acknowledged is changed by the
+// primary, when everything acknowledged is held as the new policy says; the rest is
+// only recorded.
+func (s *clusterVolumes) Change(ctx context.Context, req *api.ChangeVolumeRequest) (*api.Volume, error) {
+	ctx, cancel := within(ctx, replicaTime)
+	defer cancel()
+	v, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := v.volume(req.Name)
+	if r == nil {
+		return nil, s.noVolume(req.Name)
+	}
+	if !req.Local && (req.Shared != nil || req.ManualFailover != nil) {
+		if _, err := s.change(ctx, req.Request, &metapb.Command{Op: &metapb.Command_ChangeVolume{ChangeVolume: &metapb.ChangeVolume{
+			Name: r.Name, Generation: r.Generation, Number: r.Number, Shared: req.Shared, ManualFailover: req.ManualFailover,
+		}}}); err != nil {
+			return nil, err
+		}
+	}
+	if req.Ack == 0 && req.MinCopies == 0 && req.Durability == 0 {
+		return s.Show(ctx, &api.ShowVolumeRequest{Name: r.Name})
+	}
+	if req.MinCopies < 0 {
+		return nil, s.node.refuse(codes.InvalidArgument, "blkctl volume change --help", "min-copies %d makes no sense", req.MinCopies)
+	}
+	return s.atPrimary(ctx, r, req.Local,
+		func(ctx context.Context) error {
+			return s.replicas.Change(ctx, r.Name, func(shape *replication.Shape) { reshape(shape, req) })
+		},
+		func(ctx context.Context, n api.VolumeServiceClient) (*api.Volume, error) {
+			passed := proto.CloneOf(req)
+			passed.Local = true
+			return n.Change(ctx, passed)
+		})
+}
+
+// reshape puts what a request names into a policy.
+func reshape(shape *replication.Shape, req *api.ChangeVolumeRequest) {
+	switch req.Ack {
+	case metapb.AckPolicy_ACK_POLICY_ALL:
+		shape.Policy = replication.AckAll
+	case metapb.AckPolicy_ACK_POLICY_MAJORITY:
+		shape.Policy = replication.AckMajority
+	}
+	switch req.Durability {
+	case metapb.Durability_DURABILITY_FLUSH:
+		shape.Durability = replication.DurableFlush
+	case metapb.Durability_DURABILITY_WRITE:
+		shape.Durability = replication.DurableWrite
+	}
+	if req.MinCopies > 0 {
+		shape.MinCopies = int(req.MinCopies)
+	}
+}
+
+// Resize implements api.VolumeService. It is refused: the size would have to change
+// at every replica by an entry of the log, so that a failover finds one size.
+func (s *clusterVolumes) Resize(ctx context.Context, req *api.ResizeVolumeRequest) (*api.Volume, error) {
+	v, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := v.volume(req.Name)
+	if r == nil {
+		return nil, s.noVolume(req.Name)
+	}
+	return nil, s.node.refuse(codes.FailedPrecondition, "create a volume of the size that is wanted and copy: blkctl volume create NAME SIZE",
+		"volume %s cannot be resized: this version cannot change the size of the replicas of a cluster's volume", r.Name)
+}
