@@ -52,4 +52,4 @@ require (
 )
 
 // 2 MB less of binary, and no client of an error-reporting service in it.
-replace github.com/cockroachdb/errors => ./third_party/errors
+replace github.com/cockroachdb/errors => ./internal/third_party/errors
