@@ -13,6 +13,9 @@ RACE = CGO_ENABLED=1 $(GO) test -race
 
 # Without the trace pages of gRPC the linker can drop 4 MB that nobody calls.
 TAGS    = grpcnotrace
+# Pebble and other libraries that are not on the data path are not worth what
+# inlining adds.
+GCFLAGS = github.com/...=-l
 LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 
 # What the tests use besides Go: gcc for the race detector; the others are NBD
@@ -30,7 +33,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## static binaries: bin/blkd, bin/blkctl
-	$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	$(GO) build -trimpath -tags $(TAGS) -gcflags '$(GCFLAGS)' -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: size
 size: build ## fails if bin/blkd has grown to 20 MB: a witness shall fit anywhere
@@ -44,7 +47,7 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v '/blockdev$$')
 	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
 	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
-	$(GO) test -run '^TestCoreCrash$$' ./metadata -crash.seeds=500
+	$(GO) test -run '^Test(CoreCrash|DetectorCallsNoLivingNodeDown)$$' ./metadata -crash.seeds=500 -detector.hours=6
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory cluster
 	@if command -v nbdinfo >/dev/null; then \

@@ -12,7 +12,7 @@ import (
 	"blkd/metadata/metapb"
 )
 
-var detectorHours = flag.Float64("detector.hours", 6, "simulated hours in which no detector may call a living node down")
+var detectorHours = flag.Float64("detector.hours", 1, "simulated hours in which no detector may call a living node down")
 
 // detectorSim is a cluster of detectors on a simulated network, driven from a
 // seed. Nodes are numbered from 0 and called n1, n2, ….
@@ -295,7 +295,7 @@ var deathCases = []struct {
 
 func TestDetectorNoticesDeath(t *testing.T) {
 	for _, c := range deathCases {
-		all, err := deathTimes(1, 100, c.loss, c.jitter, c.refused)
+		all, err := deathTimes(1, 40, c.loss, c.jitter, c.refused)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
+	"syscall"
 
 	"blkd/internal/env"
 )
@@ -33,7 +33,7 @@ func (s stopFS) change(op, name string, f func() error) error {
 
 // Open implements env.FS.
 func (s stopFS) Open(name string, flag int) (file env.File, err error) {
-	if flag&(os.O_RDWR|os.O_CREATE|os.O_TRUNC) == 0 {
+	if flag&(syscall.O_RDWR|syscall.O_CREAT|syscall.O_TRUNC) == 0 {
 		return s.FS.Open(name, flag)
 	}
 	s.change("open", name, func() error { //nolint:errcheck // nil
