@@ -36,6 +36,7 @@ type story struct {
 	out    io.Writer
 	client *node       // the load goes through it; nothing is done to it
 	dev    *nbd.Client // connected to it
+	late   *nbd.Client // connected to the primary that is frozen
 	load   *verifier.Load
 
 	refused verifier.Refused
@@ -54,11 +55,16 @@ func Run(ctx context.Context, blkd string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer c.close()
 	s := &story{cluster: c, out: out}
 	err = s.tell(ctx)
-	if s.dev != nil {
-		s.dev.Close() //nolint:errcheck // everything was checked, or the first error counts
+	c.close() // before the clients, which might wait for a volume that does not answer
+	if s.load != nil {
+		s.load.Stop() //nolint:errcheck // everything was checked, or the first error counts
+	}
+	for _, dev := range []*nbd.Client{s.dev, s.late} {
+		if dev != nil {
+			dev.Close() //nolint:errcheck // likewise
+		}
 	}
 	return cmp.Or(ctx.Err(), err)
 }
@@ -69,7 +75,7 @@ func (s *story) tell(ctx context.Context) error {
 	}
 	for _, act := range []func(context.Context) error{s.crash, s.relieve, s.freeze} {
 		if err := act(ctx); err != nil {
-			return errors.Join(err, s.load.Stop())
+			return errors.Join(err, s.load.Err())
 		}
 	}
 	return s.verdict(ctx)
@@ -205,12 +211,10 @@ func (s *story) freeze(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dev, err := p.dial(ctx, volume)
-	if err != nil {
+	if s.late, err = p.dial(ctx, volume); err != nil {
 		return err
 	}
-	defer dev.Close() //nolint:errcheck // it is to be hung up on
-	stale, err := verifier.NewStale(dev, staleFirst, staleCount)
+	stale, err := verifier.NewStale(s.late, staleFirst, staleCount)
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (s *Stale) Send() {
 		}
 		s.sent = append(s.sent, r)
 	}
-	s.dev.Submit(s.sent)
+	go s.dev.Submit(s.sent) // it waits when the socket is full, which nobody empties
 }
 
 // Replace writes the blocks that the other one reads, through the next primary.

@@ -131,11 +131,13 @@ type frozen struct {
 	*blockdev.Memory
 	kept  []*blockdev.Request
 	still bool
+	sent  chan struct{} // closed when it has kept something
 }
 
 func (f *frozen) Submit(batch []*blockdev.Request) {
 	if f.still {
 		f.kept = append(f.kept, batch...)
+		close(f.sent)
 		return
 	}
 	f.Memory.Submit(batch)
@@ -156,7 +158,7 @@ func TestStale(t *testing.T) {
 		"passes on":   {func(f *frozen, v *blockdev.Memory) { v.Submit(f.kept) }, Refused{Writes: 4, Reads: 4, Accepted: 4}},
 		"writes late": {func(f *frozen, v *blockdev.Memory) { blockdev.WriteAt(v, f.kept[1].Data, f.kept[1].Off, 0); refuse(f) }, Refused{Writes: 4, Reads: 4, Accepted: 1}},
 	} {
-		old, next := &frozen{Memory: blockdev.NewMemory(size)}, blockdev.NewMemory(size)
+		old, next := &frozen{Memory: blockdev.NewMemory(size), sent: make(chan struct{})}, blockdev.NewMemory(size)
 		s, err := NewStale(old, 10, 4)
 		if err != nil {
 			t.Fatal(err)
@@ -167,6 +169,7 @@ func TestStale(t *testing.T) {
 		}
 		old.still = true
 		s.Send()
+		<-old.sent
 		if err := s.Replace(next); err != nil {
 			t.Fatal(err)
 		}
