@@ -57,6 +57,10 @@ type Config struct {
 	Now Instant
 	// Fresh: no earlier run of the node had this replica.
 	Fresh bool
+	// KeepBranches: content of another lineage, which a forced promotion has left,
+	// is emptied only when the record says that it is Inconsistent: when an
+	// operator has given it up.
+	KeepBranches bool
 	// Durable: the log was synced up to here when it was opened.
 	Durable Seq
 	Events  Events
@@ -120,6 +124,7 @@ type Events struct {
 	Role    func(role Role, g Generation)
 	Served  func(*Certificate) // a generation begins to serve
 	Refused func(from NodeID, what string)
+	Mended  func(off int64, from NodeID) // a bad block at off was written again, with what from has
 	Note    func(text string)
 }
 
@@ -151,7 +156,10 @@ type Request struct {
 
 	last Seq            // mutations: the last entry of it; flushes: what must be durable
 	gen  Generation     // of the primary that began it
-	job  func(*Request) // reads of the core itself: what to do with the data
+	job  func(*Request) // of the core itself: what to do when it is done
+	// serve: a read that another node asked for; told how it went.
+	serve func(error)
+	mends int64 // bad blocks that it has found
 }
 
 // Send is a message for one node.
@@ -417,6 +425,9 @@ func (c *Core) leaveBranch(m *Message) bool {
 	if m.Kind != MsgJoin || c.rec == nil || m.Lineage != c.rec.Lineage || c.rec.inSet(c.self, c.inc) || !c.now.after(c.grant.until) {
 		return false
 	}
+	if _, seq := c.disk.Last(); c.cfg.KeepBranches && seq > 0 && c.rec.member(c.self) != nil && c.rec.member(c.self).State != Inconsistent {
+		return false // it is asked again
+	}
 	c.note("leaves lineage %x for %x and becomes empty", c.lineage, m.Lineage)
 	if !c.must("reset", c.disk.Reset(0, 0)) {
 		return false
@@ -455,7 +466,9 @@ func (c *Core) Receive(now Instant, from NodeID, m *Message) {
 		c.onCollect(from, m)
 	case MsgCollected:
 		c.onCollected(from, m)
-	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined:
+	case MsgRead:
+		c.onRead(from, m)
+	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined, MsgBlock:
 		c.onAnswer(from, m)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"blkd/blockdev"
 	"blkd/internal/api"
 	"blkd/internal/env"
@@ -138,4 +140,68 @@ func TestManyVolumesAtOnce(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
+}
+
+// TestForcedPromotion: a branch that lacks acknowledged writes serves only when an
+// operator says so, and the other branch stays on its disk until one gives it up.
+func TestForcedPromotion(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n3")
+	_, err := via.volumes.Create(brief(t), &api.CreateVolumeRequest{Name: "v", SizeBytes: 16 << 20, Nodes: []string{"n1", "n2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_PRIMARY)
+	client := c.dial("n3", "v")
+	if err := blockdev.WriteAt(client, block(1), 0, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	c.kill("n2")
+	if err := blockdev.WriteAt(client, block(2), 0, blockdev.FUA); err != nil { // n1 alone has it
+		t.Fatal(err)
+	}
+	v, err := via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"})
+	if err != nil || v.Record.Primary != "n1" {
+		t.Fatalf("%v, %v", v, err)
+	}
+	c.kill("n1") // and with it the quorum
+	c.start("n2")
+	c.ready("n2")
+	ask := &api.PromoteRequest{Name: "v", To: "n2"}
+	if _, err := via.volumes.Promote(brief(t), ask); api.Explain(err).Code != codes.FailedPrecondition {
+		t.Fatalf("promoted without force: %v", err)
+	}
+	ask.Force, ask.Request = true, &api.RequestInfo{Reason: "n1 burnt down"}
+	p, err := via.volumes.Promote(brief(t), ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Kind != metapb.PromotionKind_PROMOTION_KIND_FORCED || p.Certificate == nil {
+		t.Errorf("%v, certificate %v", p.Kind, p.Certificate)
+	}
+	mustHold(t, client, 0, 1)
+	if err := blockdev.WriteAt(client, block(3), 4096, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	c.start("n1")
+	c.ready("n1")
+	time.Sleep(time.Second) // it would have been invited and emptied by now
+	if v, err = via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range v.Record.Members {
+		if m.Node == "n1" && m.State != metapb.ReplicaState_REPLICA_STATE_OUTDATED {
+			t.Errorf("the other branch is %v", m.State)
+		}
+	}
+	if _, err := via.volumes.InvalidateReplica(brief(t), &api.InvalidateReplicaRequest{Name: "v", Node: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	mustHold(t, client, 0, 1)
+	mustHold(t, client, 4096, 3)
 }

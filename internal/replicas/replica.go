@@ -104,8 +104,8 @@ func (r *replica) start(made bool) error {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.volume = replication.NewVolume(replication.VolumeConfig{
 		Core: replication.Config{
-			Self: replication.NodeID(r.m.cfg.Node), Incarnation: replication.Incarnation(r.m.incarnation), Gate: r.gate,
-			Times: r.m.cfg.Times, Fresh: made && promised == 0, Durable: durable, Events: r.events(),
+			Self: replication.NodeID(r.m.cfg.Node), Incarnation: replication.Incarnation(r.m.incarnation), Gate: promises{r.gate},
+			Times: r.m.cfg.Times, Fresh: made && promised == 0, KeepBranches: true, Durable: durable, Events: r.events(),
 		},
 		Disk: r.store, Clock: r.m.cfg.Clock, Authority: r,
 		InflightBytes: min(16<<20, r.store.Stats().LogSizeBytes/8),
@@ -116,6 +116,18 @@ func (r *replica) start(made bool) error {
 	r.work.Go(r.deliver)
 	r.work.Go(r.reportMarks)
 	return nil
+}
+
+// promises is a gate that follows its volume into another lineage; the core does so
+// only where what it has promised before has no meaning any more.
+type promises struct{ *fencing.Gate }
+
+// Promise implements replication.Gate.
+func (p promises) Promise(lineage uint64, g replication.Generation) error {
+	if now, _ := p.Promised(); now != lineage {
+		return p.Adopt(lineage, g)
+	}
+	return p.Gate.Promise(lineage, g)
 }
 
 func (r *replica) events() replication.Events {
