@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -204,4 +205,55 @@ func TestForcedPromotion(t *testing.T) {
 	}
 	mustHold(t, client, 0, 1)
 	mustHold(t, client, 4096, 3)
+}
+
+// TestRestoredMetadataFindTheData: the disks of the nodes are whole, and only their
+// metadata are lost: with a snapshot of those the volumes are served again, with all
+// that was written after it was saved.
+func TestRestoredMetadataFindTheData(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.startAll()
+	c.makeVolume(c.address("n1"), "v")
+	file := c.saveSnapshot("n1")
+	if _, err := c.address("n1").volumes.Promote(brief(t), &api.PromoteRequest{Name: "v"}); err != nil {
+		t.Fatal(err)
+	}
+	client := c.dial("n1", "v")
+	if err := blockdev.WriteAt(client, block(7), 0, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+	c.kill(three...)
+	for _, name := range three {
+		dir := c.cfgs[name].DataDir
+		if err := os.RemoveAll(filepath.Join(dir, api.MetadataDir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, api.StagedBackup), file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.startAll()
+	v := c.wait(c.address("n1"), "v", api.WaitCondition_WAIT_CONDITION_PRIMARY)
+	if v.Record.Generation < 1_000_000 {
+		t.Errorf("generation %d", v.Record.Generation)
+	}
+	mustHold(t, c.dial("n2", "v"), 0, 7)
+	c.wait(c.address("n1"), "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+}
+
+// saveSnapshot is a backup of the metadata.
+func (c *trio) saveSnapshot(name string) (file []byte) {
+	c.t.Helper()
+	stream, err := c.socket(name).SaveSnapshot(brief(c.t), &api.SaveSnapshotRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for {
+		part, err := stream.Recv()
+		if err != nil {
+			return file
+		}
+		file = append(file, part.Data...)
+	}
 }
