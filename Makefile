@@ -121,6 +121,14 @@ cluster: ## the short forms of cluster-kill, cluster-witness and, for root, clus
 		echo "make cluster-partition is left out: it needs root and iproute2"; \
 	fi
 
+.PHONY: failover
+failover: build ## kill, freeze and relieve primaries under load, KILLS (50) times, and measure what clients notice
+	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills $(KILLS)
+
+.PHONY: failover-short
+failover-short: build ## the same in a minute
+	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills 2 -promotions 5 -rounds 1 -frozen 2s -away 1s
+
 .PHONY: bench
 bench: ## Go benchmarks of the data path
 	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./nbd ./internal/env/...

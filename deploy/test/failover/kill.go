@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"blkd/internal/api"
+	"blkd/metadata/metapb"
+)
+
+// mirror3 is a volume on three nodes and a client of a fourth.
+func mirror3(ctx context.Context, o *options) (*rig, error) {
+	return newRig(ctx, o, []string{"n1", "n2", "n3", "n4"}, []string{"n1", "n2", "n3"})
+}
+
+// calm is how long the load runs before something happens: long enough for it to be
+// in full swing, and never the same.
+func calm(ctx context.Context) error {
+	return sleep(ctx, 200*time.Millisecond+rand.N(300*time.Millisecond))
+}
+
+// kill kills primaries.
+func kill(ctx context.Context, o *options) error {
+	r, err := mirror3(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	r.startLoad(o)
+	var plain, leading []time.Duration
+	for range o.kills {
+		for _, leads := range []bool{false, true} {
+			stall, err := r.killPrimary(ctx, leads)
+			if err != nil {
+				return fmt.Errorf("kill %d: %w", len(plain)+len(leading)+1, err)
+			}
+			if leads {
+				leading = append(leading, stall)
+			} else {
+				plain = append(plain, stall)
+			}
+		}
+	}
+	if err := r.finish(ctx); err != nil {
+		return err
+	}
+	report("kill -9 of the primary", plain)
+	report("kill -9 of the primary, which also led the quorum", leading)
+	n := r.load.Counts()
+	fmt.Printf("  %d writes, %d reads, %d flushes: no error, nothing lost\n", n.Writes, n.Reads, n.Flushes)
+	return nil
+}
+
+// killPrimary kills the primary, which leads the metadata quorum or does not, and
+// tells how long no write was acknowledged. Then it brings the node back.
+func (r *rig) killPrimary(ctx context.Context, leads bool) (time.Duration, error) {
+	if err := r.level(ctx); err != nil {
+		return 0, err
+	}
+	p, err := r.primary(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.lead(ctx, p.Name, leads); err != nil {
+		return 0, err
+	}
+	if err := calm(ctx); err != nil {
+		return 0, err
+	}
+	r.load.Mark()
+	p.Kill()
+	stall, err := r.resumed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := p.Start(); err != nil {
+		return 0, err
+	}
+	return stall, r.Settle(ctx)
+}
+
+// lead makes a node the leader of the metadata quorum, or sees to it that another
+// one is.
+func (r *rig) lead(ctx context.Context, name string, leads bool) error {
+	leader, err := r.Leader(ctx)
+	if err != nil || leads == (leader.Name == name) {
+		return err
+	}
+	to := ""
+	if leads {
+		to = name
+	}
+	leader, err = r.Transfer(ctx, to)
+	if err == nil && leads != (leader.Name == name) {
+		return fmt.Errorf("%s leads the metadata quorum", leader.Name)
+	}
+	return err
+}
+
+// promote promotes one copy after the other.
+func promote(ctx context.Context, o *options) error {
+	r, err := mirror3(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	r.startLoad(o)
+	var stalls []time.Duration
+	for i := range o.promotions {
+		stall, err := r.promoteOne(ctx)
+		if err != nil {
+			return fmt.Errorf("promotion %d: %w", i+1, err)
+		}
+		stalls = append(stalls, stall)
+	}
+	if err := r.finish(ctx); err != nil {
+		return err
+	}
+	report("planned promotion", stalls)
+	return nil
+}
+
+func (r *rig) promoteOne(ctx context.Context) (time.Duration, error) {
+	if err := r.level(ctx); err != nil {
+		return 0, err
+	}
+	if err := calm(ctx); err != nil {
+		return 0, err
+	}
+	r.load.Mark()
+	p, err := r.volumes().Promote(ctx, &api.PromoteRequest{Name: volume, Request: request()})
+	if err != nil {
+		return 0, err
+	}
+	if p.Kind != metapb.PromotionKind_PROMOTION_KIND_HANDOVER {
+		return 0, fmt.Errorf("it was a %s: %v", api.PromotionWord(p.Kind), p.Reasons)
+	}
+	return r.resumed(ctx)
+}
+
+// report prints the median, the 99th percentile and the longest of some stalls.
+func report(what string, stalls []time.Duration) {
+	slices.Sort(stalls)
+	at := func(percent int) time.Duration {
+		return stalls[(len(stalls)*percent+99)/100-1].Round(time.Millisecond / 10)
+	}
+	fmt.Printf("%s, %d times: no write acknowledged for: median %v, p99 %v, max %v\n", what, len(stalls), at(50), at(99), at(100))
+}

@@ -1,0 +1,86 @@
+// Command failover kills, freezes and relieves the primaries of mirrored volumes
+// under load, with real processes on loopback, and measures what a client notices
+// that is connected to another node.
+//
+// The client keeps 16 reads and writes in flight. Every block tells its version, so
+// that a lost, torn or old one is found at once or at the end. No scenario passes
+// with an error that the client saw, or with an acknowledged write missing.
+//
+//	kill      kill -9 of the primary; every second time it leads the metadata quorum too
+//	promote   blkctl promote, while the primary works
+//	freeze    kill -STOP of the primary, and kill -CONT long after another took over
+//	members   kill -9 of each member in turn; the members are equal in the end, and one
+//	          that was away fetches only what has changed
+//	quorum    every voter of the metadata quorum stops; a volume on others goes on
+//	power     kill -9 of all nodes at once
+//	fio       fio with verify as the client, while primaries are killed
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are how much is done.
+type options struct {
+	blkd, dir         string
+	kills, promotions int
+	rounds            int // of members, power and fio
+	frozen            time.Duration
+	away              time.Duration // how long a member is, whose return is measured
+	pause             time.Duration // of each of the client's 16 places, after an answer
+}
+
+// scenarios in the order in which they run.
+var scenarios = []struct {
+	name string
+	run  func(context.Context, *options) error
+}{
+	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"quorum", quorum}, {"power", power}, {"fio", fio},
+}
+
+func main() {
+	// The nodes are to die with the thread that started them, so that thread must stay.
+	runtime.LockOSThread()
+	var o options
+	var names []string
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	flag.StringVar(&o.blkd, "blkd", "", "blkd `program` to test")
+	flag.StringVar(&o.dir, "dir", "", "`directory` that keeps what the nodes write and log (default: a temporary one, which is removed)")
+	flag.IntVar(&o.kills, "kills", 50, "`number` of primaries that are killed, for those that lead the quorum too and as many for others")
+	flag.IntVar(&o.promotions, "promotions", 100, "`number` of promotions")
+	flag.IntVar(&o.rounds, "rounds", 3, "how `often` each member is killed, and all at once")
+	flag.DurationVar(&o.frozen, "frozen", 30*time.Second, "`time` for which a primary stands still")
+	flag.DurationVar(&o.away, "away", 10*time.Second, "`time` for which a member is away")
+	flag.DurationVar(&o.pause, "pause", time.Millisecond, "`time` that the client lets pass after each answer, in each of its 16 places")
+	only := flag.String("only", strings.Join(names, ","), "`scenarios` to run")
+	flag.Parse()
+	chosen := strings.Split(*only, ",")
+	for _, name := range chosen {
+		if !slices.Contains(names, name) || o.blkd == "" || flag.NArg() > 0 || min(o.kills, o.promotions, o.rounds) < 1 {
+			flag.Usage()
+			os.Exit(2)
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	for _, s := range scenarios {
+		if !slices.Contains(chosen, s.name) {
+			continue
+		}
+		if err := s.run(ctx, &o); err != nil {
+			fmt.Fprintf(os.Stderr, "failover: %s: %v\n", s.name, err)
+			os.Exit(1)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/internal/api"
+)
+
+// quorum stops every voter of the metadata quorum. The volume's members, and the
+// client's node, are others.
+func quorum(ctx context.Context, o *options) error {
+	r, err := newRig(ctx, o, []string{"n1", "n2", "n3", "n4", "n5"}, []string{"n4", "n5"})
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	st, err := api.NewClusterServiceClient(r.client.Conn()).Status(ctx, &api.ClusterStatusRequest{})
+	if err != nil {
+		return err
+	}
+	r.startLoad(o)
+	if err := calm(ctx); err != nil {
+		return err
+	}
+	r.load.Mark()
+	stopped := 0
+	for _, n := range st.Nodes {
+		if n.Role != api.NodeRole_NODE_ROLE_VOTER && n.Role != api.NodeRole_NODE_ROLE_LEADER {
+			continue
+		}
+		if name := n.Record.GetName(); name == "n4" || name == "n5" {
+			return fmt.Errorf("%s was to have no vote", name)
+		}
+		r.find(n.Record.GetName()).Kill()
+		stopped++
+	}
+	before := r.load.Counts()
+	if err := sleep(ctx, o.frozen); err != nil {
+		return err
+	}
+	stall, err := r.resumed(ctx)
+	if err != nil {
+		return err
+	}
+	report(fmt.Sprintf("all %d voters of the metadata quorum gone for %v", stopped, o.frozen), []time.Duration{stall})
+	fmt.Printf("  %d writes meanwhile\n", r.load.Counts().Writes-before.Writes)
+	return r.finish(ctx)
+}
+
+// power kills all nodes at once.
+func power(ctx context.Context, o *options) error {
+	r, err := mirror3(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	var writes, flushes int64
+	for i := range o.rounds {
+		if err := r.powerLoss(ctx, o); err != nil {
+			return fmt.Errorf("round %d: %w", i+1, err)
+		}
+		n := r.load.Counts()
+		writes, flushes = writes+n.Writes, flushes+n.Flushes
+	}
+	fmt.Printf("kill -9 of all %d nodes at once, %d times, under %d writes and %d flushes: nothing acknowledged is lost\n",
+		len(r.Nodes), o.rounds, writes, flushes)
+	return r.compare(ctx)
+}
+
+func (r *rig) powerLoss(ctx context.Context, o *options) error {
+	if err := r.zero(); err != nil {
+		return err
+	}
+	r.startLoad(o)
+	if err := sleep(ctx, time.Second); err != nil {
+		return err
+	}
+	if err := r.load.Err(); err != nil {
+		return err
+	}
+	for _, n := range r.Nodes {
+		n.Kill()
+	}
+	if err := r.load.Stop(); err == nil {
+		return fmt.Errorf("the client has not noticed it")
+	}
+	r.dev.Close() //nolint:errcheck // the connection is lost
+	if err := r.Start(ctx); err != nil {
+		return err
+	}
+	load := r.load
+	r.load = nil // its errors are those that were to come
+	defer func() { r.load = load }()
+	if err := r.level(ctx); err != nil {
+		return err
+	}
+	var err error
+	if r.dev, err = dial(ctx, r.client); err != nil {
+		return err
+	}
+	c, err := load.Check(r.dev)
+	if err != nil {
+		return err
+	}
+	if c.Lost+c.Wrong > 0 {
+		return fmt.Errorf("%d blocks lack what was acknowledged, %d of them what was flushed, and %d are wrong: %w", c.Lost, c.LostDurable, c.Wrong, c.Example)
+	}
+	return nil
+}
+
+// zero makes the blocks of the next load read as zeros, as it expects them.
+func (r *rig) zero() error { return blockdev.WriteZeroes(r.dev, 0, blocks*blockdev.BlockSize, 0) }
