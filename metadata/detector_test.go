@@ -122,14 +122,14 @@ func TestVerdictsAreShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	var peers []Peer
-	for i := range 200 {
+	for i := range 40 {
 		peers = append(peers, Peer{name(i), 1})
 	}
 	now := time.Hour
 	d.SetPeers(now, peers)
-	for seq := uint64(1); seq < 50; seq++ {
+	for seq := uint64(1); seq < 30; seq++ {
 		now += 100 * time.Millisecond
-		for i := 2; i < 200; i++ {
+		for i := 2; i < 40; i++ {
 			d.Beat(now, Beat{From: name(i), Incarnation: 1, Seq: seq, Heard: []Heard{{name(0), 1, 0}}})
 		}
 		d.Tick(now)
