@@ -141,11 +141,13 @@ func (r *rig) promoteOne(ctx context.Context) (time.Duration, error) {
 	return r.resumed(ctx)
 }
 
-// report prints the median, the 99th percentile and the longest of some stalls.
+// report prints how long no write was acknowledged, each time.
 func report(what string, stalls []time.Duration) {
 	slices.Sort(stalls)
-	at := func(percent int) time.Duration {
-		return stalls[(len(stalls)*percent+99)/100-1].Round(time.Millisecond / 10)
+	at := func(percent int) time.Duration { return stalls[(len(stalls)*percent+99)/100-1].Round(time.Millisecond) }
+	if len(stalls) == 1 {
+		fmt.Printf("%s: no write acknowledged for %v\n", what, at(100))
+		return
 	}
 	fmt.Printf("%s, %d times: no write acknowledged for: median %v, p99 %v, max %v\n", what, len(stalls), at(50), at(99), at(100))
 }

@@ -11,7 +11,7 @@
 //	freeze    kill -STOP of the primary, and kill -CONT long after another took over
 //	members   kill -9 of each member in turn; the members are equal in the end, and one
 //	          that was away fetches only what has changed
-//	quorum    every voter of the metadata quorum stops; a volume on others goes on
+//	quorum    so many voters are killed that the metadata quorum is lost; a volume on others goes on
 //	power     kill -9 of all nodes at once
 //	fio       fio with verify as the client, while primaries are killed
 package main
