@@ -40,6 +40,8 @@ type primary struct {
 	shape  *Shape // asked for by an operator
 	// refusal is why the quorum decided against the last change of the policy.
 	refusal string
+	mends   []*mend
+	reads   uint64 // questions for content
 	evict   *eviction
 	leaves  backoff // of departures
 	// yields: the quorum was asked to promote the node with the best log.
@@ -74,6 +76,11 @@ func (c *Core) stepDown(why string) {
 	}
 	for _, list := range [][]*Request{c.p.parked, c.p.flushes, c.p.unread} {
 		for _, r := range list {
+			moved(r)
+		}
+	}
+	for _, m := range c.p.mends {
+		for _, r := range m.waiting {
 			moved(r)
 		}
 	}
@@ -117,6 +124,9 @@ func (c *Core) progress() {
 	if c.p.frozen != 0 || c.p.join != nil {
 		c.tryChange()
 		c.advance() // what the change had held up
+	}
+	if len(c.p.mends) > 0 {
+		c.tryMends()
 	}
 	c.answerFlushes()
 	c.tryHandover()
@@ -198,6 +208,10 @@ func (c *Core) advance() {
 		c.p.busy.remove(f.off, f.end)
 		if f.req.last != f.last {
 			continue // a part of it
+		}
+		if f.req.job != nil {
+			f.req.job(f.req)
+			continue
 		}
 		if f.req.FUA && durable == 0 {
 			durable = c.quorum(true)
@@ -331,6 +345,8 @@ func (c *Core) onAnswer(from NodeID, m *Message) {
 		c.onFetched(p, m)
 	case MsgJoined:
 		c.onJoined(p, m)
+	case MsgBlock:
+		c.onBlock(p, m)
 	}
 }
 
@@ -408,6 +424,7 @@ func (c *Core) tickPrimary() {
 	}
 	c.keepLog()
 	c.tickEviction()
+	c.tickMends()
 	c.tryChange()
 	c.progress()
 	c.copyOn()

@@ -81,9 +81,6 @@ func (c *Core) admit(batch []*Request) {
 			c.park(r)
 		case r.Op == blockdev.OpRead:
 			r.gen = c.gen
-			if mutant.On(mutant.ReplicaLeaseBefore) && c.leaseValid() {
-				r.last = 1
-			}
 			c.out.Reads = append(c.out.Reads, r)
 		case r.Off%blockSize != 0 || r.Len%blockSize != 0:
 			c.modify(r)
@@ -314,17 +311,20 @@ func (c *Core) Read(now Instant, r *Request, err error) {
 		}
 		return
 	}
+	if r.serve != nil {
+		r.serve(err)
+		return
+	}
 	switch {
-	case mutant.On(mutant.ReplicaLeaseBefore) && r.job == nil && r.last == 1:
-		c.finish(r, err)
 	case c.role == Secondary || r.gen != c.gen:
 		if r.job == nil {
 			c.finish(r, ErrMoved)
 		}
+	case err != nil && c.mended(r, err):
 	case r.job != nil:
 		if err != nil {
-			// Only a block that fails its check gets here; the mutation or the
-			// copy that needs it cannot go on.
+			// Only a block that fails its check gets here, and nobody else has
+			// it; the mutation or the copy that needs it cannot go on.
 			c.readFailed(r, err)
 			return
 		}

@@ -29,10 +29,11 @@ const (
 	// MsgJoin asks a node that is not in the set to promise Gen and to say what
 	// it has.
 	MsgJoin
-	// MsgJoined answers it; (PrevGen, PrevSeq) is its last committed entry.
+	// MsgJoined answers it; (PrevGen, PrevSeq) is its last committed entry, or, if
+	// Held is PrevSeq, the one up to which its content is good.
 	MsgJoined
-	// MsgReset starts a full copy: the joiner becomes empty, with its log ending
-	// at (PrevGen, PrevSeq).
+	// MsgReset starts a copy: the joiner's log ends at (PrevGen, PrevSeq), and it
+	// becomes empty, or keeps its content up to the entry Commit, if that is not 0.
 	MsgReset
 	// MsgCopy carries a piece of committed content that goes under the
 	// joiner's log; Copy counts the pieces of this join.
@@ -44,13 +45,18 @@ const (
 	MsgCollect
 	// MsgCollected answers it; Refused tells that a primary is at work here.
 	MsgCollected
+	// MsgRead asks a member for Len bytes of committed content at Off, with
+	// everything up to Commit; Copy is the number of the question.
+	MsgRead
+	// MsgBlock answers it with Data; Refused tells that it cannot.
+	MsgBlock
 	numKinds
 )
 
 var kindNames = [numKinds]string{
 	MsgAppend: "append", MsgAck: "ack", MsgReject: "reject", MsgSeal: "seal", MsgSealed: "sealed", MsgFetch: "fetch",
 	MsgFetched: "fetched", MsgJoin: "join", MsgJoined: "joined", MsgReset: "reset", MsgCopy: "copy", MsgRelease: "release",
-	MsgCollect: "collect", MsgCollected: "collected",
+	MsgCollect: "collect", MsgCollected: "collected", MsgRead: "read", MsgBlock: "block",
 }
 
 // String is the kind's name in logs and traces.

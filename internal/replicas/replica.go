@@ -141,7 +141,10 @@ func (r *replica) events() replication.Events {
 		},
 		Served:  func(x *replication.Certificate) { c := *x; r.work.Go(func() { r.certify(&c) }) },
 		Refused: func(from replication.NodeID, what string) { r.log.Debug("refused", "from", from, "what", what) },
-		Note:    func(text string) { r.log.Info(text) },
+		Mended: func(off int64, from replication.NodeID) {
+			r.log.Warn("a bad block was repaired", "offset", off, "from", from, "advice", "if it comes back, look at the disk")
+		},
+		Note: func(text string) { r.log.Info(text) },
 	}
 }
 
