@@ -16,7 +16,8 @@ type join struct {
 	invited Instant
 	joined  bool // it has promised
 
-	full    bool // a full copy; else the log reaches
+	full    bool // a copy; else the log reaches
+	behind  Seq  // of a copy: only of what has changed after this; 0: of everything
 	empty   bool // it has answered RESET
 	cursor  int64
 	reading bool
@@ -106,7 +107,7 @@ func (c *Core) invite(p *peer) {
 }
 
 // onJoined decides how a replica is brought level: by the log if that reaches,
-// else by a copy of everything.
+// else by a copy of what has changed, or of everything.
 func (c *Core) onJoined(p *peer, m *Message) {
 	j := c.p.join
 	if j == nil || j.node != p.node || j.joined || c.role != Chosen && c.role != Primary {
@@ -143,9 +144,9 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin(fmt.Sprintf("the generation of entry %d is not known", c.p.commit))
 		return
 	}
-	j.joined, j.full = true, true
+	j.joined, j.full, j.behind = true, true, c.changesSince(p, m)
 	reset := c.mem.message(MsgReset)
-	reset.Gen, reset.PrevGen, reset.PrevSeq = c.gen, gen, c.p.commit
+	reset.Gen, reset.PrevGen, reset.PrevSeq, reset.Commit = c.gen, gen, c.p.commit, j.behind
 	c.send(p, reset)
 	c.level(p, c.p.commit, c.p.commit)
 }
@@ -198,7 +199,7 @@ func (c *Core) copyOn() {
 func (c *Core) copyPiece(p *peer, j *join) bool {
 	n := j.sent + 1
 	if n > j.planned {
-		off, length, err := c.disk.NextData(j.cursor)
+		off, length, err := c.nextPiece(j)
 		if err != nil {
 			c.endJoin(fmt.Sprintf("the copy cannot be read: %v", err))
 			return false
@@ -245,11 +246,10 @@ func (c *Core) readPiece(p *peer, j *join, n uint64, f *flight) {
 		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up {
 			return
 		}
-		// Entries that wait for room in the window come first: what the piece
-		// holds of them must not be there before them.
-		if _, last := c.disk.Last(); p.next <= last {
-			c.pump(p)
-			if _, last := c.disk.Last(); p.next <= last {
+		// Entries that wait for room in the window come first, if the piece reflects
+		// them: it must not be there before them.
+		if p.next <= c.p.commit {
+			if c.pump(p); p.next <= c.p.commit {
 				return
 			}
 		}

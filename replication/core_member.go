@@ -235,16 +235,17 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 	answer.LastGen, answer.LastSeq = c.disk.Last()
 	answer.PrevSeq = answer.Commit
 	answer.PrevGen, _ = c.disk.GenAt(answer.Commit)
+	c.tellBase(answer)
 	c.sendTo(from, m.From, answer)
 }
 
-// onReset begins a full copy.
+// onReset begins a copy.
 func (c *Core) onReset(from NodeID, m *Message) {
 	if m.Gen != c.prom || c.role != Secondary || c.rec != nil && c.rec.inSet(c.self, c.inc) && !c.amnesiac() {
 		c.reject(from, m, "this node is a member, or promised another generation")
 		return
 	}
-	if !c.must("reset", c.disk.Reset(m.PrevGen, m.PrevSeq)) {
+	if !c.restart(m.PrevGen, m.PrevSeq, m.Commit) {
 		return
 	}
 	c.matched, c.durable, c.syncSeq, c.copied = m.PrevSeq, m.PrevSeq, m.PrevSeq, 0

@@ -19,7 +19,9 @@ type memReplica struct {
 	size    int64
 	keep    Seq
 	imports int
-	cuts    int // so often was the log cut, or begun anew
+	rejoins int
+	cuts    int            // so often was the log cut, or begun anew
+	rot     map[int64]bool // blocks that fail their check, until they are written
 
 	onAppend func(prev Generation, e blockdev.Entry)
 	onCommit func(blockdev.Entry)
@@ -32,17 +34,28 @@ type memState struct {
 	commit     Seq
 	image      map[int64]uint64 // committed content by block
 	incomplete bool
+	base       Seq // incomplete: up to here the content is good
+	baseOf     Generation
+	copied     Seq           // effects of entries up to here were imported
+	floor      Seq           // changes before are not known
+	changed    map[int64]Seq // by block
+	gens       []memGen      // also of entries that are not kept
+}
+
+type memGen struct {
+	gen   Generation
+	first Seq
 }
 
 func (s memState) clone() memState {
 	s.log = slices.Clone(s.log)
-	s.image = maps.Clone(s.image)
+	s.image, s.changed, s.gens = maps.Clone(s.image), maps.Clone(s.changed), slices.Clone(s.gens)
 	return s
 }
 
 func newMemReplica() *memReplica {
-	r := &memReplica{retain: 1 << 30, size: 64 * blockSize}
-	r.image = map[int64]uint64{}
+	r := &memReplica{retain: 1 << 30, size: 64 * blockSize, rot: map[int64]bool{}}
+	r.image, r.changed = map[int64]uint64{}, map[int64]Seq{}
 	r.synced = r.memState.clone()
 	return r
 }
@@ -66,7 +79,14 @@ func (r *memReplica) GenAt(seq Seq) (Generation, bool) {
 	switch {
 	case seq == r.baseSeq:
 		return r.baseGen, true
-	case seq < r.baseSeq || seq > r.baseSeq+Seq(len(r.log)):
+	case seq > r.baseSeq+Seq(len(r.log)):
+		return 0, false
+	case seq < r.baseSeq:
+		for _, g := range slices.Backward(r.gens) {
+			if g.first <= seq {
+				return g.gen, true
+			}
+		}
 		return 0, false
 	}
 	return r.log[seq-r.baseSeq-1].Gen, true
@@ -93,6 +113,9 @@ func (r *memReplica) Append(entries []blockdev.Entry) error {
 			return fmt.Errorf("entry (%d, %d) after (%d, %d)", e.Gen, e.Seq, gen, seq)
 		}
 		e.Data = slices.Clone(e.Data)
+		if e.Gen != gen {
+			r.gens = append(r.gens, memGen{e.Gen, e.Seq})
+		}
 		r.log = append(r.log, e)
 		if r.onAppend != nil {
 			r.onAppend(gen, e)
@@ -111,6 +134,8 @@ func (r *memReplica) Commit(seq Seq) error {
 		}
 		for off := int64(0); off < e.Len; off += blockSize {
 			b := (e.Off + off) / blockSize
+			delete(r.rot, b)
+			r.changed[b] = e.Seq
 			if e.Kind == blockdev.EntryWrite {
 				r.image[b] = tagOf(e.Data[off:])
 			} else {
@@ -132,17 +157,21 @@ func (r *memReplica) Truncate(seq Seq) error {
 		return fmt.Errorf("truncate to %d below the commit point %d", seq, r.commit)
 	}
 	r.log = slices.Clone(r.log[:seq-r.baseSeq])
+	for len(r.gens) > 0 && r.gens[len(r.gens)-1].first > seq {
+		r.gens = r.gens[:len(r.gens)-1]
+	}
 	r.cuts++
 	r.synced = r.memState.clone()
 	return nil
 }
 
 func (r *memReplica) Import(off, n int64, data []byte) error {
+	_, r.copied = r.Last()
 	for o := int64(0); o < n; o += blockSize {
-		if data == nil {
-			delete(r.image, (off+o)/blockSize)
-		} else if tag := tagOf(data[o:]); tag != 0 {
-			r.image[(off+o)/blockSize] = tag
+		r.changed[(off+o)/blockSize] = r.copied
+		delete(r.image, (off+o)/blockSize)
+		if data != nil && tagOf(data[o:]) != 0 {
+			r.image[(off+o)/blockSize] = tagOf(data[o:])
 		}
 	}
 	r.imports++
@@ -151,7 +180,9 @@ func (r *memReplica) Import(off, n int64, data []byte) error {
 
 func (r *memReplica) Reset(gen Generation, seq Seq) error {
 	r.cuts++
-	r.memState = memState{baseGen: gen, baseSeq: seq, commit: seq, image: map[int64]uint64{}, incomplete: true}
+	clear(r.rot)
+	r.memState = memState{baseGen: gen, baseSeq: seq, commit: seq, image: map[int64]uint64{}, incomplete: true,
+		floor: seq, changed: map[int64]Seq{}}
 	r.synced = r.memState.clone()
 	return nil
 }
@@ -161,6 +192,44 @@ func (r *memReplica) Complete() error {
 	r.cuts++
 	r.synced = r.memState.clone()
 	return nil
+}
+
+func (r *memReplica) Base() (Generation, Seq, bool) {
+	if r.incomplete {
+		return r.baseOf, r.base, r.base > 0
+	}
+	gen, known := r.GenAt(r.commit)
+	return gen, r.commit, known && r.commit >= r.copied
+}
+
+func (r *memReplica) Rejoin(gen Generation, seq Seq) error {
+	baseOf, base, ok := r.Base()
+	if !ok || seq < base {
+		return fmt.Errorf("no base to rejoin from")
+	}
+	r.cuts++
+	r.rejoins++
+	r.log, r.gens = nil, nil
+	r.baseGen, r.baseSeq, r.commit, r.copied = gen, seq, seq, 0
+	r.incomplete, r.base, r.baseOf = true, base, baseOf
+	r.synced = r.memState.clone()
+	return nil
+}
+
+func (r *memReplica) NextChange(since Seq, off int64) (int64, int64, error) {
+	if since < r.floor || r.incomplete {
+		return 0, 0, fmt.Errorf("changes are known from %d on", r.floor)
+	}
+	for b := off / blockSize; b < r.size/blockSize; b++ {
+		if r.changed[b] > since {
+			n := int64(1)
+			for r.changed[b+n] > since {
+				n++
+			}
+			return b * blockSize, n * blockSize, nil
+		}
+	}
+	return r.size, 0, nil
 }
 
 func (r *memReplica) Incomplete() bool { return r.incomplete }
@@ -202,16 +271,25 @@ func (r *memReplica) losePower(rnd *rand.Rand) {
 	}
 	more := int(lost.last()) - int(r.memState.last())
 	if at := int(r.memState.last()) - int(lost.baseSeq); more > 0 && at >= 0 {
-		r.log = append(r.log, lost.log[at:at+rnd.IntN(more+1)]...)
+		for _, e := range lost.log[at : at+rnd.IntN(more+1)] {
+			if gen, _ := r.Last(); gen != e.Gen {
+				r.gens = append(r.gens, memGen{e.Gen, e.Seq})
+			}
+			r.log = append(r.log, e)
+		}
 	}
 	r.synced = r.memState.clone()
 }
 
 // read fills p with the tags of the blocks from off.
-func (r *memReplica) read(p []byte, off int64) {
+func (r *memReplica) read(p []byte, off int64) error {
 	for o := int64(0); o < int64(len(p)); o += blockSize {
+		if r.rot[(off+o)/blockSize] {
+			return &blockdev.ChecksumError{Volume: "sim", Off: off + o}
+		}
 		putTag(p[o:], r.image[(off+o)/blockSize])
 	}
+	return nil
 }
 
 // A block of the simulation is its first eight bytes.

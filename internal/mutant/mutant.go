@@ -126,6 +126,7 @@ const (
 	ReplicaHalfCopy
 	ReplicaSuffixAny
 	ReplicaResumeCopy
+	ReplicaRejoinAny
 	ReplicaTrustCommit
 	ReplicaCopyUnlocked
 	ReplicaCopyAgain
@@ -261,6 +262,7 @@ var table = [numIDs]Info{
 	{ReplicaUnfrozen, "replica/unfrozen", "Writes are committed while a change waits for what is committed to be durable."},
 	{ReplicaHalfCopy, "replica/half-copy", "A replica counts as complete before everything was copied."},
 	{ReplicaSuffixAny, "replica/suffix-any", "A replica joins by the log from wherever its own ends."},
+	{ReplicaRejoinAny, "replica/rejoin-any", "A replica is brought level by what has changed since an entry that is not on the same log."},
 	{ReplicaResumeCopy, "replica/resume-copy", "A copy that was broken off counts as content."},
 	{ReplicaTrustCommit, "replica/trust-commit", "What a replica has committed is taken for a part of the log, also after a recovery."},
 	{ReplicaCopyUnlocked, "replica/copy-unlocked", "Writes go on in a range that is read for a copy."},
