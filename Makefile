@@ -50,6 +50,7 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 	$(GO) test -run '^Test(CoreCrash|DetectorCallsNoLivingNodeDown)$$' ./metadata -crash.seeds=500 -detector.hours=6
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory cluster
+	$(MAKE) --no-print-directory failover-short
 	@if command -v nbdinfo >/dev/null; then \
 		$(MAKE) --no-print-directory interop; \
 	else \
