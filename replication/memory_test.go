@@ -20,8 +20,7 @@ type memReplica struct {
 	keep    Seq
 	imports int
 	rejoins int
-	cuts    int            // so often was the log cut, or begun anew
-	rot     map[int64]bool // blocks that fail their check, until they are written
+	cuts    int // so often was the log cut, or begun anew
 
 	onAppend func(prev Generation, e blockdev.Entry)
 	onCommit func(blockdev.Entry)
@@ -54,7 +53,7 @@ func (s memState) clone() memState {
 }
 
 func newMemReplica() *memReplica {
-	r := &memReplica{retain: 1 << 30, size: 64 * blockSize, rot: map[int64]bool{}}
+	r := &memReplica{retain: 1 << 30, size: 64 * blockSize}
 	r.image, r.changed = map[int64]uint64{}, map[int64]Seq{}
 	r.synced = r.memState.clone()
 	return r
@@ -134,7 +133,6 @@ func (r *memReplica) Commit(seq Seq) error {
 		}
 		for off := int64(0); off < e.Len; off += blockSize {
 			b := (e.Off + off) / blockSize
-			delete(r.rot, b)
 			r.changed[b] = e.Seq
 			if e.Kind == blockdev.EntryWrite {
 				r.image[b] = tagOf(e.Data[off:])
@@ -180,7 +178,6 @@ func (r *memReplica) Import(off, n int64, data []byte) error {
 
 func (r *memReplica) Reset(gen Generation, seq Seq) error {
 	r.cuts++
-	clear(r.rot)
 	r.memState = memState{baseGen: gen, baseSeq: seq, commit: seq, image: map[int64]uint64{}, incomplete: true,
 		floor: seq, changed: map[int64]Seq{}}
 	r.synced = r.memState.clone()
@@ -282,14 +279,10 @@ func (r *memReplica) losePower(rnd *rand.Rand) {
 }
 
 // read fills p with the tags of the blocks from off.
-func (r *memReplica) read(p []byte, off int64) error {
+func (r *memReplica) read(p []byte, off int64) {
 	for o := int64(0); o < int64(len(p)); o += blockSize {
-		if r.rot[(off+o)/blockSize] {
-			return &blockdev.ChecksumError{Volume: "sim", Off: off + o}
-		}
 		putTag(p[o:], r.image[(off+o)/blockSize])
 	}
-	return nil
 }
 
 // A block of the simulation is its first eight bytes.
