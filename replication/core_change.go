@@ -173,6 +173,10 @@ func (c *Core) barSlow(members []Member) {
 	}
 }
 
+// nearlyLevel is how many entries a replica that joins may lack of what is
+// committed when commits begin to wait for it.
+const nearlyLevel = 1000
+
 // wanted is the change that should be recorded, and who comes in by it; empty if
 // the record is right.
 func (c *Core) wanted() (Proposal, *peer) {
@@ -183,10 +187,9 @@ func (c *Core) wanted() (Proposal, *peer) {
 		return Proposal{Members: members, Why: why}, nil
 	}
 	if j := c.p.join; j != nil && j.complete() {
-		_, last := c.disk.Last()
-		// Only when everything was sent, and it keeps up: commits wait for its
-		// answer.
-		if p := c.peer(j.node); p != nil && p.up && p.ready && (p.next > last || mutant.On(mutant.ReplicaGrowLacking)) && !p.slow(c.now, Instant(c.times.Drop/4)) {
+		// Only when it is nearly level and keeps up: commits wait for its answer.
+		near := func(p *peer) bool { return p.held+nearlyLevel >= c.p.commit || mutant.On(mutant.ReplicaGrowLacking) }
+		if p := c.peer(j.node); p != nil && p.up && p.ready && near(p) && !p.slow(c.now, Instant(c.times.Drop/4)) {
 			members := slices.Clone(c.p.base.Members)
 			m := find(members, j.node)
 			m.State, m.Amnesiac, m.Incarnation = UpToDate, false, p.inc

@@ -18,7 +18,7 @@ type checks struct {
 	round     int
 	fatal     bool
 
-	recoveries, shapes, evictions int
+	recoveries, shapes, evictions, mended, unmended int
 }
 
 // appended is what an entry was when it was first appended (I11).
@@ -243,6 +243,28 @@ func (s *sim) recovered(p Proposal) {
 	}
 	for b, h := range s.blocks {
 		h.reset(values[b])
+	}
+}
+
+// checkImage checks that a replica that was copied has in its image what its log
+// has committed (I16), or what was committed since.
+func (s *sim) checkImage(n *simNode) {
+	values := map[int64][]uint64{}
+	for _, e := range s.committed {
+		for off := int64(0); off < e.Len; off += blockSize {
+			b, tag := (e.Off+off)/blockSize, tagOf(e.Data[off:])
+			if e.Seq <= n.disk.commit {
+				values[b] = values[b][:0]
+			} else if values[b] == nil {
+				values[b] = []uint64{0}
+			}
+			values[b] = append(values[b], tag)
+		}
+	}
+	for b := range n.disk.size / blockSize {
+		if v := n.disk.image[b]; v != 0 && !slices.Contains(values[b], v) || v == 0 && len(values[b]) == 1 && values[b][0] != 0 {
+			s.fatalf("block %d of %s is %d; what was committed, for it up to entry %d, makes it %v", b, n.name, v, n.disk.commit, values[b])
+		}
 	}
 }
 

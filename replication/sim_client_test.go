@@ -139,6 +139,11 @@ func (s *sim) failedRequest(n *simNode, r *Request, o *op) {
 	if o.read != 0 {
 		s.history(o.block).endRead(o.read)
 	}
+	var bad *blockdev.ChecksumError
+	if errors.As(r.Err, &bad) {
+		s.unmended++ // nobody else could be asked
+		return
+	}
 	fenced := errors.Is(r.Err, ErrFenced) && o.attachment < s.rec.Attachment
 	if !errors.Is(r.Err, ErrMoved) && !fenced {
 		s.fatalf("%s answers a request with %v", n.name, r.Err)

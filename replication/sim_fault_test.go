@@ -41,6 +41,7 @@ var faults = []fault{
 	{[profiles]float64{1, 1, 1, 0.2, 0.2}, func(s *sim, _, _ *simNode) { s.takeover() }},
 	{[profiles]float64{0.5, 0.5, 0.5, 0.2, 0.2}, func(s *sim, _, _ *simNode) { s.change() }},
 	{[profiles]float64{0.7, 0.3, 0.3, 0.3, 2}, (*sim).evict},
+	{[profiles]float64{3, 3, 1, 1, 3}, func(s *sim, n, _ *simNode) { s.rot(n) }},
 	{[profiles]float64{2, 2, 2, 2, 4}, func(s *sim, n, _ *simNode) { s.invite(n) }},
 	{[profiles]float64{0.5, 0.2, 0.2, 0.2, 1}, func(s *sim, n, _ *simNode) { s.leave(n) }},
 	{[profiles]float64{6, 6, 12, 10, 12}, func(s *sim, n, _ *simNode) { s.restartDown(n) }},
@@ -169,7 +170,12 @@ func (s *sim) calm() {
 		w.cut = false
 	}
 	for _, n := range s.nodes {
-		n.paused, n.slow, n.deaf = 0, 0, 0
+		n.paused, n.slow = 0, 0
+		clear(n.disk.rot)
+		if n.deaf > s.now {
+			n.deaf = 0
+			s.deliverRecord(n)
+		}
 		s.invite(n)
 		s.restartDown(n)
 		for _, m := range s.nodes {

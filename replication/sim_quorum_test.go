@@ -57,6 +57,11 @@ func (s *sim) decide(n *simNode, p Proposal) string {
 			}
 		}
 		s.departed(n, p.Members)
+		for _, m := range p.Members {
+			if was := r.member(m.Node); m.State == UpToDate && !m.Amnesiac && (was.State != UpToDate || was.Amnesiac) && s.node(m.Node).core != nil {
+				s.checkImage(s.node(m.Node))
+			}
+		}
 		r.Members = p.Members
 	}
 	if p.Shape != nil {

@@ -132,7 +132,6 @@ const (
 	ReplicaCopyAgain
 	ReplicaOneLease
 	ReplicaNoLease
-	ReplicaLeaseBefore
 	ReplicaLeaseLong
 	ReplicaLeaseOneSet
 	ReplicaLateRelease
@@ -269,7 +268,6 @@ var table = [numIDs]Info{
 	{ReplicaCopyAgain, "replica/copy-again", "Pieces of a copy that were lost with a connection are not sent again."},
 	{ReplicaOneLease, "replica/one-lease", "A lease from any one member is enough."},
 	{ReplicaNoLease, "replica/no-lease", "Reads are answered without a lease."},
-	{ReplicaLeaseBefore, "replica/lease-before", "The lease is checked before the data is read."},
 	{ReplicaLeaseLong, "replica/lease-long", "A lease is believed from when it was granted, not from when it was asked for."},
 	{ReplicaLeaseOneSet, "replica/lease-one-set", "Leases are counted under one set while a change is undecided."},
 	{ReplicaLateRelease, "replica/late-release", "A release ends a newer lease than the one it names."},
