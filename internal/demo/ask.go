@@ -8,11 +8,21 @@ import (
 	"io"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"blkd/internal/api"
 	"blkd/metadata/metapb"
 )
 
-func (n *node) stop() error   { return n.process.signal(syscall.SIGSTOP) }
+// stop makes the node stand still, and returns when all of it does.
+func (n *node) stop() error {
+	if err := n.process.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return unix.Waitid(unix.P_PID, n.process.cmd.Process.Pid, nil, unix.WSTOPPED, nil)
+}
+
+// resume lets it go on.
 func (n *node) resume() error { return n.process.signal(syscall.SIGCONT) }
 
 // request is what goes with a change.

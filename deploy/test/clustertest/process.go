@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a program that runs again and again, or the place for one. Its
@@ -79,8 +81,15 @@ func (p *Process) Stop() error {
 	return nil
 }
 
-// Pause makes the process stand still until Resume, and the others wonder.
-func (p *Process) Pause() error { return p.cmd.Process.Signal(syscall.SIGSTOP) }
+// Pause makes the process stand still until Resume, and the others wonder. It
+// returns when every thread does. In a network namespace the process is that of blkd
+// itself, into which ip has turned.
+func (p *Process) Pause() error {
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WSTOPPED, nil)
+}
 
 // Resume lets it go on, if it stands still.
 func (p *Process) Resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }

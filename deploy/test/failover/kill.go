@@ -85,19 +85,20 @@ func (r *rig) killPrimary(ctx context.Context, leads bool) (time.Duration, error
 // lead makes a node the leader of the metadata quorum, or sees to it that another
 // one is.
 func (r *rig) lead(ctx context.Context, name string, leads bool) error {
-	leader, err := r.Leader(ctx)
-	if err != nil || leads == (leader.Name == name) {
-		return err
-	}
 	to := ""
 	if leads {
 		to = name
 	}
-	leader, err = r.Transfer(ctx, to)
-	if err == nil && leads != (leader.Name == name) {
-		return fmt.Errorf("%s leads the metadata quorum", leader.Name)
-	}
-	return err
+	return r.until(ctx, func(ctx context.Context) error {
+		leader, err := r.Leader(ctx)
+		if err != nil || leads == (leader.Name == name) {
+			return err
+		}
+		if _, err := r.Transfer(ctx, to); err != nil {
+			return err
+		}
+		return fmt.Errorf("%s led the metadata quorum", leader.Name) // look again
+	})
 }
 
 // promote promotes one copy after the other.
