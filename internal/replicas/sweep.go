@@ -85,7 +85,9 @@ func (m *Manager) takenAway(name string, id uint64, dir string) bool {
 		return false
 	}
 	lineage, _ := gate.Promised()
-	return gate.Close() == nil && lineage == v.Lineage
+	// Without a promise nothing was ever acknowledged here: the node went down
+	// before the primary had reached it.
+	return gate.Close() == nil && (lineage == v.Lineage || lineage == 0)
 }
 
 // isDeleted tells whether the quorum remembers that a volume was deleted.
