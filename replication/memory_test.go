@@ -20,7 +20,8 @@ type memReplica struct {
 	keep    Seq
 	imports int
 	rejoins int
-	cuts    int // so often was the log cut, or begun anew
+	cuts    int            // so often was the log cut, or begun anew
+	rot     map[int64]bool // blocks that fail their check, until they are written
 
 	onAppend func(prev Generation, e blockdev.Entry)
 	onCommit func(blockdev.Entry)
@@ -53,7 +54,7 @@ func (s memState) clone() memState {
 }
 
 func newMemReplica() *memReplica {
-	r := &memReplica{retain: 1 << 30, size: 64 * blockSize}
+	r := &memReplica{retain: 1 << 30, size: 64 * blockSize, rot: map[int64]bool{}}
 	r.image, r.changed = map[int64]uint64{}, map[int64]Seq{}
 	r.synced = r.memState.clone()
 	return r
@@ -133,6 +134,7 @@ func (r *memReplica) Commit(seq Seq) error {
 		}
 		for off := int64(0); off < e.Len; off += blockSize {
 			b := (e.Off + off) / blockSize
+			delete(r.rot, b)
 			r.changed[b] = e.Seq
 			if e.Kind == blockdev.EntryWrite {
 				r.image[b] = tagOf(e.Data[off:])
@@ -178,6 +180,7 @@ func (r *memReplica) Import(off, n int64, data []byte) error {
 
 func (r *memReplica) Reset(gen Generation, seq Seq) error {
 	r.cuts++
+	clear(r.rot)
 	r.memState = memState{baseGen: gen, baseSeq: seq, commit: seq, image: map[int64]uint64{}, incomplete: true,
 		floor: seq, changed: map[int64]Seq{}}
 	r.synced = r.memState.clone()
@@ -279,10 +282,14 @@ func (r *memReplica) losePower(rnd *rand.Rand) {
 }
 
 // read fills p with the tags of the blocks from off.
-func (r *memReplica) read(p []byte, off int64) {
+func (r *memReplica) read(p []byte, off int64) error {
 	for o := int64(0); o < int64(len(p)); o += blockSize {
+		if r.rot[(off+o)/blockSize] {
+			return &blockdev.ChecksumError{Volume: "sim", Off: off + o}
+		}
 		putTag(p[o:], r.image[(off+o)/blockSize])
 	}
+	return nil
 }
 
 // A block of the simulation is its first eight bytes.

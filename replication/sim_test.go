@@ -171,6 +171,7 @@ func (s *sim) boot(n *simNode, fresh bool) {
 			Note:   func(text string) { s.logf("%s: %s", n.name, text) },
 			Role:   func(r Role, g Generation) { s.role(n, r, g) },
 			Served: func(c *Certificate) { s.certified(n, c) },
+			Mended: func(off int64, from NodeID) { s.mendedBy(n, off, from) },
 		}})
 	s.deliverRecord(n)
 }
@@ -246,9 +247,10 @@ func (s *sim) send(n *simNode, x Send) {
 
 func (s *sim) readLocal(n *simNode, r *Request) {
 	inc := n.inc
+	var err error
 	answer := func() {
 		if n.core != nil && n.inc == inc {
-			n.core.Read(s.clock(n), r, nil)
+			n.core.Read(s.clock(n), r, err)
 			s.effects(n)
 		}
 	}
@@ -256,7 +258,7 @@ func (s *sim) readLocal(n *simNode, r *Request) {
 		if n.core == nil || n.inc != inc {
 			return
 		}
-		n.disk.read(r.Data, r.Off/blockSize*blockSize)
+		err = n.disk.read(r.Data, r.Off/blockSize*blockSize)
 		if s.rnd.IntN(2) == 0 {
 			answer()
 		} else {
@@ -415,7 +417,7 @@ func TestSimulation(t *testing.T) {
 
 // tally is what happened in many runs.
 type tally struct {
-	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions, rejoins int
+	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions, rejoins, mended, unmended int
 }
 
 func (sum *tally) add(s *sim) {
@@ -427,6 +429,8 @@ func (sum *tally) add(s *sim) {
 	sum.takeovers += s.takeovers
 	sum.shapes += s.shapes
 	sum.evictions += s.evictions
+	sum.mended += s.mended
+	sum.unmended += s.unmended
 	for _, n := range s.nodes {
 		sum.copies += n.disk.imports
 		sum.rejoins += n.disk.rejoins
