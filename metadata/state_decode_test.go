@@ -87,7 +87,7 @@ func TestRecordsAreNeverWrittenInto(t *testing.T) {
 	var kept []proto.Message
 	var encoded [][]byte
 	keep := func(m proto.Message) { kept, encoded = append(kept, m), append(encoded, encode(m)) }
-	for range 300 {
+	for range 150 {
 		if err := r.step(r.gen.command()); err != nil {
 			t.Fatal(err)
 		}
