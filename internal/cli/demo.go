@@ -42,8 +42,11 @@ func findBlkd() (string, error) {
 
 // failed explains why demo or dev did not go on.
 func failed(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
-		return ctx.Err()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return &Error{Code: Interrupted, Text: "interrupted"}
 	}
 	return &Error{Code: Failed, Text: err.Error()}
 }
