@@ -71,15 +71,44 @@ func (r *rig) killPrimary(ctx context.Context, leads bool) (time.Duration, error
 		return 0, err
 	}
 	r.load.Mark()
+	killed := time.Now()
 	p.Kill()
 	stall, err := r.resumed(ctx)
 	if err != nil {
 		return 0, err
 	}
+	if stall > slow {
+		if err := r.explain(ctx, killed, stall); err != nil {
+			return 0, err
+		}
+	}
 	if err := p.Start(); err != nil {
 		return 0, err
 	}
 	return stall, r.Settle(ctx)
+}
+
+// slow is a stall that is told of by itself.
+const slow = 2 * time.Second
+
+// explain tells where the time went.
+func (r *rig) explain(ctx context.Context, killed time.Time, stall time.Duration) error {
+	h, err := api.NewClusterServiceClient(r.client.Conn()).History(ctx, &api.HistoryRequest{Volume: volume})
+	if err != nil {
+		return err
+	}
+	after := func(t time.Time) time.Duration { return t.Sub(killed).Round(time.Millisecond) }
+	fmt.Printf("  no write acknowledged for %v after a kill\n", stall.Round(time.Millisecond))
+	for _, e := range h.Entries {
+		if e.Time < killed.UnixNano() {
+			continue
+		}
+		fmt.Printf("    %v: generation %d, %s %s\n", after(time.Unix(0, e.Time)), e.Generation, e.What, e.Reason)
+		if c := e.Certificate; c != nil {
+			fmt.Printf("      asked at %v, sealed at %v, serving at %v\n", after(c.Asked.AsTime()), after(c.Sealed.AsTime()), after(c.Serving.AsTime()))
+		}
+	}
+	return nil
 }
 
 // lead makes a node the leader of the metadata quorum, or sees to it that another
