@@ -159,7 +159,8 @@ type Request struct {
 	job  func(*Request) // of the core itself: what to do when it is done
 	// serve: a read that another node asked for; told how it went.
 	serve func(error)
-	mends int64 // bad blocks that it has found
+	fail  func(error) // a read of the core itself: nobody has the content
+	mends int64       // bad blocks that it has found
 }
 
 // Send is a message for one node.
@@ -468,7 +469,9 @@ func (c *Core) Receive(now Instant, from NodeID, m *Message) {
 		c.onCollected(from, m)
 	case MsgRead:
 		c.onRead(from, m)
-	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined, MsgBlock:
+	case MsgDigest:
+		c.onDigest(from, m)
+	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined, MsgBlock, MsgDigested:
 		c.onAnswer(from, m)
 	}
 }

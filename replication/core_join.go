@@ -268,6 +268,11 @@ func (c *Core) sendPiece(p *peer, n uint64, at piece, data []byte) {
 
 // readFailed ends what needed a block that cannot be read here.
 func (c *Core) readFailed(r *Request, err error) {
+	if r.fail != nil {
+		r.fail(err)
+		c.progress()
+		return
+	}
 	for _, f := range c.p.locked {
 		if r.Off >= f.off && r.Off < f.end {
 			c.unlock(f)

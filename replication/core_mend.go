@@ -9,8 +9,8 @@ import (
 
 // mend is a block of the primary's replica that failed its check, on its way to be
 // read from another member and written again, as an entry of the log like any other
-// write. The block is locked and nothing is under way on it from before the member is
-// asked until the write is in the log, so what is written is what was committed.
+// write. The block is locked, and nothing is under way on it, from when the member is
+// asked until the write is in the log: what is written is what was committed.
 //
 //	waits for its range ──► asks a member ──► written ──► committed: read again
 //	                          │      ▲
@@ -61,14 +61,16 @@ func (c *Core) tryMends() {
 			continue
 		}
 		end := m.off + blockSize
-		if !m.own && m.lock == nil {
-			if c.lockedRange(m.off, end) {
-				continue
+		switch busy := c.inFlight(m.off, end) || !m.own && m.lock == nil && c.lockedRange(m.off, end); {
+		case busy && c.now.after(m.since.add(2*c.times.Drop)):
+			c.endMend(m) // what is written all the time may be good by now
+			c.out.Reads = append(c.out.Reads, m.waiting...)
+		case busy: // nothing is locked meanwhile: what is under way may wait for a copy of this range
+		default:
+			if !m.own && m.lock == nil {
+				m.lock = &flight{off: m.off, end: end}
+				c.lock(m.lock)
 			}
-			m.lock = &flight{off: m.off, end: end}
-			c.lock(m.lock)
-		}
-		if !c.inFlight(m.off, end) {
 			c.askBlock(m)
 		}
 	}
@@ -172,7 +174,7 @@ const maxRead = 1 << 20
 // onRead reads committed content for the primary, with everything that it had
 // committed when it asked.
 func (c *Core) onRead(from NodeID, m *Message) {
-	if !c.canServe(m) {
+	if !c.canServe(m, maxRead) {
 		c.refuseRead(MsgBlock, from, m)
 		return
 	}
@@ -195,9 +197,9 @@ func (c *Core) onRead(from NodeID, m *Message) {
 
 // canServe tells whether this member may answer with its content, and commits what
 // the primary has committed.
-func (c *Core) canServe(m *Message) bool {
+func (c *Core) canServe(m *Message, most int64) bool {
 	if m.Gen != c.prom || c.role != Secondary || c.amnesiac() || c.disk.Incomplete() || m.Commit > c.matched && m.Commit > c.disk.Committed() ||
-		m.Len <= 0 || m.Len > maxRead || m.Off%blockSize != 0 || m.Len%blockSize != 0 {
+		m.Len <= 0 || m.Len > most || m.Off%blockSize != 0 || m.Len%blockSize != 0 {
 		return false
 	}
 	return m.Commit <= c.disk.Committed() || c.must("commit", c.disk.Commit(m.Commit))

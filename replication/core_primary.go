@@ -39,11 +39,13 @@ type primary struct {
 	joins  backoff
 	shape  *Shape // asked for by an operator
 	// refusal is why the quorum decided against the last change of the policy.
-	refusal string
-	mends   []*mend
-	reads   uint64 // questions for content
-	evict   *eviction
-	leaves  backoff // of departures
+	refusal   string
+	mends     []*mend
+	reads     uint64 // questions for content
+	compare   *Comparison
+	rewriting *Comparison // its range is being written again
+	evict     *eviction
+	leaves    backoff // of departures
 	// yields: the quorum was asked to promote the node with the best log.
 	yields uint64
 	leases uint64 // given names so far
@@ -86,6 +88,7 @@ func (c *Core) stepDown(why string) {
 	}
 	c.out.Hangup = c.out.Hangup || !handed
 	c.endEviction(ErrMoved)
+	c.endComparison(ErrMoved)
 	c.p = primary{}
 	c.setRole(Secondary)
 }
@@ -128,6 +131,7 @@ func (c *Core) progress() {
 	if len(c.p.mends) > 0 {
 		c.tryMends()
 	}
+	c.tryCompare()
 	c.answerFlushes()
 	c.tryHandover()
 	c.admitParked()
@@ -347,6 +351,8 @@ func (c *Core) onAnswer(from NodeID, m *Message) {
 		c.onJoined(p, m)
 	case MsgBlock:
 		c.onBlock(p, m)
+	case MsgDigested:
+		c.onDigested(p, m)
 	}
 }
 
@@ -425,6 +431,7 @@ func (c *Core) tickPrimary() {
 	c.keepLog()
 	c.tickEviction()
 	c.tickMends()
+	c.tickCompare()
 	c.tryChange()
 	c.progress()
 	c.copyOn()

@@ -50,6 +50,12 @@ const (
 	MsgRead
 	// MsgBlock answers it with Data; Refused tells that it cannot.
 	MsgBlock
+	// MsgDigest asks a member to sum up Len bytes of committed content at Off, as
+	// MsgRead does; with Sync it reads and checks them first.
+	MsgDigest
+	// MsgDigested answers it: Lease is the digest. Incomplete tells that something
+	// failed its check, Refused that it cannot answer.
+	MsgDigested
 	numKinds
 )
 
@@ -57,6 +63,7 @@ var kindNames = [numKinds]string{
 	MsgAppend: "append", MsgAck: "ack", MsgReject: "reject", MsgSeal: "seal", MsgSealed: "sealed", MsgFetch: "fetch",
 	MsgFetched: "fetched", MsgJoin: "join", MsgJoined: "joined", MsgReset: "reset", MsgCopy: "copy", MsgRelease: "release",
 	MsgCollect: "collect", MsgCollected: "collected", MsgRead: "read", MsgBlock: "block",
+	MsgDigest: "digest", MsgDigested: "digested",
 }
 
 // String is the kind's name in logs and traces.

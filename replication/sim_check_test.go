@@ -18,7 +18,7 @@ type checks struct {
 	round     int
 	fatal     bool
 
-	recoveries, shapes, evictions, mended, unmended int
+	recoveries, shapes, evictions, mended, unmended, comparisons int
 }
 
 // appended is what an entry was when it was first appended (I11).

@@ -417,7 +417,7 @@ func TestSimulation(t *testing.T) {
 
 // tally is what happened in many runs.
 type tally struct {
-	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions, rejoins, mended, unmended int
+	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions, rejoins, mended, unmended, comparisons int
 }
 
 func (sum *tally) add(s *sim) {
@@ -431,6 +431,7 @@ func (sum *tally) add(s *sim) {
 	sum.evictions += s.evictions
 	sum.mended += s.mended
 	sum.unmended += s.unmended
+	sum.comparisons += s.comparisons
 	for _, n := range s.nodes {
 		sum.copies += n.disk.imports
 		sum.rejoins += n.disk.rejoins
