@@ -17,7 +17,7 @@ import (
 // shorter than what was synced or committed and poured, with nothing that was
 // cut, and the volume must be what that prefix makes of it.
 func TestReplicaCrash(t *testing.T) {
-	if seed, err := crashHunt(uint64(*crashSeeds), replicaRun); err != nil {
+	if seed, err := crashHunt(uint64(*crashSeeds)/2, replicaRun); err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
 }

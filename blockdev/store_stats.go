@@ -59,8 +59,8 @@ func (st *StoreStats) WriteAmplification() float64 {
 	return float64(st.LogBytes+st.ImageBytes+st.MetaBytes) / float64(st.WriteBytes)
 }
 
-// Estimated bytes of memory: a map entry of the overlay, and the tables per map
-// page (entry, region counter).
+// Estimated bytes of memory: a map entry of the overlay, the tables per map page
+// (entry, region counter), a pinned chunk, an entry that is not committed.
 const (
 	overlayEntryBytes = 40
 	tableEntryBytes   = 20
