@@ -50,8 +50,9 @@ type Compared struct {
 	Differs    bool
 }
 
-// ErrBusy tells that a range was written to all the time, and could not be compared.
-var ErrBusy = errors.New("the range is written to all the time")
+// ErrBusy tells that a range could not be compared now: it is written to all the
+// time, or another comparison is under way.
+var ErrBusy = errors.New("the range is busy")
 
 // maxDigest is the longest range, in bytes, that is summed up at once.
 const maxDigest = 64 << 20
@@ -71,7 +72,7 @@ func (c *Core) Compare(now Instant, x *Comparison) error {
 	case c.role != Primary:
 		return fmt.Errorf("%w: this node is %s", ErrMoved, c.role)
 	case c.p.compare != nil:
-		return errors.New("another comparison is under way")
+		return fmt.Errorf("%w: another comparison is under way", ErrBusy)
 	case !able:
 		return errors.New("the replica has no checksums")
 	case x.Off%blockSize != 0 || x.Len%blockSize != 0 || x.Len <= 0 || x.Len > most:
