@@ -250,3 +250,8 @@ func (c *Core) onDigest(from NodeID, m *Message) {
 	}
 	c.out.Reads = append(c.out.Reads, &Request{Op: blockdev.OpRead, Off: off, Len: n, Data: make([]byte, n), serve: answer, job: func(*Request) {}})
 }
+
+// Busy tells whether requests of clients are under way.
+func (c *Core) Busy() bool {
+	return c.p.inflight.len()+len(c.p.parked)+len(c.p.flushes)+len(c.p.unread) > 0
+}

@@ -69,6 +69,22 @@ func TestVerifyReplicas(t *testing.T) {
 	if p := c.verify(via, req); p.DifferentBytes != 0 {
 		t.Errorf("after the repair: %v", p)
 	}
+	if v, err := via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"}); err != nil || v.Replicas[1].Node != "n2" || v.Replicas[1].Compared == nil {
+		t.Errorf("%v, %v", v, err)
+	}
+	// The pass that is made by itself finds and repairs the same.
+	c.rotten("n1", v, block(2))
+	if err := blockdev.WriteAt(client, bytes.Repeat(block(3), 16), 8*chunk, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.rotten("n2", v, block(3)); n != 16 {
+		t.Fatalf("%d blocks were found in the image", n)
+	}
+	for _, want := range []int64{chunk, 0} {
+		if found, err := c.nodes["n1"].member.replicas.Scrub(brief(t), "v"); err != nil || found.Different != want || found.Repaired != want {
+			t.Errorf("%+v, %v", found, err)
+		}
+	}
 	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n2"}); err != nil {
 		t.Fatal(err)
 	}

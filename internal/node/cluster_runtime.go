@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"blkd/internal/api"
 	"blkd/internal/pki"
@@ -153,6 +154,9 @@ func (m *member) describeServed(s *replicas.Status, clients int) *api.Volume {
 // describePeer is another replica as the primary sees it.
 func describePeer(s *replicas.Status, p *replication.PeerStatus) *api.Replica {
 	out := &api.Replica{Node: string(p.Node), Connected: p.Connected, HeldSeq: uint64(p.Held), DurableSeq: uint64(p.Durable)}
+	if at, ok := s.Compared[string(p.Node)]; ok {
+		out.Compared = timestamppb.New(at)
+	}
 	if p.Held < s.Last {
 		out.BehindEntries = uint64(s.Last - p.Held)
 	}

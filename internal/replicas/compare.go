@@ -26,6 +26,7 @@ type Comparison struct {
 	Repair bool   // write what differs again, from the primary
 	// BytesPerSecond bounds how much is read at each replica; 0: no bound.
 	BytesPerSecond int64
+	Gentle         bool // it gives way to requests of clients
 	// Progress is told how far it is, in bytes of the volume. Nil: nobody is.
 	Progress func(checked, total int64)
 }
@@ -76,6 +77,11 @@ func (m *Manager) Compare(ctx context.Context, volume string, x Comparison) (*Fi
 		default:
 			step.Len, step.Read = min(n, compareStep), true
 		}
+		if step.Read && x.Gentle {
+			if err := r.giveWay(ctx); err != nil {
+				return nil, err
+			}
+		}
 		if err := c.compare(ctx, step); err != nil {
 			return nil, err
 		}
@@ -89,6 +95,9 @@ func (m *Manager) Compare(ctx context.Context, volume string, x Comparison) (*Fi
 				return nil, err
 			}
 		}
+	}
+	if c.found.Skipped == 0 {
+		r.agreed(&c.found)
 	}
 	return &c.found, nil
 }

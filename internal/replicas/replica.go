@@ -43,6 +43,8 @@ type replica struct {
 	bad    int  // blocks that failed their checksum
 	leaves bool // a hand-over is under way because this replica is to leave
 
+	compared map[string]time.Time // when others were found to be like this one
+
 	latest *metapb.Volume // newest record that was seen
 }
 
@@ -115,6 +117,7 @@ func (r *replica) start(made bool) error {
 	r.work.Go(r.follow)
 	r.work.Go(r.deliver)
 	r.work.Go(r.reportMarks)
+	r.work.Go(r.scrub)
 	return nil
 }
 
@@ -201,6 +204,7 @@ func (r *replica) deliver() {
 		r.mu.Unlock()
 		r.volume.Record(recordOf(v))
 		r.leave(v)
+		r.disagree(v)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"blkd/blockdev"
@@ -16,10 +17,11 @@ type Status struct {
 	ID     uint64
 	replication.Status
 	Store     blockdev.StoreStats
-	Waits     bool  // for its disk, and tells nothing else
-	Full      bool  // the disk under it is full
-	BadBlocks int   // that failed their checksum since the start
-	Failed    error // why it takes no part any more, or could not be opened; nil: it takes part
+	Waits     bool                 // for its disk, and tells nothing else
+	Full      bool                 // the disk under it is full
+	BadBlocks int                  // that failed their checksum since the start
+	Compared  map[string]time.Time // when the replica of a node was last found to be like this one
+	Failed    error                // why it takes no part any more, or could not be opened; nil: it takes part
 }
 
 // Status tells of every replica of this node, in the order of their numbers. Of
@@ -31,7 +33,7 @@ func (m *Manager) Status() []Status {
 		known := r.volume.TryInspect(func(_ replication.Instant, c *replication.Core) { s.Status = c.Status() })
 		r.mu.Lock()
 		s.Waits = !known
-		s.Full, s.BadBlocks, s.Failed = r.full, r.bad, r.failed
+		s.Full, s.BadBlocks, s.Failed, s.Compared = r.full, r.bad, r.failed, maps.Clone(r.compared)
 		r.mu.Unlock()
 		all = append(all, s)
 	}
