@@ -110,6 +110,6 @@ func (s *clusterVolumes) Delete(ctx context.Context, req *api.DeleteVolumeReques
 
 // Verify implements api.VolumeService.
 func (s *clusterVolumes) Verify(req *api.VerifyVolumeRequest, _ grpc.ServerStreamingServer[api.VerifyVolumeProgress]) error {
-	return s.node.refuse(codes.FailedPrecondition, "blkctl volume show "+req.Name,
-		"volume %s cannot be verified: this build records the volumes of a cluster and does not serve them yet, so there is no data to read", req.Name)
+	return s.node.refuse(codes.FailedPrecondition, "blkctl replica verify "+req.Name,
+		"volume %s is a cluster's: all its replicas are read and compared at once", req.Name)
 }
