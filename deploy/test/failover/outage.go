@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"blkd/blockdev"
 	"blkd/internal/api"
+	"blkd/internal/verifier"
 )
 
 // quorum kills so many voters that the metadata quorum is lost. The volume's members,
@@ -62,10 +64,10 @@ func power(ctx context.Context, o *options) error {
 	defer r.close()
 	var writes, flushes int64
 	for i := range o.rounds {
-		if err := r.powerLoss(ctx, o); err != nil {
+		n, err := r.powerLoss(ctx, o)
+		if err != nil {
 			return fmt.Errorf("round %d: %w", i+1, err)
 		}
-		n := r.load.Counts()
 		writes, flushes = writes+n.Writes, flushes+n.Flushes
 	}
 	fmt.Printf("kill -9 of all %d nodes at once, %d times, under %d writes and %d flushes: nothing acknowledged is lost\n",
@@ -73,45 +75,44 @@ func power(ctx context.Context, o *options) error {
 	return r.compare(ctx)
 }
 
-func (r *rig) powerLoss(ctx context.Context, o *options) error {
+// powerLoss kills all nodes under load and tells what that had done.
+func (r *rig) powerLoss(ctx context.Context, o *options) (n verifier.Counts, err error) {
 	if err := r.zero(); err != nil {
-		return err
+		return n, err
 	}
 	r.startLoad(o)
 	if err := sleep(ctx, time.Second); err != nil {
-		return err
+		return n, err
 	}
 	if err := r.load.Err(); err != nil {
-		return err
+		return n, err
 	}
-	for _, n := range r.Nodes {
-		n.Kill()
-	}
-	if err := r.load.Stop(); err == nil {
-		return fmt.Errorf("the client has not noticed it")
-	}
-	r.dev.Close() //nolint:errcheck // the connection is lost
-	if err := r.Start(ctx); err != nil {
-		return err
+	for _, node := range r.Nodes {
+		node.Kill()
 	}
 	load := r.load
 	r.load = nil // its errors are those that were to come
-	defer func() { r.load = load }()
-	if err := r.level(ctx); err != nil {
-		return err
+	if err := load.Stop(); err == nil {
+		return n, errors.New("the client has not noticed it")
 	}
-	var err error
+	r.dev.Close() //nolint:errcheck // the connection is lost
+	if err := r.Start(ctx); err != nil {
+		return n, err
+	}
+	if err := r.level(ctx); err != nil {
+		return n, err
+	}
 	if r.dev, err = dial(ctx, r.client); err != nil {
-		return err
+		return n, err
 	}
 	c, err := load.Check(r.dev)
 	if err != nil {
-		return err
+		return n, err
 	}
 	if c.Lost+c.Wrong > 0 {
-		return fmt.Errorf("%d blocks lack what was acknowledged, %d of them what was flushed, and %d are wrong: %w", c.Lost, c.LostDurable, c.Wrong, c.Example)
+		return n, fmt.Errorf("%d blocks lack what was acknowledged, %d of them what was flushed, and %d are wrong: %w", c.Lost, c.LostDurable, c.Wrong, c.Example)
 	}
-	return nil
+	return load.Counts(), nil
 }
 
 // zero makes the blocks of the next load read as zeros, as it expects them.
