@@ -11,8 +11,8 @@
 //
 //  1. Call one method at a time, with a clock that never goes back.
 //  2. After each call take the effects, and send the messages to a peer in the
-//     order in which they were returned, before the effects of the next call.
-//     Their buffers may be reused after that.
+//     order in which they were returned, before the next call: messages, their
+//     entries and their data are used again then.
 //  3. Report a connection that broke before anything of its successor is
 //     delivered. Messages of a connection arrive in order or not at all.
 //  4. Answer every read, sync and proposal that the effects ask for, once.
@@ -20,7 +20,9 @@
 //     outcome is never reported.
 //  5. Deliver every record that the quorum commits, at the latest when the next
 //     one is delivered; older ones are ignored.
-//  6. After an error of Replica or Gate ([Effects.Failed]) end this run of the
+//  6. Report the commit point to the quorum as a mark only while the core is
+//     Primary.
+//  7. After an error of Replica or Gate ([Effects.Failed]) end this run of the
 //     replica: nobody knows what is on the disk.
 //
 // The rules are those of the design: a generation has one primary (S1); a member

@@ -40,6 +40,7 @@ var scenarios = []scenario{
 	{"who comes lacks nothing", 2, all, earlyGrow},
 	{"a broken copy is no content", 2, all, brokenCopy},
 	{"what a recovery lost does not come back", 2, all, lostCommit},
+	{"what a recovery lost is copied over", 2, all, lostChange},
 	{"a replica joins under load", 2, all, busyJoin},
 	{"copies and writes", 2, all, copyUnderLoad},
 	{"a client that lost the volume changes nothing in part", 2, all, fencedModify},
@@ -421,7 +422,17 @@ func brokenCopy(s *sim, n []*simNode) {
 	s.until("n2 is a member", func() bool { return s.rec.member("n2").State == UpToDate })
 }
 
-func lostCommit(s *sim, n []*simNode) {
+func lostCommit(s *sim, n []*simNode) { loseCommit(s, n, 1) }
+
+// lostChange is the same where the log does not reach the replica any more, and
+// nothing is written again where the recovery lost something.
+func lostChange(s *sim, n []*simNode) {
+	s.limited(Limits{}, 1)
+	loseCommit(s, n, 30)
+}
+
+// loseCommit lets a recovery of n1 alone lose writes to a block that n2 has.
+func loseCommit(s *sim, n []*simNode, block int64) {
 	s.crash(n[1], false)
 	s.until("n2 has left", func() bool { return s.rec.member("n2").State == Outdated })
 	s.do(n[0], blockdev.OpWrite, 1)
@@ -432,7 +443,7 @@ func lostCommit(s *sim, n []*simNode) {
 	n[0].deaf = 1 << 62
 	s.until("n2 is about to come", func() bool { return n[0].core.p.pend != nil })
 	for range 5 {
-		s.do(n[0], blockdev.OpWrite, 1)
+		s.do(n[0], blockdev.OpWrite, block)
 	}
 	s.run(200 * time.Millisecond) // n2 knows that they are committed
 	s.crash(n[0], true)
@@ -441,8 +452,9 @@ func lostCommit(s *sim, n []*simNode) {
 	s.restart(n[0])
 	s.split(n[0], n[1])
 	s.until("n1 recovers", func() bool { return s.recoveries == 1 && n[0].core.role == Primary })
-	for range 5 {
+	for range 10 {
 		s.do(n[0], blockdev.OpWrite, 1)
+		s.do(n[0], blockdev.OpFlush, 0)
 	}
 	s.heal(n[0], n[1])
 }
