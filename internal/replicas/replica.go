@@ -19,6 +19,11 @@ import (
 // storeDir is where the store is, in a replica's directory.
 const storeDir = "store"
 
+// leastLog is the smallest log of a replica, in bytes, whatever the node is
+// configured with: what is not committed fills it and cannot be poured, and how much
+// that is depends on the primary, whose log may be larger.
+const leastLog = 64 << 20
+
 // replica is this node's replica of one volume.
 type replica struct {
 	m    *Manager
@@ -59,6 +64,9 @@ func (m *Manager) open(v *metapb.Volume) (*replica, error) {
 	dir := m.dirOf(v.Name, v.Id)
 	options := m.cfg.Store(v.Name)
 	options.FS, options.Dir, options.Volume, options.Replica = m.cfg.FS, path.Join(dir, storeDir), v.Name, true
+	if options.LogBytes != 0 {
+		options.LogBytes = max(options.LogBytes, leastLog)
+	}
 	options.Events = r.storeEvents()
 	if err := m.cfg.FS.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
