@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // mend is a block of the primary's replica that failed its check, on its way to be
@@ -67,7 +68,7 @@ func (c *Core) tryMends() {
 			c.out.Reads = append(c.out.Reads, m.waiting...)
 		case busy: // nothing is locked meanwhile: what is under way may wait for a copy of this range
 		default:
-			if !m.own && m.lock == nil {
+			if !m.own && m.lock == nil && !mutant.On(mutant.ReplicaMendUnlocked) {
 				m.lock = &flight{off: m.off, end: end}
 				c.lock(m.lock)
 			}

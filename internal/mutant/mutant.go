@@ -102,6 +102,7 @@ const (
 	ReplicaOldEntries
 	ReplicaHeldIsDurable
 	ReplicaMinCopies
+	ReplicaMendUnlocked
 	ReplicaCommitAhead
 	ReplicaPromiseVolatile
 	ReplicaOlderGeneration
@@ -238,6 +239,7 @@ var table = [numIDs]Info{
 	{ReplicaOldEntries, "replica/old-entries", "Entries of older generations are committed by counting."},
 	{ReplicaHeldIsDurable, "replica/held-is-durable", "Durability write counts what is only held."},
 	{ReplicaMinCopies, "replica/min-copies", "Writes are answered below min-copies."},
+	{ReplicaMendUnlocked, "replica/mend-unlocked", "Clients write to a block while it is asked for at another member and written again."},
 	{ReplicaCommitAhead, "replica/commit-ahead", "A member commits entries of its own tail when its primary has committed others there."},
 	{ReplicaPromiseVolatile, "replica/promise-volatile", "A promise is not made durable."},
 	{ReplicaOlderGeneration, "replica/older-generation", "A member takes entries of an older generation than it promised."},
