@@ -19,9 +19,10 @@ import (
 // A primary that is slow or held back serves, and stays. Volumes with manual
 // failover are left to their operator, whatever happens.
 //
-// It asks only for what can succeed: a member that is sound, keeps the log, works
-// and is not held back, and that finds so many others working and sound that they
-// can seal the log (S4). Which log is the longest does not matter here: the one
+// It asks only for what can succeed: a member that is sound, keeps the log and
+// works, and that finds so many others working and sound that they can seal the log
+// (S4). One that is held back is taken where there is no other: it may fail again,
+// and until then it serves. Which log is the longest does not matter here: the one
 // that is promoted fetches it. Everything is a compare-and-set, so that a change
 // that an operator or the primary itself asks for at the same moment goes first or
 // is refused. What had no effect on the record is asked for again after a pause
@@ -89,30 +90,27 @@ func (w *world) cannotServe(v *metapb.Volume) string {
 	return fmt.Sprintf("its primary %s is %s: %s", n.Name, HealthWord(verdict.Health), verdict.Text)
 }
 
-// heir is the member that is to be promoted: one that works well before one that
-// is slow, then one that is to stay, then the primary of the fewest volumes,
-// then the first by name. Nil: none can be now.
+// heir is the member that is to be promoted: one that is not held back before one that
+// is, then one that works well before one that is slow, then one that is to stay, then
+// the primary of the fewest volumes, then the first by name. Nil: none can be now.
 func (w *world) heir(v *metapb.Volume, primaries map[string]int) *metapb.Member {
 	t := tallyOf(v.Members)
 	var able []*metapb.Member
-	answering := 0
 	for _, m := range v.Members {
 		n := w.in.State.Node(m.Node)
 		verdict, ok := w.verdict(n.Id)
 		if !ok || !mayLead(m) || verdict.Health != metapb.Health_HEALTH_UP && verdict.Health != metapb.Health_HEALTH_SLOW {
 			continue
 		}
-		answering++
-		if verdict.Working() && n.HeldUntil <= w.in.Wall {
-			able = append(able, m)
-		}
+		able = append(able, m)
 	}
-	if len(able) == 0 || answering < sealQuorum(v.Ack, t.logs) && !mutant.On(mutant.FailoverUnsealed) {
+	if len(able) == 0 || len(able) < sealQuorum(v.Ack, t.logs) && !mutant.On(mutant.FailoverUnsealed) {
 		return nil
 	}
 	return slices.MinFunc(able, func(a, b *metapb.Member) int {
 		x, y := w.in.State.Node(a.Node), w.in.State.Node(b.Node)
 		return cmp.Or(
+			truth(w.isHeld(x))-truth(w.isHeld(y)),
 			truth(w.isSlow(x))-truth(w.isSlow(y)),
 			truth(x.Drained || a.Leaving)-truth(y.Drained || b.Leaving),
 			cmp.Compare(primaries[a.Node], primaries[b.Node]),
@@ -123,6 +121,11 @@ func (w *world) heir(v *metapb.Volume, primaries map[string]int) *metapb.Member 
 // mayLead tells whether a member can be promoted, as far as its record says.
 func mayLead(m *metapb.Member) bool {
 	return m.Log && m.Incarnation != 0 && (sound(m) || counts(m) && mutant.On(mutant.FailoverAmnesiac))
+}
+
+// isHeld tells whether a node is held back because it comes and goes.
+func (w *world) isHeld(n *metapb.Node) bool {
+	return !w.verdicts[n.Name].Working() || n.HeldUntil > w.in.Wall
 }
 
 func (w *world) isSlow(n *metapb.Node) bool {

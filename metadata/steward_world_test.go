@@ -294,7 +294,8 @@ func (w *stewardWorld) checkPromote(p *metapb.Promote) error {
 	}
 	m := v.Members[memberIndex(v.Members, p.To)]
 	verdict := w.verdicts[p.To]
-	if !sound(m) || !m.Log || p.Incarnation != w.s.Node(p.To).Incarnation || verdict.Incarnation != p.Incarnation || !verdict.Working() {
+	answers := verdict.Health == metapb.Health_HEALTH_UP || verdict.Health == metapb.Health_HEALTH_SLOW
+	if !sound(m) || !m.Log || p.Incarnation != w.s.Node(p.To).Incarnation || verdict.Incarnation != p.Incarnation || !answers {
 		return fmt.Errorf("volume %s: %s cannot lead: %v, %v", p.Volume, p.To, m, verdict)
 	}
 	seals := 0
