@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"deploy/test/clusterpartition": {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
 	"deploy/test/clusterwitness":   {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "metadata/metapb"},
 	"deploy/test/clustertest":      {"internal/api"},
-	"deploy/test/failover":    {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/env", "internal/verifier", "metadata/metapb"},
+	"deploy/test/failover":         {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/env", "internal/verifier", "metadata/metapb"},
 	"deploy/test/killloop":         {"nbd", "blockdev", "internal/units"},
 	"deploy/test/memserver":        {"nbd", "blockdev", "internal/units"},
 
