@@ -33,7 +33,7 @@ func (a *apply) createVolume(c *metapb.CreateVolume) (*metapb.Result, *Refusal) 
 		v.Members = append(v.Members, proto.CloneOf(m))
 	}
 	v.Primary, v.PrimaryIncarnation = plan.Primary, s.Node(plan.Primary).Incarnation
-	r := a.putVolume(nil, v, "created: "+LayoutWord(v.Layout)+" on "+membersText(v.Members)+", primary "+v.Primary)
+	r := a.putVolume(nil, v, "created: "+metapb.LayoutWord(v.Layout)+" on "+membersText(v.Members)+", primary "+v.Primary)
 	r.Plan = plan
 	return r, nil
 }

@@ -37,7 +37,7 @@ func (a *apply) setMembers(c *metapb.SetMembers) (*metapb.Result, *Refusal) {
 		return nil, no
 	}
 	what := "members " + membersText(v.Members) + " -> " + membersText(next.Members)
-	if was, is := LayoutWord(v.Layout), LayoutWord(next.Layout); was != is {
+	if was, is := metapb.LayoutWord(v.Layout), metapb.LayoutWord(next.Layout); was != is {
 		what += ", " + was + " -> " + is
 	}
 	return a.editVolume(v, what, func(v *metapb.Volume) { v.Members, v.Layout, v.Ack = next.Members, next.Layout, next.Ack }), nil
@@ -50,7 +50,7 @@ func setCopies(next *metapb.Volume, copies int32) *Refusal {
 	case copies == 0:
 		return nil
 	case isEC(next.Layout):
-		return invalid("volume %s has layout %s: only a mirror has copies", next.Name, LayoutWord(next.Layout))
+		return invalid("volume %s has layout %s: only a mirror has copies", next.Name, metapb.LayoutWord(next.Layout))
 	case copies < 3 && tallyOf(next.Members).logs > 2 && next.Ack != metapb.AckPolicy_ACK_POLICY_ALL:
 		return refused("volume %s has members %s that count: too many for %d copies", next.Name, membersText(next.Members), copies)
 	}
@@ -137,7 +137,7 @@ func checkCounted(v, next *metapb.Volume) *Refusal {
 		return nil
 	}
 	return refused("volume %s: members %s would be fewer than min-copies %d allows with ack %s",
-		v.Name, membersText(next.Members), v.MinCopies, AckWord(v.Ack)).
+		v.Name, membersText(next.Members), v.MinCopies, metapb.AckWord(v.Ack)).
 		advise("bring a member back; until then writes wait. To go on with fewer copies: blkctl volume change %s --min-copies N", v.Name)
 }
 

@@ -26,7 +26,7 @@ func (a *apply) promote(c *metapb.Promote) (*metapb.Result, *Refusal) {
 	m := v.Members[i]
 	switch {
 	case !counts(m) && !mutant.On(mutant.StatePromoteAny):
-		return nil, refused("%s is %s in volume %s and may lack acknowledged writes", m.Node, StateWord(m.State), v.Name).
+		return nil, refused("%s is %s in volume %s and may lack acknowledged writes", m.Node, metapb.StateWord(m.State), v.Name).
 			advise("promote one of %s; if they are lost for good: blkctl promote %s --to %s --force --reason TEXT", soundNames(v), v.Name, m.Node)
 	case m.Amnesiac && !mutant.On(mutant.StatePromoteAmnesiac):
 		return nil, refused("%s restarted and may have lost acknowledged writes of volume %s", m.Node, v.Name).
@@ -76,7 +76,7 @@ func (a *apply) forcePromote(v *metapb.Volume, i int) (*metapb.Result, *Refusal)
 		return nil, refused("volume %s is erasure-coded: no member alone has its content", v.Name).
 			advise("bring its members back, or recover it without those that are lost: blkctl why %s", v.Name)
 	case m.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE && m.State != metapb.ReplicaState_REPLICA_STATE_OUTDATED:
-		return nil, refused("%s is %s: its content of volume %s is not complete", m.Node, StateWord(m.State), v.Name).
+		return nil, refused("%s is %s: its content of volume %s is not complete", m.Node, metapb.StateWord(m.State), v.Name).
 			advise("force another member: %s", membersText(v.Members))
 	}
 	what := fmt.Sprintf("forced %s -> %s: new lineage, members %s -> %s", orNobody(v.Primary), m.Node, membersText(v.Members), m.Node)

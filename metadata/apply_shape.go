@@ -69,17 +69,17 @@ func checkPolicy(v *metapb.Volume) *Refusal {
 	case metapb.AckPolicy_ACK_POLICY_ALL:
 	case metapb.AckPolicy_ACK_POLICY_MAJORITY:
 		if full < 3 || logWidth(v.Layout, v.Ack) > full {
-			return invalid("%s is too small for ack policy majority", LayoutWord(v.Layout)).advise("use --ack all, or a mirror of 3 or more, or ec k+m with more data than parity shards")
+			return invalid("%s is too small for ack policy majority", metapb.LayoutWord(v.Layout)).advise("use --ack all, or a mirror of 3 or more, or ec k+m with more data than parity shards")
 		}
 	default:
 		return invalid("ack policy %d is neither all nor majority", v.Ack)
 	}
 	if v.MinCopies < least || int(v.MinCopies) > full {
-		return invalid("min-copies %d: with %s it is %d to %d", v.MinCopies, LayoutWord(v.Layout), least, full)
+		return invalid("min-copies %d: with %s it is %d to %d", v.MinCopies, metapb.LayoutWord(v.Layout), least, full)
 	}
 	logs := logWidth(v.Layout, v.Ack)
 	if w := ackQuorum(v.Ack, logs); w < minLogs(v.Layout, v.MinCopies) {
-		return invalid("min-copies %d: ack policy %s waits for %d of %d only", v.MinCopies, AckWord(v.Ack), w, logs).advise("use --ack all, or fewer --min-copies")
+		return invalid("min-copies %d: ack policy %s waits for %d of %d only", v.MinCopies, metapb.AckWord(v.Ack), w, logs).advise("use --ack all, or fewer --min-copies")
 	}
 	if v.Durability != metapb.Durability_DURABILITY_FLUSH && v.Durability != metapb.Durability_DURABILITY_WRITE {
 		return invalid("durability %d is neither flush nor write", v.Durability)

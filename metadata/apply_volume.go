@@ -60,7 +60,7 @@ func (a *apply) changeVolume(c *metapb.ChangeVolume) (*metapb.Result, *Refusal) 
 	set := func(name, from, to string) { what = append(what, fmt.Sprintf("%s %s -> %s", name, from, to)) }
 	if c.Ack != metapb.AckPolicy_ACK_POLICY_UNSPECIFIED && c.Ack != v.Ack {
 		next.Ack = c.Ack
-		set("ack", AckWord(v.Ack), AckWord(c.Ack))
+		set("ack", metapb.AckWord(v.Ack), metapb.AckWord(c.Ack))
 	}
 	if c.MinCopies != 0 && c.MinCopies != v.MinCopies {
 		next.MinCopies = c.MinCopies
@@ -68,7 +68,7 @@ func (a *apply) changeVolume(c *metapb.ChangeVolume) (*metapb.Result, *Refusal) 
 	}
 	if c.Durability != metapb.Durability_DURABILITY_UNSPECIFIED && c.Durability != v.Durability {
 		next.Durability = c.Durability
-		set("durability", DurabilityWord(v.Durability), DurabilityWord(c.Durability))
+		set("durability", metapb.DurabilityWord(v.Durability), metapb.DurabilityWord(c.Durability))
 	}
 	if c.Shared != nil && *c.Shared != v.Shared {
 		next.Shared = *c.Shared
@@ -96,7 +96,7 @@ func (a *apply) checkChange(v, next *metapb.Volume) *Refusal {
 		return no
 	}
 	if t := tallyOf(next.Members); (next.Ack != v.Ack || next.MinCopies != v.MinCopies) && !enough(next, t) {
-		return refused("volume %s has members %s: too few for ack %s with min-copies %d", v.Name, membersText(v.Members), AckWord(next.Ack), next.MinCopies).
+		return refused("volume %s has members %s: too few for ack %s with min-copies %d", v.Name, membersText(v.Members), metapb.AckWord(next.Ack), next.MinCopies).
 			advise("wait until more members are UpToDate: blkctl wait %s --for=uptodate", v.Name)
 	}
 	if next.Shared != v.Shared && v.Attachment.Holder != "" {

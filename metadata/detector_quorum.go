@@ -52,7 +52,7 @@ func (q Quorum) String() string {
 	var why []string
 	for _, v := range q.Missing {
 		text := v.Text
-		if word := healthWord(v.Health); word != "" {
+		if word := metapb.HealthWord(v.Health); word != "" {
 			text = word + ": " + text
 		}
 		why = append(why, fmt.Sprintf("%s (%s)", v.Node, text))
@@ -100,19 +100,4 @@ func (d *Detector) Cuts() []Cut {
 		return cmp.Or(strings.Compare(a.To, b.To), strings.Compare(a.From, b.From))
 	})
 	return cuts
-}
-
-// healthWord is a health in one word; empty before the first verdict.
-func healthWord(h metapb.Health) string {
-	switch h {
-	case metapb.Health_HEALTH_UP:
-		return "up"
-	case metapb.Health_HEALTH_SLOW:
-		return "slow"
-	case metapb.Health_HEALTH_PARTITIONED:
-		return "partitioned"
-	case metapb.Health_HEALTH_DOWN:
-		return "down"
-	}
-	return ""
 }

@@ -278,7 +278,7 @@ func (tr *tracer) ask(verb string, args []string) error {
 	switch verb {
 	case "why":
 		for _, v := range tr.d.Verdicts() {
-			tr.say("%s %s %s: %s", v.Node, healthWord(v.Health), tr.hold(v), v.Text)
+			tr.say("%s %s %s: %s", v.Node, metapb.HealthWord(v.Health), tr.hold(v), v.Text)
 		}
 	case "cuts":
 		for _, c := range tr.d.Cuts() {
@@ -309,7 +309,7 @@ func (tr *tracer) changes() {
 		case i >= 0 && old[i].Incarnation != v.Incarnation:
 			tr.say("%s has another run: %s", v.Node, v.Text)
 		case i >= 0 && (old[i].Health != v.Health || old[i].HeldUntil != v.HeldUntil):
-			tr.say("%s %s %s: %s", v.Node, healthWord(v.Health), tr.hold(v), v.Text)
+			tr.say("%s %s %s: %s", v.Node, metapb.HealthWord(v.Health), tr.hold(v), v.Text)
 		}
 	}
 }

@@ -87,7 +87,7 @@ func (w *world) cannotServe(v *metapb.Volume) string {
 	if !ok || !failed {
 		return ""
 	}
-	return fmt.Sprintf("its primary %s is %s: %s", n.Name, HealthWord(verdict.Health), verdict.Text)
+	return fmt.Sprintf("its primary %s is %s: %s", n.Name, metapb.HealthWord(verdict.Health), verdict.Text)
 }
 
 // heir is the member that is to be promoted: one that is not held back before one that

@@ -56,7 +56,7 @@ func place(s *State, c *metapb.CreateVolume) (*metapb.Plan, *Refusal) {
 		}
 	}
 	if len(p.left) < need {
-		text := fmt.Sprintf("%s needs %d nodes that can take a replica, there are %d", LayoutWord(c.Layout), need, len(p.left))
+		text := fmt.Sprintf("%s needs %d nodes that can take a replica, there are %d", metapb.LayoutWord(c.Layout), need, len(p.left))
 		if len(p.rejected) > 0 {
 			text += " (" + strings.Join(p.rejected, "; ") + ")"
 		}
@@ -122,7 +122,7 @@ func unusable(n *metapb.Node) string {
 	case n.HeldUntil != 0:
 		return "it is held back, because it went up and down too often"
 	case n.Health == metapb.Health_HEALTH_DOWN || n.Health == metapb.Health_HEALTH_PARTITIONED:
-		return "it is " + HealthWord(n.Health)
+		return "it is " + metapb.HealthWord(n.Health)
 	case n.CapacityBytes > 0 && n.FreeBytes == 0:
 		return "its disk is full"
 	}
@@ -143,7 +143,7 @@ func tenthsFree(n *metapb.Node) int {
 // restrict leaves only the nodes that the asker named, in that order.
 func (p *placement) restrict(s *State, c *metapb.CreateVolume, need int) *Refusal {
 	if len(c.Nodes) != need {
-		return invalid("%s needs %d nodes, %d are named", LayoutWord(c.Layout), need, len(c.Nodes))
+		return invalid("%s needs %d nodes, %d are named", metapb.LayoutWord(c.Layout), need, len(c.Nodes))
 	}
 	var named []*candidate
 	for i, name := range c.Nodes {

@@ -27,7 +27,7 @@ func placeMember(s *State, volume, to, from string) (*metapb.Plan, *Refusal) {
 	case v == nil:
 		return nil, notFound("there is no volume %.80q", volume).advise("blkctl volume list")
 	case isEC(v.Layout):
-		return nil, refused("volume %s has layout %s: its shards cannot be added to or moved", v.Name, LayoutWord(v.Layout))
+		return nil, refused("volume %s has layout %s: its shards cannot be added to or moved", v.Name, metapb.LayoutWord(v.Layout))
 	case memberIndex(v.Members, to) >= 0:
 		return nil, exists("node %s has a replica of volume %s already", to, v.Name).advise("blkctl replica list %s", v.Name)
 	case from != "" && memberIndex(v.Members, from) < 0:

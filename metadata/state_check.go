@@ -79,11 +79,11 @@ func checkMembers(s *State, v *metapb.Volume) error {
 		case sound(m) && m.Incarnation == 0:
 			return fmt.Errorf("member %s counts, but has not registered", m.Node)
 		case m.Amnesiac && !counts(m):
-			return fmt.Errorf("member %s is both amnesiac and %s", m.Node, StateWord(m.State))
+			return fmt.Errorf("member %s is both amnesiac and %s", m.Node, metapb.StateWord(m.State))
 		case m.State < metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE || m.State > metapb.ReplicaState_REPLICA_STATE_INCONSISTENT:
 			return fmt.Errorf("member %s is in state %d", m.Node, m.State)
 		case m.Shard < 0 || int(m.Shard) >= max(1, width(v.Layout)) || !isEC(v.Layout) && (m.Shard != 0 || !m.Log):
-			return fmt.Errorf("member %s cannot have shard %d, log %v, in %s", m.Node, m.Shard, m.Log, LayoutWord(v.Layout))
+			return fmt.Errorf("member %s cannot have shard %d, log %v, in %s", m.Node, m.Shard, m.Log, metapb.LayoutWord(v.Layout))
 		case isEC(v.Layout) && counts(m) && shards[m.Shard]:
 			return fmt.Errorf("two members have shard %d", m.Shard)
 		}

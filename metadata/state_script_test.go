@@ -141,7 +141,7 @@ func parseMember(s *State, text string) (*metapb.Member, error) {
 		m.Amnesiac = true
 	case state != "":
 		for n := range metapb.ReplicaState_name {
-			if StateWord(metapb.ReplicaState(n)) == state {
+			if metapb.StateWord(metapb.ReplicaState(n)) == state {
 				m.State = metapb.ReplicaState(n)
 			}
 		}

@@ -24,7 +24,7 @@ func (s *Steward) observe(w *world, out *StewardOutput) {
 			continue
 		}
 		held := w.wallOf(v.HeldUntil)
-		key := "observe/" + n.Name + "/" + HealthWord(v.Health)
+		key := "observe/" + n.Name + "/" + metapb.HealthWord(v.Health)
 		if v.Health == n.Health && w.holdStands(n, held) {
 			s.retries.worked(key)
 			continue

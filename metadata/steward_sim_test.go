@@ -176,7 +176,7 @@ func (s *stewardSim) whole() error {
 			return fmt.Errorf("node %s is no member of the quorum", n.Name)
 		}
 		if v := w.verdicts[n.Name]; n.Health != v.Health || n.HeldUntil != 0 {
-			return fmt.Errorf("node %s is recorded as %s, held until %d; it is %v", n.Name, HealthWord(n.Health), n.HeldUntil, v)
+			return fmt.Errorf("node %s is recorded as %s, held until %d; it is %v", n.Name, metapb.HealthWord(n.Health), n.HeldUntil, v)
 		}
 	}
 	for _, v := range w.s.Volumes() {

@@ -83,7 +83,7 @@ func (w *world) failed(id uint64) (why string, failed bool) {
 	case v.Incarnation == 0:
 		return "has not registered for " + span(since), true
 	case v.Health == metapb.Health_HEALTH_DOWN || v.Health == metapb.Health_HEALTH_PARTITIONED:
-		return "has been " + HealthWord(v.Health) + " for " + span(since), true
+		return "has been " + metapb.HealthWord(v.Health) + " for " + span(since), true
 	}
 	return "", false
 }

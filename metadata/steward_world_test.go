@@ -253,7 +253,7 @@ func (w *stewardWorld) command(c *metapb.Command) error {
 		if o.HeldUntil != 0 {
 			held = fmt.Sprintf(", held for %.1fs", time.Duration(o.HeldUntil-w.wall()).Seconds())
 		}
-		w.say("record %s %s%s: %s", o.Name, HealthWord(o.Health), held, c.Reason)
+		w.say("record %s %s%s: %s", o.Name, metapb.HealthWord(o.Health), held, c.Reason)
 		if v := w.verdicts[o.Name]; v.Incarnation != o.Incarnation {
 			return fmt.Errorf("a verdict on run %d of %s is recorded for run %d", v.Incarnation, o.Name, o.Incarnation)
 		}

@@ -1,7 +1,7 @@
 package api
 
 import (
-	"fmt"
+	"cmp"
 
 	"blkd/metadata/metapb"
 )
@@ -47,75 +47,25 @@ func (r NodeRole) Word() string {
 // HealthWord is a node's health as people and JSON read it. A node that has
 // never registered is new.
 func HealthWord(n *metapb.Node) string {
-	switch n.GetHealth() {
-	case metapb.Health_HEALTH_UP:
-		return "up"
-	case metapb.Health_HEALTH_SLOW:
-		return "slow"
-	case metapb.Health_HEALTH_PARTITIONED:
-		return "partitioned"
-	case metapb.Health_HEALTH_DOWN:
-		return "down"
-	case metapb.Health_HEALTH_UNSPECIFIED:
-		if n.GetIncarnation() == 0 {
-			return "new"
-		}
+	word := metapb.HealthWord(n.GetHealth())
+	if word == "" && n.GetIncarnation() == 0 {
+		return "new"
 	}
-	return unknown
+	return cmp.Or(word, unknown)
 }
 
 // LayoutWord is a layout as it is written on the command line: "mirror 3" or
 // "ec 4+2".
-func LayoutWord(l *metapb.Layout) string {
-	switch l.GetKind() {
-	case metapb.LayoutKind_LAYOUT_KIND_MIRROR:
-		return fmt.Sprintf("mirror %d", l.GetCopies())
-	case metapb.LayoutKind_LAYOUT_KIND_EC:
-		return fmt.Sprintf("ec %d+%d", l.GetData(), l.GetParity())
-	default:
-		return unknown
-	}
-}
+func LayoutWord(l *metapb.Layout) string { return cmp.Or(metapb.LayoutWord(l), unknown) }
 
 // AckWord is a policy of acknowledgement: all or majority.
-func AckWord(a metapb.AckPolicy) string {
-	switch a {
-	case metapb.AckPolicy_ACK_POLICY_ALL:
-		return "all"
-	case metapb.AckPolicy_ACK_POLICY_MAJORITY:
-		return "majority"
-	default:
-		return unknown
-	}
-}
+func AckWord(a metapb.AckPolicy) string { return cmp.Or(metapb.AckWord(a), unknown) }
 
 // DurabilityWord is a volume's durability: flush or write.
-func DurabilityWord(d metapb.Durability) string {
-	switch d {
-	case metapb.Durability_DURABILITY_FLUSH:
-		return "flush"
-	case metapb.Durability_DURABILITY_WRITE:
-		return "write"
-	default:
-		return unknown
-	}
-}
+func DurabilityWord(d metapb.Durability) string { return cmp.Or(metapb.DurabilityWord(d), unknown) }
 
 // ReplicaWord is the state of a replica, in the words of the glossary.
-func ReplicaWord(s metapb.ReplicaState) string {
-	switch s {
-	case metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE:
-		return "UpToDate"
-	case metapb.ReplicaState_REPLICA_STATE_SYNCING:
-		return "Syncing"
-	case metapb.ReplicaState_REPLICA_STATE_OUTDATED:
-		return "Outdated"
-	case metapb.ReplicaState_REPLICA_STATE_INCONSISTENT:
-		return "Inconsistent"
-	default:
-		return "Unknown"
-	}
-}
+func ReplicaWord(s metapb.ReplicaState) string { return metapb.StateWord(s) }
 
 // PromotionWord is how a node became primary: none, first, handover, failover or
 // forced.

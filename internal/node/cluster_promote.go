@@ -126,7 +126,7 @@ func (p *promotion) rank() {
 		case m.Amnesiac:
 			c.Why = "it restarted and may have lost acknowledged writes"
 		case n.GetHealth() == metapb.Health_HEALTH_DOWN || n.GetHealth() == metapb.Health_HEALTH_PARTITIONED:
-			c.Why = "it is on a node that is " + metadata.HealthWord(n.GetHealth())
+			c.Why = "it is on a node that is " + metapb.HealthWord(n.GetHealth())
 		default:
 			c.Eligible, c.Why = true, "it is UpToDate: every acknowledged write is in its log or in that of the others that it asks"
 		}

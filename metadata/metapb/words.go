@@ -1,0 +1,48 @@
+package metapb
+
+import (
+	"fmt"
+	"strings"
+)
+
+// StateWord is a replica's state in the words of docs/glossary.md.
+func StateWord(s ReplicaState) string {
+	switch s {
+	case ReplicaState_REPLICA_STATE_UP_TO_DATE:
+		return "UpToDate"
+	case ReplicaState_REPLICA_STATE_SYNCING:
+		return "Syncing"
+	case ReplicaState_REPLICA_STATE_OUTDATED:
+		return "Outdated"
+	case ReplicaState_REPLICA_STATE_INCONSISTENT:
+		return "Inconsistent"
+	}
+	return "Unknown"
+}
+
+// HealthWord is a node's health in one word; empty before the first verdict.
+func HealthWord(h Health) string { return enumWord(h.String(), "HEALTH_") }
+
+// AckWord is an ack policy in one word: all or majority.
+func AckWord(p AckPolicy) string { return enumWord(p.String(), "ACK_POLICY_") }
+
+// DurabilityWord is when a write is durable, in one word: flush or write.
+func DurabilityWord(d Durability) string { return enumWord(d.String(), "DURABILITY_") }
+
+func enumWord(name, prefix string) string {
+	if word := strings.ToLower(strings.TrimPrefix(name, prefix)); word != "unspecified" {
+		return word
+	}
+	return ""
+}
+
+// LayoutWord is a layout as operators write it: "mirror 3", "ec 4+2".
+func LayoutWord(l *Layout) string {
+	switch l.GetKind() {
+	case LayoutKind_LAYOUT_KIND_MIRROR:
+		return fmt.Sprintf("mirror %d", l.Copies)
+	case LayoutKind_LAYOUT_KIND_EC:
+		return fmt.Sprintf("ec %d+%d", l.Data, l.Parity)
+	}
+	return ""
+}
