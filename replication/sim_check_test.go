@@ -16,7 +16,6 @@ type checks struct {
 	bound     Generation // highest generation that served
 	begun     map[Generation]Incarnation
 	round     int
-	fatal     bool
 
 	recoveries, shapes, evictions, mended, unmended, comparisons int
 }

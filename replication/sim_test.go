@@ -31,8 +31,7 @@ type sim struct {
 	limit Limits
 
 	// The quorum.
-	rec     *Record
-	records []*Record // by Number, from 1
+	rec *Record
 
 	// Faults.
 	quiet   bool
