@@ -49,7 +49,7 @@ func TestReplicasComeAndGo(t *testing.T) {
 	c := newTrio(t, three, nil)
 	c.startAll()
 	via := c.address("n2")
-	v := c.on(via, "v", "n1", "n2")
+	c.on(via, "v", "n1", "n2")
 	client := c.dial("n3", "v")
 	if err := blockdev.WriteAt(client, block(1), 8192, 0); err != nil {
 		t.Fatal(err)
@@ -61,7 +61,8 @@ func TestReplicasComeAndGo(t *testing.T) {
 	}
 	id := []byte("0123456789abcdef")
 	add := &api.AddReplicaRequest{Name: "v", Request: &api.RequestInfo{Id: id, By: "op", Reason: "more"}}
-	if v, err = via.volumes.AddReplica(brief(t), add); err != nil || len(members(v)) != 3 || v.Record.Layout.Copies != 3 {
+	v, err := via.volumes.AddReplica(brief(t), add)
+	if err != nil || len(members(v)) != 3 || v.Record.Layout.Copies != 3 {
 		t.Fatalf("add: %v, %v", v, err)
 	}
 	if again, err := c.address("n1").volumes.AddReplica(brief(t), add); err != nil || again.Record.Number != v.Record.Number {
@@ -159,7 +160,7 @@ func TestRemovedWhileDown(t *testing.T) {
 	c := newTrio(t, three, nil)
 	c.startAll()
 	via := c.address("n1")
-	v := c.on(via, "v", "n1", "n2", "n3")
+	c.on(via, "v", "n1", "n2", "n3")
 	c.kill("n3")
 	eventually(t, "n3 is down", func() bool {
 		n, err := via.ShowNode(brief(t), &api.ShowNodeRequest{Name: "n3"})
@@ -167,7 +168,8 @@ func TestRemovedWhileDown(t *testing.T) {
 	})
 	_, err := via.volumes.RemoveReplica(brief(t), &api.RemoveReplicaRequest{Name: "v", Node: "n3"})
 	wantError(t, err, codes.FailedPrecondition, "n3 is down")
-	if v, err = via.volumes.RemoveReplica(brief(t), &api.RemoveReplicaRequest{Name: "v", Node: "n3", Force: true}); err != nil || len(members(v)) != 2 {
+	v, err := via.volumes.RemoveReplica(brief(t), &api.RemoveReplicaRequest{Name: "v", Node: "n3", Force: true})
+	if err != nil || len(members(v)) != 2 {
 		t.Fatalf("%v, %v", v, err)
 	}
 	if v.Record.Ack != metapb.AckPolicy_ACK_POLICY_ALL || v.Record.Layout.Copies != 2 {
