@@ -7,16 +7,20 @@ import "math/bits"
 // A chunk is mapped while a map page refers to it; that bit is kept on disk, in
 // the allocation pages, and changes together with the map page. It is used while
 // it must not be handed out: mapped, or taken for a write in flight, or freed
-// since the last checkpoint (until that, a crash brings the old map back).
+// since the last checkpoint (until that, a crash brings the old map back). A free
+// chunk may still have its space in the file system, and is then taken first, or
+// be bare.
 //
 // Guarded by Store.mu.
 type allocator struct {
 	pages *pageFile
 	used  []uint64
-	end   uint32 // chunks from here on were never used
-	free  int    // chunks before end that are not used
-	scan  uint32 // where to look for a free chunk next
-	inUse int    // mapped chunks
+	bares []uint64 // free chunks whose space was given back; as long as used
+	end   uint32   // chunks from here on were never used
+	free  int      // chunks before end that are not used
+	bare  int      // of these, without space
+	scan  uint32   // where to look for a free chunk next
+	inUse int      // mapped chunks
 }
 
 // load reads every allocation page.
@@ -55,7 +59,7 @@ func (a *allocator) loadPage(i uint32, p *page) {
 
 func (a *allocator) grow(n uint32) {
 	for uint32(len(a.used))*64 < n {
-		a.used = append(a.used, 0)
+		a.used, a.bares = append(a.used, 0), append(a.bares, 0)
 	}
 }
 
@@ -74,14 +78,19 @@ func (a *allocator) take(n int) (first uint32, got int) {
 	return first, got
 }
 
-// find returns a chunk that is not used: a freed one, else a fresh one.
+// find returns a chunk that is not used: one that has space, else a bare one,
+// else a fresh one.
 func (a *allocator) find() uint32 {
 	if a.free == 0 {
 		return a.end
 	}
+	kept := a.kept() > 0
 	for range 2 {
 		for w := a.scan / 64; w*64 < a.end; w++ {
 			word := a.used[w]
+			if kept {
+				word |= a.bares[w]
+			}
 			if w == a.scan/64 {
 				word |= 1<<(a.scan%64) - 1
 			}
@@ -94,13 +103,21 @@ func (a *allocator) find() uint32 {
 	return a.end
 }
 
+// kept is how many free chunks may have space in the file system.
+func (a *allocator) kept() int { return a.free - a.bare }
+
 // reserve marks a chunk used; replay calls it for chunks that the log names.
 func (a *allocator) reserve(c uint32) {
 	if a.isUsed(c) {
 		return
 	}
 	a.grow(c + 1)
-	a.used[c/64] |= 1 << (c % 64)
+	bit := uint64(1) << (c % 64)
+	a.used[c/64] |= bit
+	if a.bares[c/64]&bit != 0 {
+		a.bares[c/64] &^= bit
+		a.bare--
+	}
 	if c < a.end {
 		a.free--
 		return
@@ -114,6 +131,12 @@ func (a *allocator) release(c uint32) {
 	a.used[c/64] &^= 1 << (c % 64)
 	a.free++
 	a.scan = min(a.scan, c)
+}
+
+// strip notes that a free chunk has no space any more.
+func (a *allocator) strip(c uint32) {
+	a.bares[c/64] |= 1 << (c % 64)
+	a.bare++
 }
 
 // isMapped tells whether a map page refers to c.

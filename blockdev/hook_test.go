@@ -48,6 +48,11 @@ func (f *hookFile) WritevAt(bufs [][]byte, off int64) error {
 	return f.fs.hook("write", f.name, off, func() error { return f.File.WritevAt(bufs, off) })
 }
 
+// PunchHole tells the hook the length of the hole.
+func (f *hookFile) PunchHole(off, n int64) error {
+	return f.fs.hook("punch", f.name, n, func() error { return f.File.PunchHole(off, n) })
+}
+
 func (f *hookFile) Close() error {
 	return f.fs.hook("close", f.name, 0, f.File.Close)
 }

@@ -111,14 +111,20 @@ func (s *Store) kickFreed() {
 // were trimmed or are more than is worth keeping.
 func (s *Store) reuse(freed []freedChunk) {
 	s.mu.Lock()
-	free := s.alloc.free
+	spare := s.keepFree() - s.alloc.kept()
 	s.mu.Unlock()
+	for i := range freed {
+		if f := &freed[i]; !f.punch {
+			f.punch = spare <= 0
+			spare--
+		}
+	}
 	for i := 0; i < len(freed); {
 		n := 1
-		for i+n < len(freed) && freed[i+n].chunk == freed[i].chunk+uint32(n) && freed[i+n].punch == freed[i].punch {
+		for i+n < len(freed) && freed[i+n] == (freedChunk{freed[i].chunk + uint32(n), freed[i].punch}) {
 			n++
 		}
-		if freed[i].punch || free+i+n > s.keepFree() {
+		if freed[i].punch {
 			s.punch(chunkOffset(freed[i].chunk), int64(n)*chunkBytes)
 		}
 		i += n
@@ -126,6 +132,9 @@ func (s *Store) reuse(freed []freedChunk) {
 	s.mu.Lock()
 	for _, f := range freed {
 		s.alloc.release(f.chunk)
+		if f.punch {
+			s.alloc.strip(f.chunk)
+		}
 	}
 	s.mu.Unlock()
 }
