@@ -129,15 +129,12 @@ func (s *sim) alone(n *simNode) {
 // submit sends a request that the oracle follows.
 func (s *sim) submit(n *simNode, kind blockdev.Op, block int64) *Request {
 	r := &Request{Op: kind, Off: block * blockSize, Len: blockSize, Data: make([]byte, blockSize), Attachment: s.rec.Attachment}
-	o := &op{block: block, attachment: r.Attachment}
+	o := &op{block: block, gen: n.core.gen, attachment: r.Attachment}
 	switch kind {
 	case blockdev.OpRead:
-		o.read = s.history(block).beginRead()
+		o.read = s.seen.Read(n.id, block)
 	case blockdev.OpWrite:
-		s.nextTag++
-		o.writes = []uint64{s.nextTag}
-		putTag(r.Data, s.nextTag)
-		s.history(block).begin(openWrite{tag: s.nextTag, gen: n.core.gen, attachment: r.Attachment})
+		s.begin(n, o, block, r.Data)
 	case blockdev.OpFlush:
 		r.Off, r.Len, r.Data = 0, 0, nil
 	}
@@ -489,8 +486,8 @@ func copyUnderLoad(s *sim, n []*simNode) {
 		breaks := 0
 		s.until("n2 is a member", func() bool {
 			s.client()
-			if b := 56 + s.rnd.Int64N(8); s.rnd.IntN(4) == 0 && !s.history(b).busy() { // of the last pieces, now and then
-				s.submit(n[0], blockdev.OpWrite, b)
+			if s.rnd.IntN(4) == 0 && len(n[0].reqs) < 12 { // of the last pieces, now and then
+				s.submit(n[0], blockdev.OpWrite, 56+s.rnd.Int64N(8))
 			}
 			if j := n[0].core.p.join; j != nil && j.full && j.empty && j.sent > j.held && breaks < 4 && s.rnd.IntN(4) == 0 {
 				breaks++
@@ -558,7 +555,7 @@ func newLineage(s *sim, n []*simNode) {
 	// What only n1 has is given up, and a new history begins.
 	_, last := n[1].disk.Last()
 	s.committed = s.committed[:last]
-	s.history(1).reset(tagOf(s.committed[last-1].Data))
+	s.recount(map[int64]uint64{1: tagOf(s.committed[last-1].Data)})
 	s.publish(&r)
 	s.until("n2 serves", s.serves(n[1]))
 	s.do(n[1], blockdev.OpRead, 1)

@@ -47,9 +47,7 @@ func (s *sim) role(n *simNode, r Role, g Generation) {
 		return
 	}
 	s.bound = g
-	for _, h := range s.blocks {
-		h.expire(g)
-	}
+	s.expire(func(o *op) bool { return o.gen < g })
 }
 
 // certified checks that a certificate proves what it should (S4).
@@ -240,9 +238,7 @@ func (s *sim) recovered(p Proposal) {
 			}
 		}
 	}
-	for b, h := range s.blocks {
-		h.reset(values[b])
-	}
+	s.recount(values)
 }
 
 // checkImage checks that a replica that was copied has in its image what its log

@@ -4,25 +4,29 @@ import (
 	"errors"
 
 	"blkd/blockdev"
+	"blkd/internal/history"
 )
 
 // clients is what the clients of the simulation know.
 type clients struct {
-	blocks   map[int64]*history
+	seen     *history.Recorder // of all blocks, since a recovery
+	open     []*op             // writes that may take effect at any time
 	nextTag  uint64
 	attached uint64 // the highest attachment whose takeover was reported as done
 
 	answered, reads, flushes, takeovers int
 }
 
-func (c *clients) init() { c.blocks, c.attached = map[int64]*history{}, 1 }
+func (c *clients) init() { c.seen, c.attached = history.NewRecorder(nil), 1 }
 
 // op is a client's operation.
 type op struct {
-	block      int64    // the first
-	writes     []uint64 // tags, one a block
-	read       int      // of the block's history; 0: it is no read
+	block      int64                // the first
+	writes     []*history.Operation // one a block
+	read       *history.Operation   // nil: it is no read
+	gen        Generation
 	attachment uint64
+	ended      bool // by a recovery: it may not be answered
 }
 
 // client begins operations at a node that thinks it serves: of the newest client,
@@ -45,9 +49,6 @@ func (s *sim) client() {
 	var batch []*Request
 	for range 1 + s.rnd.IntN(3) {
 		r, o := s.request(n, attachment)
-		if r == nil {
-			continue
-		}
 		n.reqs[r] = o
 		batch = append(batch, r)
 	}
@@ -55,11 +56,11 @@ func (s *sim) client() {
 	s.effects(n)
 }
 
-// request makes a request; nil if too many writes of a block are open.
+// request makes a request.
 func (s *sim) request(n *simNode, attachment uint64) (*Request, *op) {
 	b := s.rnd.Int64N(6)
 	r := &Request{Op: blockdev.OpWrite, Off: b * blockSize, FUA: s.rnd.IntN(10) == 0, Attachment: attachment}
-	o := &op{block: b, attachment: attachment}
+	o := &op{block: b, gen: n.core.gen, attachment: attachment}
 	switch x := s.rnd.IntN(16); {
 	case x == 0:
 		r.Op, r.FUA = blockdev.OpFlush, false
@@ -69,20 +70,12 @@ func (s *sim) request(n *simNode, attachment uint64) (*Request, *op) {
 	case x < 9:
 		r.Op, r.FUA = blockdev.OpRead, false
 		r.Data = make([]byte, blockSize)
-		o.read = s.history(b).beginRead()
+		o.read = s.seen.Read(n.id, b)
 	default:
 		k := 1 + s.rnd.Int64N(3)
-		for i := range k {
-			if s.history(b + i).busy() {
-				return nil, nil
-			}
-		}
 		r.Data = make([]byte, k*blockSize)
 		for i := range k {
-			s.nextTag++
-			o.writes = append(o.writes, s.nextTag)
-			putTag(r.Data[i*blockSize:], s.nextTag)
-			s.history(b + i).begin(openWrite{tag: s.nextTag, gen: n.core.gen, attachment: attachment})
+			s.begin(n, o, b+i, r.Data[i*blockSize:])
 		}
 	}
 	r.Len = int64(len(r.Data))
@@ -90,14 +83,7 @@ func (s *sim) request(n *simNode, attachment uint64) (*Request, *op) {
 }
 
 // unanswered forgets the requests of a node that is gone.
-func (s *sim) unanswered(n *simNode) {
-	for _, o := range n.reqs {
-		if o.read != 0 {
-			s.history(o.block).endRead(o.read)
-		}
-	}
-	n.reqs = map[*Request]*op{}
-}
+func (s *sim) unanswered(n *simNode) { n.reqs = map[*Request]*op{} }
 
 func (s *sim) done(n *simNode, r *Request) {
 	o := n.reqs[r]
@@ -110,22 +96,20 @@ func (s *sim) done(n *simNode, r *Request) {
 		return
 	}
 	s.answered++
-	h := s.history(o.block)
 	switch {
 	case r.Op == blockdev.OpFlush:
 		s.flushes++
 		s.flushedTo(n, r.last)
-	case o.read != 0:
+	case o.read != nil:
 		s.reads++
-		if v := tagOf(r.Data); !h.read(o.read, v) {
-			s.fatalf("%s of generation %d reads %d from block %d; possible: %s", n.name, n.core.gen, v, o.block, h)
-		}
+		s.seen.Returned(o.read, tagOf(r.Data))
+		s.logf("%s answers %v of block %d", n.name, o.read, o.block)
+	case o.ended:
+		s.fatalf("%s of generation %d answers a write of block %d that a recovery has ended", n.name, n.core.gen, o.block)
 	default:
 		s.logf("%s answers %v of block %d", n.name, o.writes, o.block)
-		for i, tag := range o.writes {
-			if !s.history(o.block + int64(i)).ack(tag) {
-				s.fatalf("%s of generation %d answers write %d of block %d, which cannot have taken effect", n.name, n.core.gen, tag, o.block+int64(i))
-			}
+		for _, w := range o.writes {
+			s.seen.Written(w)
 		}
 		if r.FUA || s.rec.Durability == DurableWrite && n.core.gen == s.rec.Generation {
 			s.flushedTo(n, r.last)
@@ -136,9 +120,6 @@ func (s *sim) done(n *simNode, r *Request) {
 // failedRequest checks that a client is told no other errors than that it has to
 // ask elsewhere, or that it has no right to ask any more. A write may have happened.
 func (s *sim) failedRequest(n *simNode, r *Request, o *op) {
-	if o.read != 0 {
-		s.history(o.block).endRead(o.read)
-	}
 	var bad *blockdev.ChecksumError
 	if errors.As(r.Err, &bad) {
 		s.unmended++ // nobody else could be asked
@@ -164,18 +145,7 @@ func (s *sim) checkTakeover() {
 				}
 			}
 			s.attached = x.Attachment
-			for _, h := range s.blocks {
-				h.fence(s.attached)
-			}
+			s.expire(func(o *op) bool { return o.attachment < s.attached })
 		}
 	}
-}
-
-func (s *sim) history(b int64) *history {
-	h := s.blocks[b]
-	if h == nil {
-		h = newHistory()
-		s.blocks[b] = h
-	}
-	return h
 }

@@ -187,7 +187,8 @@ func (s *sim) calm() {
 	}
 }
 
-// settle ends all faults and checks that everything becomes level.
+// settle ends all faults and checks that everything becomes level, and what clients
+// were told meanwhile.
 func (s *sim) settle() {
 	deadline := s.now.add(90 * time.Second)
 	for round := 0; !s.level(); round++ {
@@ -201,6 +202,7 @@ func (s *sim) settle() {
 			s.fatalf("not level so long after the last fault: %s", s.describe())
 		}
 	}
+	s.checkHistory()
 }
 
 func (s *sim) describe() string {

@@ -65,19 +65,21 @@ var mayImport = map[string][]string{
 	"blockdev/devicetest": {"blockdev"},
 	"fencing":             {"blockdev", "internal/env", "internal/mutant"}, // blockdev for the type of generations
 
-	"internal/crc32c":          {}, // golang.org/x/sys/cpu besides
-	"internal/forward":         {"blockdev"},
-	"internal/env":             {},
-	"internal/env/crashfs":     {"internal/env"},
-	"internal/env/manualclock": {"internal/env"},
-	"internal/env/pebblefs":    {"internal/env"},
-	"internal/mutant":          {},
-	"internal/socket":          {}, // golang.org/x/sys/unix besides
-	"internal/suggest":         {},
-	"internal/units":           {},
-	"internal/verifier":        {"blockdev"},
-	"internal/version":         {},
-	"internal/arch":            {},
+	"internal/crc32c":            {}, // golang.org/x/sys/cpu besides
+	"internal/forward":           {"blockdev"},
+	"internal/env":               {},
+	"internal/env/crashfs":       {"internal/env"},
+	"internal/env/manualclock":   {"internal/env"},
+	"internal/env/pebblefs":      {"internal/env"},
+	"internal/history":           {},
+	"internal/history/reference": {"internal/history"}, // porcupine besides
+	"internal/mutant":            {},
+	"internal/socket":            {}, // golang.org/x/sys/unix besides
+	"internal/suggest":           {},
+	"internal/units":             {},
+	"internal/verifier":          {"blockdev"},
+	"internal/version":           {},
+	"internal/arch":              {},
 }
 
 // testsMayImport is what tests may import besides. Helpers for tests are free
@@ -89,7 +91,7 @@ var testsMayImport = map[string][]string{
 	"internal/cli": {"internal/node"},
 }
 
-var testHelpers = []string{"blockdev/devicetest", "internal/env/crashfs", "internal/env/manualclock", "internal/env", "internal/mutant"}
+var testHelpers = []string{"blockdev/devicetest", "internal/env/crashfs", "internal/env/manualclock", "internal/env", "internal/mutant", "internal/history", "internal/history/reference"}
 
 // onlyStandard packages import nothing but the standard library and this module:
 // they are the data path of one replica, and their tests.
