@@ -35,12 +35,13 @@ type conn struct {
 	// Reader: references to in and out that requests of the batch will hold.
 	inRefs, outRefs int32
 
-	batch    []*blockdev.Request // parsed, not submitted
-	admitted int64               // parsed by the reader and not counted in inflight
-	free     *request            // free requests
-	made     int                 // requests ever made for this connection
-	tick     uint32              // samples latency
-	local    [numCommands]struct{ requests, bytes uint64 }
+	batch     []*blockdev.Request // parsed, not submitted
+	batchRead int                 // bytes of its long READs
+	admitted  int64               // parsed by the reader and not counted in inflight
+	free      *request            // free requests
+	made      int                 // requests ever made for this connection
+	tick      uint32              // samples latency
+	local     [numCommands]struct{ requests, bytes uint64 }
 
 	// Shared.
 	reply     replyQueue
@@ -206,7 +207,7 @@ func (c *conn) submit() {
 		c.srv.sweeper.noteWork()
 		c.notDone.Add(int64(len(c.batch)))
 		c.dev.Submit(c.batch)
-		c.batch = c.batch[:0]
+		c.batch, c.batchRead = c.batch[:0], 0
 	}
 	if c.reply.leaveSubmit(mine) {
 		c.drain(false)

@@ -16,6 +16,10 @@ var errDisconnect = errors.New("client disconnects")
 // buffer; a longer one gets a buffer of its own.
 const smallRead = 64 << 10
 
+// maxBatchRead is how many bytes of longer READs a batch gathers. What was read is
+// sent while it is in the processor's cache, and the next ones get the same buffers.
+const maxBatchRead = 256 << 10
+
 // parse takes one request off the read buffer. It returns false when there is no
 // complete one, and an error when the connection must end.
 func (c *conn) parse() (bool, error) {
@@ -134,6 +138,9 @@ func (c *conn) admit(w wireRequest, payload []byte, in *buffer) error {
 	}
 	c.batch = append(c.batch, &r.Request)
 	c.admitted++
+	if c.batchRead >= maxBatchRead {
+		c.submit()
+	}
 	return nil
 }
 
@@ -214,6 +221,7 @@ func (c *conn) reserveRead(r *request) error {
 	}
 	b := getBuffer(class)
 	b.charge(&c.memory, 1<<class)
+	c.batchRead += n
 	r.out, r.at, r.n = b, headroom-h, h+n
 	r.Data = b.data[headroom : headroom+n : headroom+n]
 	return nil

@@ -361,3 +361,37 @@ func (b *blocking) Submit(batch []*blockdev.Request) {
 	b.Device.Submit(batch)
 	<-b.release
 }
+
+// TestLongReadsAreSentOneByOne checks that long READs that arrive together are not
+// gathered: each would wait for all, out of the processor's cache.
+func TestLongReadsAreSentOneByOne(t *testing.T) {
+	const n, length = 8, 1 << 20
+	dev := &batchSizes{Device: blockdev.NewMemory(length)}
+	s := startServer(t, Options{}, dev)
+	r := rawTransmit(t, s, modeSimple)
+	var all []byte
+	for i := range n {
+		p := make([]byte, extRequestLen)
+		all = append(all, p[:putRequest(p, modeSimple, wireRequest{cmd: cmdRead, length: length, cookie: uint64(i)})]...)
+	}
+	r.write(all)
+	for i := range n {
+		if a := r.answer(modeSimple, length); a.errno != 0 || a.cookie != uint64(i) {
+			t.Fatalf("reply %d is to %d, error %d", i, a.cookie, a.errno)
+		}
+	}
+	if most := dev.most.Load(); most != 1 {
+		t.Errorf("%d READs of %d bytes came in one batch", most, length)
+	}
+}
+
+// batchSizes remembers how long a batch became.
+type batchSizes struct {
+	blockdev.Device
+	most atomic.Int64 // requests
+}
+
+func (d *batchSizes) Submit(batch []*blockdev.Request) {
+	d.most.Store(max(d.most.Load(), int64(len(batch))))
+	d.Device.Submit(batch)
+}
