@@ -131,12 +131,16 @@ failover-short: build ## the same in a minute
 	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills 2 -promotions 5 -rounds 1 -frozen 2s -away 1s
 
 .PHONY: bench
-bench: ## Go benchmarks of the data path
-	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./nbd ./internal/env/...
+bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers
+	deploy/test/bench-nbd.sh
 
 .PHONY: bench-nbd
-bench-nbd: build ## compare bin/blkd with qemu-nbd and nbdkit under fio
-	deploy/test/bench-nbd.sh
+bench-nbd: build ## one node only, beside qemu-nbd and nbdkit
+	deploy/test/bench-nbd.sh -only disk,memory,tls,checksums
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks of the data path
+	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./nbd ./internal/env/...
 
 .PHONY: bench-quorum
 bench-quorum: build ## compare the metadata quorum with three members of etcd

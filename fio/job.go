@@ -152,6 +152,14 @@ func (j Job) Writes() bool {
 // the flush.
 func (j Job) Flushes() bool { return j.Get("fsync") != "" }
 
+// With returns the job with one option of another value, under another name. It is for
+// curves: the same load at many depths or block sizes.
+func (j Job) With(name, key, value string) Job {
+	j = j.with(option{key, value})
+	j.Name = name
+	return j
+}
+
 // with returns a copy of the job with options replaced or, at the end, added.
 func (j Job) with(changes ...option) Job {
 	j.opts = slices.Clone(j.opts)

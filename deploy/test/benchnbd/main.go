@@ -1,5 +1,6 @@
-// Command benchnbd measures blkd beside qemu-nbd and nbdkit, on the same file system and
-// with the same durability, and says which of the project's targets for one node hold.
+// Command benchnbd measures blkd beside qemu-nbd and nbdkit, and clusters of it beside one
+// node, on the same file system and with the same durability, and says which of the
+// project's targets hold.
 //
 // Scenarios:
 //
@@ -11,6 +12,10 @@
 //	           client over a Unix socket.
 //	tls        blkd with and without TLS, under the batching client over TCP.
 //	checksums  blkd with and without checksums.
+//	mirror     one node, and volumes of one, two and three copies on three nodes.
+//	durable    the raw file, one node and two copies under 32 writers that flush; two
+//	           copies with durability flush and write.
+//	cluster-tls  two copies with and without TLS between the nodes.
 //
 // Every process that it starts is ended by its id, on errors and signals too.
 package main
@@ -19,15 +24,18 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"blkd/blockdev"
+	"blkd/deploy/test/clustertest"
 	"blkd/fio"
 	"blkd/nbd"
 )
@@ -42,8 +50,9 @@ type bench struct {
 	runtime         time.Duration // of a run
 	transports      []string      // tcp, unix
 
-	servers []*server // running
-	ports   int       // handed out
+	servers  []*server              // running
+	clusters []*clustertest.Cluster // running
+	ports    int                    // handed out
 }
 
 func main() {
@@ -57,7 +66,7 @@ func main() {
 	sizeMiB := flag.Int64("size", 1024, "size of each disk in MiB; all of them must fit into memory several times")
 	flag.IntVar(&b.rounds, "rounds", fio.DefaultRounds, "runs of each job against each server")
 	flag.DurationVar(&b.runtime, "runtime", 2*time.Second, "length of a run")
-	only := flag.String("only", "disk,memory,tls,checksums", "scenarios")
+	only := flag.String("only", "disk,memory,tls,checksums,mirror,durable,cluster-tls", "scenarios")
 	transports := flag.String("transports", "tcp,unix", "transports of the disk scenario")
 	flag.Parse()
 	b.size = *sizeMiB << 20
@@ -82,12 +91,13 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	defer b.stopAll()
 	scenarios := map[string]func(context.Context) ([]verdict, error){
 		"disk": b.disk, "memory": b.memory, "tls": b.tls, "checksums": b.checksums,
+		"mirror": b.mirror, "durable": b.durable, "cluster-tls": b.clusterTLS,
 	}
 	var verdicts []verdict
 	for _, name := range only {
 		scenario := scenarios[name]
 		if scenario == nil {
-			return fmt.Errorf("-only %s: the scenarios are disk, memory, tls and checksums", name)
+			return fmt.Errorf("-only %s: the scenarios are %s", name, strings.Join(slices.Sorted(maps.Keys(scenarios)), ", "))
 		}
 		v, err := scenario(ctx)
 		if err != nil {

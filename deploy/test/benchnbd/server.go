@@ -23,14 +23,15 @@ const startTimeout = 30 * time.Second
 // server is one running NBD server, or a file.
 type server struct {
 	name, uri string
-	cmd       *exec.Cmd // nil for a file
+	cmd       *exec.Cmd // nil for a file, and for a volume of a cluster
+	pids      []int     // of a cluster's nodes
 	ended     chan struct{}
 	log       string
 }
 
 // target is the server as the fio package takes it.
 func (s *server) target() fio.Target {
-	t := fio.Target{Name: s.name, URI: s.uri}
+	t := fio.Target{Name: s.name, URI: s.uri, PIDs: s.pids}
 	if s.cmd != nil {
 		t.PIDs = []int{s.cmd.Process.Pid}
 	}
@@ -157,8 +158,12 @@ func (s *server) said() string {
 	return strings.TrimSpace(string(text[max(0, len(text)-2000):]))
 }
 
-// stopAll ends every server that runs, in the end with SIGKILL.
+// stopAll ends every server that runs, in the end with SIGKILL, and every cluster.
 func (b *bench) stopAll() {
+	for _, c := range b.clusters {
+		c.Close()
+	}
+	b.clusters = nil
 	for _, s := range slices.Backward(b.servers) {
 		s.cmd.Process.Signal(syscall.SIGTERM)
 		select {

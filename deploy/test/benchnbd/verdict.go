@@ -11,7 +11,7 @@ import (
 // verdict is one target and what was measured.
 type verdict struct {
 	number  int    // in the list of targets
-	what    string // "randread 4k QD32, IO/s of blkd / nbdkit"
+	what    string // "disk, tcp: randread-4k-qd32, IO/s, blkd / nbdkit"
 	got     fio.Summary
 	want    float64
 	atMost  bool // the ratio has to be at most want, not at least
@@ -28,7 +28,7 @@ func (v verdict) holds() bool {
 // compare makes a verdict from the ratio of two servers in one job.
 func compare(rep *fio.Report, number int, where, job string, e fio.Engine, m fio.Metric, name, over string, atMost bool, want float64) verdict {
 	v := verdict{number: number, want: want, atMost: atMost, missing: true}
-	v.what = fmt.Sprintf("%s: %s, %s / %s", where, job, short[m], over)
+	v.what = fmt.Sprintf("%s: %s, %s, %s / %s", where, job, short[m], name, over)
 	if r := rep.Find(job, e); r != nil {
 		if s, ok := r.Ratio(m, name, over); ok {
 			v.got, v.missing = s, false
@@ -77,13 +77,52 @@ func diskVerdicts(random, seq *fio.Report, transport string) []verdict {
 			v = append(v, compare(seq, 2, where, job, fio.EngineFio, fio.MBps, "blkd", "raw file", atLeast, 0.9))
 		}
 	}
-	amp := verdict{number: 6, what: where + ": seqwrite-1m-qd8, bytes written per byte", want: 1.1, atMost: true, missing: true}
-	if r := seq.Find("seqwrite-1m-qd8", fio.EngineFio); r != nil {
-		if s, ok := r.Target("blkd").Summary[fio.WriteAmp]; ok {
-			amp.got, amp.missing = s, false
+	return append(v, figure(seq, 6, where, "seqwrite-1m-qd8", fio.WriteAmp, "blkd", 1.1))
+}
+
+// figure makes a verdict from what one server needs in one job, which is to be little.
+func figure(rep *fio.Report, number int, where, job string, m fio.Metric, name string, want float64) verdict {
+	v := verdict{number: number, want: want, atMost: true, missing: true}
+	v.what = fmt.Sprintf("%s: %s, %s, %s", where, job, short[m], name)
+	if r := rep.Find(job, fio.EngineFio); r != nil {
+		if s, ok := r.Target(name).Summary[m]; ok {
+			v.got, v.missing = s, false
 		}
 	}
-	return append(v, amp)
+	return v
+}
+
+func mirrorVerdicts(rep *fio.Report) []verdict {
+	const where = "mirror"
+	over := func(job string, m fio.Metric, name string, most bool, want float64) verdict {
+		return compare(rep, 3, where, job, fio.EngineFio, m, name, "1-node", most, want)
+	}
+	v := []verdict{
+		over("randwrite-4k-qd1", fio.P50, "2-copies", atMost, 2.2),
+		over("randwrite-4k-qd32", fio.IOPS, "2-copies", atLeast, 0.5),
+		figure(rep, 3, where, "randwrite-4k-qd32", fio.CPU, "2-copies", 30),
+		figure(rep, 3, where, "randwrite-4k-qd32", fio.CPU, "3-copies", 42),
+	}
+	for _, name := range []string{"2-copies", "3-copies"} {
+		for _, job := range []string{"randread-4k-qd1", "randread-4k-qd32"} {
+			v = append(v, over(job, fio.IOPS, name, atLeast, 0.9))
+		}
+	}
+	seq := compare(rep, 6, where, "seqwrite-1m-qd8", fio.EngineFio, fio.MBps, "2-copies", "1-node", atLeast, 0.45)
+	return append(v, seq,
+		figure(rep, 6, where, "seqwrite-1m-qd8", fio.WriteAmp, "2-copies", 2*1.1),
+		figure(rep, 6, where, "seqwrite-1m-qd8", fio.WriteAmp, "3-copies", 3*1.1))
+}
+
+// flushJob is the load of a database's commits.
+const flushJob = "fsync1-4k-qd1-j32"
+
+func durableVerdicts(flushing *fio.Report) []verdict {
+	return []verdict{
+		compare(flushing, 4, "durable", flushJob, fio.EngineFio, fio.IOPS, "2-copies-durable", "raw file", atLeast, 1),
+		compare(flushing, 4, "durable", flushJob, fio.EngineFio, fio.IOPS, "2-copies", "raw file", atLeast, 1),
+		compare(flushing, 4, "durable", flushJob, fio.EngineFio, fio.IOPS, "1-node", "raw file", atLeast, 1),
+	}
 }
 
 func tlsVerdicts(rep *fio.Report) []verdict {

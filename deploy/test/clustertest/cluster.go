@@ -28,6 +28,9 @@ type Config struct {
 	Witnesses map[string]bool
 	// Network has the nodes in network namespaces; nil: they share the loopback.
 	Network *Network
+	// TLS is the directory of a certificate authority that has issued a certificate
+	// to every node; empty: the nodes speak plain text.
+	TLS string
 	// Args and Env are given to every node besides.
 	Args, Env []string
 }
@@ -82,7 +85,10 @@ func New(cfg Config) (*Cluster, error) {
 		if cfg.Witnesses[n.Name] {
 			n.Args = append(n.Args, "--witness")
 		}
-		if n.Namespace != "" {
+		switch {
+		case cfg.TLS != "":
+			n.Args = append(n.Args, "--tls-dir", filepath.Join(cfg.TLS, n.Name))
+		case n.Namespace != "":
 			n.Args = append(n.Args, "--insecure")
 		}
 	}
