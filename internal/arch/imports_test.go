@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"cmd/blksim": {"internal/sim"},
 
 	// Programs that measure and torment the others from outside.
-	"deploy/test/benchnbd":         {"fio", "nbd", "blockdev", "internal/units"},
+	"deploy/test/benchnbd":         {"deploy/test/clustertest", "fio", "nbd", "blockdev", "internal/api", "internal/pki", "internal/units", "metadata/metapb"},
 	"deploy/test/clusterbench":     {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterkill":      {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterpartition": {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
