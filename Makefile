@@ -95,7 +95,7 @@ crash-metadata: ## the quorum's crash test with SEEDS (10000) seeds
 .PHONY: mutants
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
 	$(GO) test -tags mutants -timeout 10m ./internal/mutant
-	$(GO) test -tags mutants -run 'Mutants$$' -timeout 30m -v ./blockdev ./fencing ./metadata ./replication
+	$(GO) test -tags mutants -run 'Mutants$$' -timeout 30m -v ./blockdev ./fencing ./metadata ./replication ./internal/node
 
 .PHONY: cluster-kill
 cluster-kill: build ## kill -9 the leader of the metadata quorum KILLS (50) times under changes

@@ -57,8 +57,8 @@ type Config struct {
 	Now Instant
 	// Fresh: no earlier run of the node had this replica.
 	Fresh bool
-	// KeepBranches: content of another lineage, which a forced promotion has left,
-	// is emptied only when the record says that it is Inconsistent: when an
+	// KeepBranches: complete content of another lineage, which a forced promotion has
+	// left, is emptied only when the record says that it is Inconsistent: when an
 	// operator has given it up.
 	KeepBranches bool
 	// Durable: the log was synced up to here when it was opened.
@@ -426,7 +426,7 @@ func (c *Core) leaveBranch(m *Message) bool {
 	if m.Kind != MsgJoin || c.rec == nil || m.Lineage != c.rec.Lineage || c.rec.inSet(c.self, c.inc) || !c.now.after(c.grant.until) {
 		return false
 	}
-	if _, seq := c.disk.Last(); c.cfg.KeepBranches && seq > 0 && c.rec.member(c.self) != nil && c.rec.member(c.self).State != Inconsistent {
+	if _, seq := c.disk.Last(); c.cfg.KeepBranches && seq > 0 && !c.disk.Incomplete() && c.rec.member(c.self) != nil && c.rec.member(c.self).State != Inconsistent {
 		return false // it is asked again
 	}
 	c.note("leaves lineage %x for %x and becomes empty", c.lineage, m.Lineage)

@@ -220,6 +220,7 @@ type Volume struct {
 	Serving        string                 `protobuf:"bytes,11,opt,name=serving,proto3" json:"serving,omitempty"`   // in a cluster: the node that serves clients right now; empty: none
 	Replicas       []*Replica             `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"` // in a cluster: in the order of record.members
 	Lease          *Lease                 `protobuf:"bytes,13,opt,name=lease,proto3" json:"lease,omitempty"`       // of the serving node; unset: none serves
+	Branches       []*Branch              `protobuf:"bytes,14,rep,name=branches,proto3" json:"branches,omitempty"` // that nodes keep of it, by name
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -345,6 +346,131 @@ func (x *Volume) GetLease() *Lease {
 	return nil
 }
 
+func (x *Volume) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+// Branch is what a replica held when a forced promotion went on without it: a
+// read-only volume of its node, VOLUME@GENERATION-NODE, until it is dropped.
+type Branch struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Volume         string                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	VolumeId       uint64                 `protobuf:"varint,3,opt,name=volume_id,json=volumeId,proto3" json:"volume_id,omitempty"` // of the volume, whose name may be another one's by now
+	Node           string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Generation     uint64                 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"` // the last in which the replica took part
+	End            *metapb.LogEnd         `protobuf:"bytes,6,opt,name=end,proto3" json:"end,omitempty"`                // of its log
+	SizeBytes      int64                  `protobuf:"varint,7,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	AllocatedBytes int64                  `protobuf:"varint,8,opt,name=allocated_bytes,json=allocatedBytes,proto3" json:"allocated_bytes,omitempty"`
+	Uris           []string               `protobuf:"bytes,9,rep,name=uris,proto3" json:"uris,omitempty"` // where clients can read it
+	Problems       []*Problem             `protobuf:"bytes,10,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Branch) Reset() {
+	*x = Branch{}
+	mi := &file_internal_api_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Branch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Branch) ProtoMessage() {}
+
+func (x *Branch) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Branch.ProtoReflect.Descriptor instead.
+func (*Branch) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Branch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Branch) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *Branch) GetVolumeId() uint64 {
+	if x != nil {
+		return x.VolumeId
+	}
+	return 0
+}
+
+func (x *Branch) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Branch) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Branch) GetEnd() *metapb.LogEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *Branch) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Branch) GetAllocatedBytes() int64 {
+	if x != nil {
+		return x.AllocatedBytes
+	}
+	return 0
+}
+
+func (x *Branch) GetUris() []string {
+	if x != nil {
+		return x.Uris
+	}
+	return nil
+}
+
+func (x *Branch) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 // Replica is one copy of a volume as the serving node sees it; where no node
 // serves, only what the record says is set.
 type Replica struct {
@@ -364,7 +490,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_internal_api_control_proto_msgTypes[2]
+	mi := &file_internal_api_control_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +502,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[2]
+	mi := &file_internal_api_control_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +515,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{2}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Replica) GetNode() string {
@@ -471,7 +597,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_internal_api_control_proto_msgTypes[3]
+	mi := &file_internal_api_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +609,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[3]
+	mi := &file_internal_api_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +622,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{3}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Resync) GetKind() ResyncKind {
@@ -560,7 +686,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_internal_api_control_proto_msgTypes[4]
+	mi := &file_internal_api_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +698,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[4]
+	mi := &file_internal_api_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +711,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{4}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Lease) GetHeld() bool {
@@ -624,7 +750,7 @@ type VolumeIO struct {
 
 func (x *VolumeIO) Reset() {
 	*x = VolumeIO{}
-	mi := &file_internal_api_control_proto_msgTypes[5]
+	mi := &file_internal_api_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +762,7 @@ func (x *VolumeIO) String() string {
 func (*VolumeIO) ProtoMessage() {}
 
 func (x *VolumeIO) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[5]
+	mi := &file_internal_api_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +775,7 @@ func (x *VolumeIO) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeIO.ProtoReflect.Descriptor instead.
 func (*VolumeIO) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{5}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VolumeIO) GetLogUsedBytes() int64 {
@@ -707,7 +833,7 @@ type RequestInfo struct {
 
 func (x *RequestInfo) Reset() {
 	*x = RequestInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[6]
+	mi := &file_internal_api_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +845,7 @@ func (x *RequestInfo) String() string {
 func (*RequestInfo) ProtoMessage() {}
 
 func (x *RequestInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[6]
+	mi := &file_internal_api_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +858,7 @@ func (x *RequestInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestInfo.ProtoReflect.Descriptor instead.
 func (*RequestInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{6}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RequestInfo) GetId() []byte {
@@ -767,7 +893,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[7]
+	mi := &file_internal_api_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +905,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[7]
+	mi := &file_internal_api_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +918,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListVolumesRequest) GetLocal() bool {
@@ -805,13 +931,14 @@ func (x *ListVolumesRequest) GetLocal() bool {
 type ListVolumesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volumes       []*Volume              `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Branches      []*Branch              `protobuf:"bytes,2,rep,name=branches,proto3" json:"branches,omitempty"` // with local: that the answering node keeps
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[8]
+	mi := &file_internal_api_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +950,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[8]
+	mi := &file_internal_api_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,12 +963,19 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{8}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
 	if x != nil {
 		return x.Volumes
+	}
+	return nil
+}
+
+func (x *ListVolumesResponse) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
 	}
 	return nil
 }
@@ -855,7 +989,7 @@ type ShowVolumeRequest struct {
 
 func (x *ShowVolumeRequest) Reset() {
 	*x = ShowVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[9]
+	mi := &file_internal_api_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1001,7 @@ func (x *ShowVolumeRequest) String() string {
 func (*ShowVolumeRequest) ProtoMessage() {}
 
 func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[9]
+	mi := &file_internal_api_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1014,7 @@ func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ShowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{9}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ShowVolumeRequest) GetName() string {
@@ -912,7 +1046,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1058,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1071,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -1041,7 +1175,7 @@ type ChangeVolumeRequest struct {
 
 func (x *ChangeVolumeRequest) Reset() {
 	*x = ChangeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1187,7 @@ func (x *ChangeVolumeRequest) String() string {
 func (*ChangeVolumeRequest) ProtoMessage() {}
 
 func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1200,7 @@ func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeVolumeRequest) GetName() string {
@@ -1136,7 +1270,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1282,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1295,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteVolumeRequest) GetName() string {
@@ -1194,7 +1328,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1340,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1353,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteVolumeResponse) GetNote() string {
@@ -1241,7 +1375,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1387,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1400,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResizeVolumeRequest) GetName() string {
@@ -1315,7 +1449,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1461,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1474,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PromoteRequest) GetName() string {
@@ -1411,7 +1545,7 @@ type Promotion struct {
 
 func (x *Promotion) Reset() {
 	*x = Promotion{}
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1557,7 @@ func (x *Promotion) String() string {
 func (*Promotion) ProtoMessage() {}
 
 func (x *Promotion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1570,7 @@ func (x *Promotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
 func (*Promotion) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Promotion) GetVolume() *Volume {
@@ -1524,7 +1658,7 @@ type PromotionCandidate struct {
 
 func (x *PromotionCandidate) Reset() {
 	*x = PromotionCandidate{}
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1670,7 @@ func (x *PromotionCandidate) String() string {
 func (*PromotionCandidate) ProtoMessage() {}
 
 func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1683,7 @@ func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionCandidate.ProtoReflect.Descriptor instead.
 func (*PromotionCandidate) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PromotionCandidate) GetNode() string {
@@ -1606,7 +1740,7 @@ type AddReplicaRequest struct {
 
 func (x *AddReplicaRequest) Reset() {
 	*x = AddReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1752,7 @@ func (x *AddReplicaRequest) String() string {
 func (*AddReplicaRequest) ProtoMessage() {}
 
 func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1765,7 @@ func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddReplicaRequest.ProtoReflect.Descriptor instead.
 func (*AddReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddReplicaRequest) GetName() string {
@@ -1677,7 +1811,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1823,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1836,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RemoveReplicaRequest) GetName() string {
@@ -1753,7 +1887,7 @@ type MoveReplicaRequest struct {
 
 func (x *MoveReplicaRequest) Reset() {
 	*x = MoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1899,7 @@ func (x *MoveReplicaRequest) String() string {
 func (*MoveReplicaRequest) ProtoMessage() {}
 
 func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1912,7 @@ func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*MoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MoveReplicaRequest) GetName() string {
@@ -1828,7 +1962,7 @@ type InvalidateReplicaRequest struct {
 
 func (x *InvalidateReplicaRequest) Reset() {
 	*x = InvalidateReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1974,7 @@ func (x *InvalidateReplicaRequest) String() string {
 func (*InvalidateReplicaRequest) ProtoMessage() {}
 
 func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1987,7 @@ func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InvalidateReplicaRequest) GetName() string {
@@ -1896,7 +2030,7 @@ type VerifyReplicasRequest struct {
 
 func (x *VerifyReplicasRequest) Reset() {
 	*x = VerifyReplicasRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2042,7 @@ func (x *VerifyReplicasRequest) String() string {
 func (*VerifyReplicasRequest) ProtoMessage() {}
 
 func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2055,7 @@ func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasRequest.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *VerifyReplicasRequest) GetName() string {
@@ -1952,7 +2086,7 @@ func (x *VerifyReplicasRequest) GetLocal() bool {
 	return false
 }
 
-// VerifyReplicasProgress is one step of a comparison.
+// VerifyReplicasProgress is one step of a comparison, of replicas or of a branch.
 type VerifyReplicasProgress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CheckedBytes   int64                  `protobuf:"varint,1,opt,name=checked_bytes,json=checkedBytes,proto3" json:"checked_bytes,omitempty"`
@@ -1968,7 +2102,7 @@ type VerifyReplicasProgress struct {
 
 func (x *VerifyReplicasProgress) Reset() {
 	*x = VerifyReplicasProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2114,7 @@ func (x *VerifyReplicasProgress) String() string {
 func (*VerifyReplicasProgress) ProtoMessage() {}
 
 func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2127,7 @@ func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasProgress.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VerifyReplicasProgress) GetCheckedBytes() int64 {
@@ -2058,7 +2192,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2204,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2217,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Difference) GetNode() string {
@@ -2114,6 +2248,250 @@ func (x *Difference) GetUnreadable() bool {
 	return false
 }
 
+type ListBranchesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"` // only of this one; empty: of all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBranchesRequest) Reset() {
+	*x = ListBranchesRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBranchesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBranchesRequest) ProtoMessage() {}
+
+func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBranchesRequest.ProtoReflect.Descriptor instead.
+func (*ListBranchesRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListBranchesRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+type ListBranchesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Branches      []*Branch              `protobuf:"bytes,1,rep,name=branches,proto3" json:"branches,omitempty"`
+	Silent        []string               `protobuf:"bytes,2,rep,name=silent,proto3" json:"silent,omitempty"` // nodes that do not answer, and may keep others
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBranchesResponse) Reset() {
+	*x = ListBranchesResponse{}
+	mi := &file_internal_api_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBranchesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBranchesResponse) ProtoMessage() {}
+
+func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBranchesResponse.ProtoReflect.Descriptor instead.
+func (*ListBranchesResponse) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListBranchesResponse) GetBranches() []*Branch {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *ListBranchesResponse) GetSilent() []string {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+type CompareBranchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Local         bool                   `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"` // the answering node has it; a node passes requests on so
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareBranchRequest) Reset() {
+	*x = CompareBranchRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareBranchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareBranchRequest) ProtoMessage() {}
+
+func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareBranchRequest.ProtoReflect.Descriptor instead.
+func (*CompareBranchRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CompareBranchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CompareBranchRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+type DropBranchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Request       *RequestInfo           `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	Local         bool                   `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"` // as in CompareBranchRequest
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropBranchRequest) Reset() {
+	*x = DropBranchRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropBranchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropBranchRequest) ProtoMessage() {}
+
+func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropBranchRequest.ProtoReflect.Descriptor instead.
+func (*DropBranchRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DropBranchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DropBranchRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *DropBranchRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+type DropBranchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropBranchResponse) Reset() {
+	*x = DropBranchResponse{}
+	mi := &file_internal_api_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropBranchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropBranchResponse) ProtoMessage() {}
+
+func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropBranchResponse.ProtoReflect.Descriptor instead.
+func (*DropBranchResponse) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
+}
+
 type VerifyVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2123,7 +2501,7 @@ type VerifyVolumeRequest struct {
 
 func (x *VerifyVolumeRequest) Reset() {
 	*x = VerifyVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2513,7 @@ func (x *VerifyVolumeRequest) String() string {
 func (*VerifyVolumeRequest) ProtoMessage() {}
 
 func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2526,7 @@ func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VerifyVolumeRequest) GetName() string {
@@ -2172,7 +2550,7 @@ type VerifyVolumeProgress struct {
 
 func (x *VerifyVolumeProgress) Reset() {
 	*x = VerifyVolumeProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2562,7 @@ func (x *VerifyVolumeProgress) String() string {
 func (*VerifyVolumeProgress) ProtoMessage() {}
 
 func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2575,7 @@ func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeProgress.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifyVolumeProgress) GetCheckedBytes() int64 {
@@ -2247,7 +2625,7 @@ type BadBlock struct {
 
 func (x *BadBlock) Reset() {
 	*x = BadBlock{}
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2637,7 @@ func (x *BadBlock) String() string {
 func (*BadBlock) ProtoMessage() {}
 
 func (x *BadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2650,7 @@ func (x *BadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadBlock.ProtoReflect.Descriptor instead.
 func (*BadBlock) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BadBlock) GetOffset() int64 {
@@ -2305,7 +2683,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2695,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2708,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusRequest) GetVolume() string {
@@ -2358,7 +2736,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2748,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2761,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -2457,7 +2835,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2847,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2860,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
 }
 
 type VersionInfo struct {
@@ -2497,7 +2875,7 @@ type VersionInfo struct {
 
 func (x *VersionInfo) Reset() {
 	*x = VersionInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2887,7 @@ func (x *VersionInfo) String() string {
 func (*VersionInfo) ProtoMessage() {}
 
 func (x *VersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2900,7 @@ func (x *VersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionInfo.ProtoReflect.Descriptor instead.
 func (*VersionInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *VersionInfo) GetVersion() string {
@@ -2564,7 +2942,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2954,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2967,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ErrorInfo) GetNode() string {
@@ -2614,7 +2992,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\aProblem\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xd5\x03\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x82\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -2630,7 +3008,23 @@ const file_internal_api_control_proto_rawDesc = "" +
 	" \x01(\v2\x13.blkd.metadata.PlanR\x04plan\x12\x18\n" +
 	"\aserving\x18\v \x01(\tR\aserving\x12,\n" +
 	"\breplicas\x18\f \x03(\v2\x10.blkd.v1.ReplicaR\breplicas\x12$\n" +
-	"\x05lease\x18\r \x01(\v2\x0e.blkd.v1.LeaseR\x05lease\"\xe0\x02\n" +
+	"\x05lease\x18\r \x01(\v2\x0e.blkd.v1.LeaseR\x05lease\x12+\n" +
+	"\bbranches\x18\x0e \x03(\v2\x0f.blkd.v1.BranchR\bbranches\"\xb8\x02\n" +
+	"\x06Branch\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1b\n" +
+	"\tvolume_id\x18\x03 \x01(\x04R\bvolumeId\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\x04R\n" +
+	"generation\x12'\n" +
+	"\x03end\x18\x06 \x01(\v2\x15.blkd.metadata.LogEndR\x03end\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\a \x01(\x03R\tsizeBytes\x12'\n" +
+	"\x0fallocated_bytes\x18\b \x01(\x03R\x0eallocatedBytes\x12\x12\n" +
+	"\x04uris\x18\t \x03(\tR\x04uris\x12,\n" +
+	"\bproblems\x18\n" +
+	" \x03(\v2\x10.blkd.v1.ProblemR\bproblems\"\xe0\x02\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x121\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1b.blkd.metadata.ReplicaStateR\x05state\x12\x1c\n" +
@@ -2667,9 +3061,10 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"*\n" +
 	"\x12ListVolumesRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"@\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"m\n" +
 	"\x13ListVolumesResponse\x12)\n" +
-	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\"'\n" +
+	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\x12+\n" +
+	"\bbranches\x18\x02 \x03(\v2\x0f.blkd.v1.BranchR\bbranches\"'\n" +
 	"\x11ShowVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xbe\x03\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
@@ -2791,7 +3186,20 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x06length\x18\x03 \x01(\x03R\x06length\x12\x1e\n" +
 	"\n" +
 	"unreadable\x18\x04 \x01(\bR\n" +
-	"unreadable\")\n" +
+	"unreadable\"-\n" +
+	"\x13ListBranchesRequest\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\"[\n" +
+	"\x14ListBranchesResponse\x12+\n" +
+	"\bbranches\x18\x01 \x03(\v2\x0f.blkd.v1.BranchR\bbranches\x12\x16\n" +
+	"\x06silent\x18\x02 \x03(\tR\x06silent\"@\n" +
+	"\x14CompareBranchRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\bR\x05local\"m\n" +
+	"\x11DropBranchRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\arequest\x18\x02 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\x14\n" +
+	"\x12DropBranchResponse\")\n" +
 	"\x13VerifyVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xbf\x01\n" +
 	"\x14VerifyVolumeProgress\x12#\n" +
@@ -2842,7 +3250,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x0fRESYNC_KIND_LOG\x10\x01\x12\x17\n" +
 	"\x13RESYNC_KIND_EXTENTS\x10\x02\x12\x16\n" +
 	"\x12RESYNC_KIND_DIGEST\x10\x03\x12\x14\n" +
-	"\x10RESYNC_KIND_FULL\x10\x042\xd1\x06\n" +
+	"\x10RESYNC_KIND_FULL\x10\x042\xb8\b\n" +
 	"\rVolumeService\x12A\n" +
 	"\x04List\x12\x1b.blkd.v1.ListVolumesRequest\x1a\x1c.blkd.v1.ListVolumesResponse\x123\n" +
 	"\x04Show\x12\x1a.blkd.v1.ShowVolumeRequest\x1a\x0f.blkd.v1.Volume\x127\n" +
@@ -2857,7 +3265,11 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\rRemoveReplica\x12\x1d.blkd.v1.RemoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12;\n" +
 	"\vMoveReplica\x12\x1b.blkd.v1.MoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
 	"\x11InvalidateReplica\x12!.blkd.v1.InvalidateReplicaRequest\x1a\x0f.blkd.v1.Volume\x12S\n" +
-	"\x0eVerifyReplicas\x12\x1e.blkd.v1.VerifyReplicasRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x012~\n" +
+	"\x0eVerifyReplicas\x12\x1e.blkd.v1.VerifyReplicasRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x01\x12K\n" +
+	"\fListBranches\x12\x1c.blkd.v1.ListBranchesRequest\x1a\x1d.blkd.v1.ListBranchesResponse\x12Q\n" +
+	"\rCompareBranch\x12\x1d.blkd.v1.CompareBranchRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x01\x12E\n" +
+	"\n" +
+	"DropBranch\x12\x1a.blkd.v1.DropBranchRequest\x1a\x1b.blkd.v1.DropBranchResponse2~\n" +
 	"\vNodeService\x125\n" +
 	"\x06Status\x12\x16.blkd.v1.StatusRequest\x1a\x13.blkd.v1.NodeStatus\x128\n" +
 	"\aVersion\x12\x17.blkd.v1.VersionRequest\x1a\x14.blkd.v1.VersionInfoB\x17Z\x15blkd/internal/api;apib\x06proto3"
@@ -2875,133 +3287,151 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
 	(*Problem)(nil),                  // 2: blkd.v1.Problem
 	(*Volume)(nil),                   // 3: blkd.v1.Volume
-	(*Replica)(nil),                  // 4: blkd.v1.Replica
-	(*Resync)(nil),                   // 5: blkd.v1.Resync
-	(*Lease)(nil),                    // 6: blkd.v1.Lease
-	(*VolumeIO)(nil),                 // 7: blkd.v1.VolumeIO
-	(*RequestInfo)(nil),              // 8: blkd.v1.RequestInfo
-	(*ListVolumesRequest)(nil),       // 9: blkd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 10: blkd.v1.ListVolumesResponse
-	(*ShowVolumeRequest)(nil),        // 11: blkd.v1.ShowVolumeRequest
-	(*CreateVolumeRequest)(nil),      // 12: blkd.v1.CreateVolumeRequest
-	(*ChangeVolumeRequest)(nil),      // 13: blkd.v1.ChangeVolumeRequest
-	(*DeleteVolumeRequest)(nil),      // 14: blkd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 15: blkd.v1.DeleteVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 16: blkd.v1.ResizeVolumeRequest
-	(*PromoteRequest)(nil),           // 17: blkd.v1.PromoteRequest
-	(*Promotion)(nil),                // 18: blkd.v1.Promotion
-	(*PromotionCandidate)(nil),       // 19: blkd.v1.PromotionCandidate
-	(*AddReplicaRequest)(nil),        // 20: blkd.v1.AddReplicaRequest
-	(*RemoveReplicaRequest)(nil),     // 21: blkd.v1.RemoveReplicaRequest
-	(*MoveReplicaRequest)(nil),       // 22: blkd.v1.MoveReplicaRequest
-	(*InvalidateReplicaRequest)(nil), // 23: blkd.v1.InvalidateReplicaRequest
-	(*VerifyReplicasRequest)(nil),    // 24: blkd.v1.VerifyReplicasRequest
-	(*VerifyReplicasProgress)(nil),   // 25: blkd.v1.VerifyReplicasProgress
-	(*Difference)(nil),               // 26: blkd.v1.Difference
-	(*VerifyVolumeRequest)(nil),      // 27: blkd.v1.VerifyVolumeRequest
-	(*VerifyVolumeProgress)(nil),     // 28: blkd.v1.VerifyVolumeProgress
-	(*BadBlock)(nil),                 // 29: blkd.v1.BadBlock
-	(*StatusRequest)(nil),            // 30: blkd.v1.StatusRequest
-	(*NodeStatus)(nil),               // 31: blkd.v1.NodeStatus
-	(*VersionRequest)(nil),           // 32: blkd.v1.VersionRequest
-	(*VersionInfo)(nil),              // 33: blkd.v1.VersionInfo
-	(*ErrorInfo)(nil),                // 34: blkd.v1.ErrorInfo
-	(*metapb.Volume)(nil),            // 35: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 36: blkd.metadata.Plan
-	(metapb.ReplicaState)(0),         // 37: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 39: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 40: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 41: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 42: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 43: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 44: blkd.metadata.Certificate
-	(*metapb.LogEnd)(nil),            // 45: blkd.metadata.LogEnd
+	(*Branch)(nil),                   // 4: blkd.v1.Branch
+	(*Replica)(nil),                  // 5: blkd.v1.Replica
+	(*Resync)(nil),                   // 6: blkd.v1.Resync
+	(*Lease)(nil),                    // 7: blkd.v1.Lease
+	(*VolumeIO)(nil),                 // 8: blkd.v1.VolumeIO
+	(*RequestInfo)(nil),              // 9: blkd.v1.RequestInfo
+	(*ListVolumesRequest)(nil),       // 10: blkd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 11: blkd.v1.ListVolumesResponse
+	(*ShowVolumeRequest)(nil),        // 12: blkd.v1.ShowVolumeRequest
+	(*CreateVolumeRequest)(nil),      // 13: blkd.v1.CreateVolumeRequest
+	(*ChangeVolumeRequest)(nil),      // 14: blkd.v1.ChangeVolumeRequest
+	(*DeleteVolumeRequest)(nil),      // 15: blkd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 16: blkd.v1.DeleteVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 17: blkd.v1.ResizeVolumeRequest
+	(*PromoteRequest)(nil),           // 18: blkd.v1.PromoteRequest
+	(*Promotion)(nil),                // 19: blkd.v1.Promotion
+	(*PromotionCandidate)(nil),       // 20: blkd.v1.PromotionCandidate
+	(*AddReplicaRequest)(nil),        // 21: blkd.v1.AddReplicaRequest
+	(*RemoveReplicaRequest)(nil),     // 22: blkd.v1.RemoveReplicaRequest
+	(*MoveReplicaRequest)(nil),       // 23: blkd.v1.MoveReplicaRequest
+	(*InvalidateReplicaRequest)(nil), // 24: blkd.v1.InvalidateReplicaRequest
+	(*VerifyReplicasRequest)(nil),    // 25: blkd.v1.VerifyReplicasRequest
+	(*VerifyReplicasProgress)(nil),   // 26: blkd.v1.VerifyReplicasProgress
+	(*Difference)(nil),               // 27: blkd.v1.Difference
+	(*ListBranchesRequest)(nil),      // 28: blkd.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),     // 29: blkd.v1.ListBranchesResponse
+	(*CompareBranchRequest)(nil),     // 30: blkd.v1.CompareBranchRequest
+	(*DropBranchRequest)(nil),        // 31: blkd.v1.DropBranchRequest
+	(*DropBranchResponse)(nil),       // 32: blkd.v1.DropBranchResponse
+	(*VerifyVolumeRequest)(nil),      // 33: blkd.v1.VerifyVolumeRequest
+	(*VerifyVolumeProgress)(nil),     // 34: blkd.v1.VerifyVolumeProgress
+	(*BadBlock)(nil),                 // 35: blkd.v1.BadBlock
+	(*StatusRequest)(nil),            // 36: blkd.v1.StatusRequest
+	(*NodeStatus)(nil),               // 37: blkd.v1.NodeStatus
+	(*VersionRequest)(nil),           // 38: blkd.v1.VersionRequest
+	(*VersionInfo)(nil),              // 39: blkd.v1.VersionInfo
+	(*ErrorInfo)(nil),                // 40: blkd.v1.ErrorInfo
+	(*metapb.Volume)(nil),            // 41: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 42: blkd.metadata.Plan
+	(*metapb.LogEnd)(nil),            // 43: blkd.metadata.LogEnd
+	(metapb.ReplicaState)(0),         // 44: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 46: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 47: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 48: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 49: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 50: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 51: blkd.metadata.Certificate
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
-	7,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	35, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	36, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
-	4,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
-	6,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
-	37, // 7: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
-	5,  // 8: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	38, // 9: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
-	2,  // 10: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
-	1,  // 11: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	39, // 12: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	38, // 13: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	39, // 14: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
-	3,  // 15: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
-	8,  // 16: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	40, // 17: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	41, // 18: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	42, // 19: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	41, // 20: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	42, // 21: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	8,  // 22: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 23: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 24: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 25: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
-	3,  // 26: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	43, // 27: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
-	19, // 28: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	39, // 29: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	44, // 30: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	45, // 31: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
-	8,  // 32: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 33: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 34: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	8,  // 35: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	26, // 36: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
-	29, // 37: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
-	33, // 38: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	38, // 39: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
-	3,  // 40: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
-	2,  // 41: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	9,  // 42: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	11, // 43: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	12, // 44: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	14, // 45: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	16, // 46: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	13, // 47: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
-	27, // 48: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	17, // 49: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	20, // 50: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	21, // 51: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	22, // 52: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	23, // 53: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	24, // 54: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	30, // 55: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	32, // 56: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	10, // 57: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 58: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 59: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	15, // 60: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 61: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	3,  // 62: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
-	28, // 63: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	18, // 64: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 65: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 66: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 67: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 68: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	25, // 69: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	31, // 70: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	33, // 71: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	57, // [57:72] is the sub-list for method output_type
-	42, // [42:57] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	8,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
+	41, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	42, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	5,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
+	7,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
+	4,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
+	43, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
+	2,  // 9: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
+	44, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	6,  // 11: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
+	45, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	2,  // 13: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
+	1,  // 14: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
+	46, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	45, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	46, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	3,  // 18: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
+	4,  // 19: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
+	9,  // 20: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	47, // 21: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	48, // 22: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	49, // 23: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	48, // 24: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	49, // 25: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	9,  // 26: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 27: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 28: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 29: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
+	3,  // 30: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
+	50, // 31: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	20, // 32: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
+	46, // 33: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	51, // 34: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	43, // 35: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	9,  // 36: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 37: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 38: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 39: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	27, // 40: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
+	4,  // 41: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
+	9,  // 42: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
+	35, // 43: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
+	39, // 44: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
+	45, // 45: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	3,  // 46: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
+	2,  // 47: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
+	10, // 48: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	12, // 49: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	13, // 50: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	15, // 51: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	17, // 52: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	14, // 53: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	33, // 54: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	18, // 55: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	21, // 56: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	22, // 57: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	23, // 58: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	24, // 59: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	25, // 60: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	28, // 61: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
+	30, // 62: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
+	31, // 63: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
+	36, // 64: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	38, // 65: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	11, // 66: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 67: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 68: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	16, // 69: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 70: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 71: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	34, // 72: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	19, // 73: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 74: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 75: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 76: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 77: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	26, // 78: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	29, // 79: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
+	26, // 80: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
+	32, // 81: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
+	37, // 82: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	39, // 83: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	66, // [66:84] is the sub-list for method output_type
+	48, // [48:66] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -3009,14 +3439,14 @@ func file_internal_api_control_proto_init() {
 	if File_internal_api_control_proto != nil {
 		return
 	}
-	file_internal_api_control_proto_msgTypes[11].OneofWrappers = []any{}
+	file_internal_api_control_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

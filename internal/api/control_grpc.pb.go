@@ -36,6 +36,9 @@ const (
 	VolumeService_MoveReplica_FullMethodName       = "/blkd.v1.VolumeService/MoveReplica"
 	VolumeService_InvalidateReplica_FullMethodName = "/blkd.v1.VolumeService/InvalidateReplica"
 	VolumeService_VerifyReplicas_FullMethodName    = "/blkd.v1.VolumeService/VerifyReplicas"
+	VolumeService_ListBranches_FullMethodName      = "/blkd.v1.VolumeService/ListBranches"
+	VolumeService_CompareBranch_FullMethodName     = "/blkd.v1.VolumeService/CompareBranch"
+	VolumeService_DropBranch_FullMethodName        = "/blkd.v1.VolumeService/DropBranch"
 )
 
 // VolumeServiceClient is the client API for VolumeService service.
@@ -89,6 +92,13 @@ type VolumeServiceClient interface {
 	// VerifyReplicas compares the replicas block by block, while the volume is in
 	// use; the last message has done set and carries the result.
 	VerifyReplicas(ctx context.Context, in *VerifyReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error)
+	// ListBranches tells which branches the nodes that answer keep, by name.
+	ListBranches(ctx context.Context, in *ListBranchesRequest, opts ...grpc.CallOption) (*ListBranchesResponse, error)
+	// CompareBranch compares a branch with the volume as clients read it, which goes
+	// on meanwhile; the last message has done set and carries the result.
+	CompareBranch(ctx context.Context, in *CompareBranchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error)
+	// DropBranch destroys a branch and its data, for good.
+	DropBranch(ctx context.Context, in *DropBranchRequest, opts ...grpc.CallOption) (*DropBranchResponse, error)
 }
 
 type volumeServiceClient struct {
@@ -247,6 +257,45 @@ func (c *volumeServiceClient) VerifyReplicas(ctx context.Context, in *VerifyRepl
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VolumeService_VerifyReplicasClient = grpc.ServerStreamingClient[VerifyReplicasProgress]
 
+func (c *volumeServiceClient) ListBranches(ctx context.Context, in *ListBranchesRequest, opts ...grpc.CallOption) (*ListBranchesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBranchesResponse)
+	err := c.cc.Invoke(ctx, VolumeService_ListBranches_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) CompareBranch(ctx context.Context, in *CompareBranchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &VolumeService_ServiceDesc.Streams[2], VolumeService_CompareBranch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CompareBranchRequest, VerifyReplicasProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VolumeService_CompareBranchClient = grpc.ServerStreamingClient[VerifyReplicasProgress]
+
+func (c *volumeServiceClient) DropBranch(ctx context.Context, in *DropBranchRequest, opts ...grpc.CallOption) (*DropBranchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropBranchResponse)
+	err := c.cc.Invoke(ctx, VolumeService_DropBranch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // VolumeServiceServer is the server API for VolumeService service.
 // All implementations must embed UnimplementedVolumeServiceServer
 // for forward compatibility.
@@ -298,6 +347,13 @@ type VolumeServiceServer interface {
 	// VerifyReplicas compares the replicas block by block, while the volume is in
 	// use; the last message has done set and carries the result.
 	VerifyReplicas(*VerifyReplicasRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error
+	// ListBranches tells which branches the nodes that answer keep, by name.
+	ListBranches(context.Context, *ListBranchesRequest) (*ListBranchesResponse, error)
+	// CompareBranch compares a branch with the volume as clients read it, which goes
+	// on meanwhile; the last message has done set and carries the result.
+	CompareBranch(*CompareBranchRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error
+	// DropBranch destroys a branch and its data, for good.
+	DropBranch(context.Context, *DropBranchRequest) (*DropBranchResponse, error)
 	mustEmbedUnimplementedVolumeServiceServer()
 }
 
@@ -346,6 +402,15 @@ func (UnimplementedVolumeServiceServer) InvalidateReplica(context.Context, *Inva
 }
 func (UnimplementedVolumeServiceServer) VerifyReplicas(*VerifyReplicasRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error {
 	return status.Error(codes.Unimplemented, "method VerifyReplicas not implemented")
+}
+func (UnimplementedVolumeServiceServer) ListBranches(context.Context, *ListBranchesRequest) (*ListBranchesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBranches not implemented")
+}
+func (UnimplementedVolumeServiceServer) CompareBranch(*CompareBranchRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error {
+	return status.Error(codes.Unimplemented, "method CompareBranch not implemented")
+}
+func (UnimplementedVolumeServiceServer) DropBranch(context.Context, *DropBranchRequest) (*DropBranchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropBranch not implemented")
 }
 func (UnimplementedVolumeServiceServer) mustEmbedUnimplementedVolumeServiceServer() {}
 func (UnimplementedVolumeServiceServer) testEmbeddedByValue()                       {}
@@ -588,6 +653,53 @@ func _VolumeService_VerifyReplicas_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type VolumeService_VerifyReplicasServer = grpc.ServerStreamingServer[VerifyReplicasProgress]
 
+func _VolumeService_ListBranches_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListBranchesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).ListBranches(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_ListBranches_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).ListBranches(ctx, req.(*ListBranchesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_CompareBranch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CompareBranchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(VolumeServiceServer).CompareBranch(m, &grpc.GenericServerStream[CompareBranchRequest, VerifyReplicasProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type VolumeService_CompareBranchServer = grpc.ServerStreamingServer[VerifyReplicasProgress]
+
+func _VolumeService_DropBranch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropBranchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).DropBranch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_DropBranch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).DropBranch(ctx, req.(*DropBranchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // VolumeService_ServiceDesc is the grpc.ServiceDesc for VolumeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -639,6 +751,14 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "InvalidateReplica",
 			Handler:    _VolumeService_InvalidateReplica_Handler,
 		},
+		{
+			MethodName: "ListBranches",
+			Handler:    _VolumeService_ListBranches_Handler,
+		},
+		{
+			MethodName: "DropBranch",
+			Handler:    _VolumeService_DropBranch_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -649,6 +769,11 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "VerifyReplicas",
 			Handler:       _VolumeService_VerifyReplicas_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "CompareBranch",
+			Handler:       _VolumeService_CompareBranch_Handler,
 			ServerStreams: true,
 		},
 	},

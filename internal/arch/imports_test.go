@@ -44,7 +44,7 @@ var mayImport = map[string][]string{
 		"internal/version",
 	},
 	"internal/replicas": {
-		"internal/cluster", "replication", "metadata", "metadata/metapb", "fencing", "blockdev", "internal/env",
+		"internal/cluster", "replication", "metadata", "metadata/metapb", "fencing", "blockdev", "internal/env", "internal/mutant",
 	},
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",

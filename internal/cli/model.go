@@ -27,9 +27,10 @@ type Volume struct {
 	URIs           []string  `json:"uris"`
 	IO             *VolumeIO `json:"io"` // null while the store is not open
 	Problems       []Problem `json:"problems"`
-	Record         *Record   `json:"record,omitempty"`  // in a cluster: what was decided
-	Runtime        *Runtime  `json:"runtime,omitempty"` // in a cluster: how it is right now; absent: nobody knows
-	Plan           *Plan     `json:"plan,omitempty"`    // of volume create in a cluster
+	Record         *Record   `json:"record,omitempty"`   // in a cluster: what was decided
+	Runtime        *Runtime  `json:"runtime,omitempty"`  // in a cluster: how it is right now; absent: nobody knows
+	Branches       []Branch  `json:"branches,omitempty"` // in a cluster: what forced promotions have left
+	Plan           *Plan     `json:"plan,omitempty"`     // of volume create in a cluster
 	DryRun         bool      `json:"dry_run,omitempty"`
 }
 
@@ -107,6 +108,9 @@ func newVolume(v *api.Volume) Volume {
 		State: v.State.Word(), Clients: int(v.Clients),
 		URIs: append([]string{}, v.Uris...), Problems: newProblems(v.Problems),
 		Record: newRecord(v.Record), Runtime: newRuntime(v), Plan: newPlan(v.Plan),
+	}
+	if len(v.Branches) > 0 {
+		out.Branches = newBranches(v.Branches)
 	}
 	if io := v.Io; io != nil {
 		out.IO = &VolumeIO{

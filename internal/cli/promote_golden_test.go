@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"io"
 	"testing"
 	"time"
 
@@ -119,5 +120,21 @@ func TestComparedOutput(t *testing.T) {
 			}
 			golden(t, "compared_"+name+end, out.Bytes())
 		}
+	}
+}
+
+func TestGoldenBranches(t *testing.T) {
+	list := BranchList{Silent: []string{"n3"}, Branches: newBranches([]*api.Branch{
+		{Name: "pgdata@17-n1", Volume: "pgdata", VolumeId: 7, Node: "n1", Generation: 17, End: &metapb.LogEnd{Generation: 17, Seq: 4711},
+			SizeBytes: 200 << 30, AllocatedBytes: 12 << 30, Uris: []string{"nbd://10.0.0.1:10809/pgdata@17-n1"}},
+		{Name: "pgdata@9-n2", Volume: "pgdata", VolumeId: 7, Node: "n2", Generation: 9,
+			Problems: []*api.Problem{{Code: "branch_failed", Text: "superblock: bad magic", Advice: "blkctl branch drop pgdata@9-n2"}}},
+	})}
+	for format, end := range map[string]string{formatTable: "txt", formatJSON: "json"} {
+		var out bytes.Buffer
+		if err := show(&out, format, result{data: list, table: func(w io.Writer, _ bool) { branchTable(w, list) }}); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "branches."+end, out.Bytes())
 	}
 }

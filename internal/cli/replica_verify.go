@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 
 	"blkd/internal/api"
 	"blkd/internal/units"
@@ -67,21 +68,28 @@ func (a *app) compare(ctx context.Context, n *node, req *api.VerifyReplicasReque
 	if err != nil {
 		return called(err)
 	}
+	p, err := a.follow(req.Name, stream)
+	if err != nil {
+		return err
+	}
+	return a.showCompared(newCompared(req.Name, p))
+}
+
+// follow shows how far a comparison is, and waits for its result.
+func (a *app) follow(name string, stream grpc.ServerStreamingClient[api.VerifyReplicasProgress]) (*api.VerifyReplicasProgress, error) {
 	line := statusLine{w: a.Err, on: isTerminal(a.Err)}
+	defer line.end()
 	for {
 		p, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
-			line.end()
-			return &Error{Code: Failed, Text: "blkd ended the comparison of " + req.Name + " without a result", Advice: "blkctl status"}
+			return nil, &Error{Code: Failed, Text: "blkd ended the comparison of " + name + " without a result", Advice: "blkctl status"}
 		case err != nil:
-			line.end()
-			return called(err)
+			return nil, called(err)
 		case !p.Done:
-			line.set(fmt.Sprintf("compare %s: %s of %s", req.Name, units.Size(p.CheckedBytes), units.Size(p.TotalBytes)))
+			line.set(fmt.Sprintf("compare %s: %s of %s", name, units.Size(p.CheckedBytes), units.Size(p.TotalBytes)))
 		default:
-			line.end()
-			return a.showCompared(newCompared(req.Name, p))
+			return p, nil
 		}
 	}
 }

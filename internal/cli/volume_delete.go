@@ -72,6 +72,11 @@ func (a *app) confirmDelete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	return a.confirm(ctx, name)
+}
+
+// confirm has a name typed, which was asked for.
+func (a *app) confirm(ctx context.Context, name string) error {
 	typed := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(a.In).ReadString('\n')
@@ -83,7 +88,7 @@ func (a *app) confirmDelete(ctx context.Context, name string) error {
 		return &Error{Code: Interrupted, Text: "interrupted, nothing was deleted"}
 	case line := <-typed:
 		if line != name {
-			return &Error{Code: Usage, Text: "not confirmed, nothing was deleted", Advice: "type the volume's name, or add --yes"}
+			return &Error{Code: Usage, Text: "not confirmed, nothing was deleted", Advice: "type the name of what is to be destroyed, or add --yes"}
 		}
 		return nil
 	}

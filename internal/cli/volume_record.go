@@ -61,6 +61,9 @@ func recordSheet(w io.Writer, v Volume) {
 		row(w, "clients", fmt.Sprint(v.Clients))
 		row(w, "uri", strings.Join(v.URIs, "  "))
 	}
+	for _, b := range v.Branches {
+		row(w, "branch", b.Name+", read-only: blkctl branch list "+v.Name)
+	}
 	printProblems(w, "", v.Problems)
 }
 

@@ -20,6 +20,7 @@ type Subject struct {
 	Name     string    `json:"name"`
 	State    string    `json:"state"`
 	Problems []Problem `json:"problems"`
+	Branches []string  `json:"branches,omitempty"` // of a volume: what forced promotions have left
 }
 
 func (a *app) whyCommand() *cobra.Command {
@@ -61,7 +62,7 @@ func (a *app) why(ctx context.Context, args []string) error {
 func newWhy(s Status) Why {
 	var w Why
 	add := func(kind, name, state string, problems []Problem) {
-		w.Subjects = append(w.Subjects, Subject{kind, name, state, problems})
+		w.Subjects = append(w.Subjects, Subject{Type: kind, Name: name, State: state, Problems: problems})
 	}
 	own := s.Problems
 	if s.Cluster == nil {
@@ -82,6 +83,10 @@ func newWhy(s Status) Why {
 	}
 	for _, v := range s.Volumes {
 		add("volume", v.Name, v.State, v.Problems)
+		for _, b := range v.Branches {
+			x := &w.Subjects[len(w.Subjects)-1]
+			x.Branches = append(x.Branches, b.Name)
+		}
 	}
 	return w
 }
@@ -119,6 +124,9 @@ func whyText(w io.Writer, why Why, s Status) {
 		printProblems(w, "", x.Problems)
 		if len(x.Problems) == 0 && x.State != "recorded" {
 			fmt.Fprintln(w, "  it waits for nothing")
+		}
+		for _, b := range x.Branches {
+			fmt.Fprintf(w, "  a forced promotion has left branch %s: blkctl branch compare %s\n", b, b)
 		}
 	}
 	if s.Cluster != nil && s.Cluster.Stale && (len(why.Subjects) == 0 || why.Subjects[0].Type != "cluster") {

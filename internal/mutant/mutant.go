@@ -149,6 +149,7 @@ const (
 	ReplicaRecoverSome
 	ReplicaRecoverOwn
 	ReplicaRecoverVolatile
+	BranchDrop
 	QuorumStaleRead
 	numIDs
 )
@@ -286,6 +287,7 @@ var table = [numIDs]Info{
 	{ReplicaRecoverSome, "replica/recover-some", "A recovery does not wait for all logs."},
 	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
 	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},
+	{BranchDrop, "branch/drop", "What a forced promotion has left is emptied, not kept."},
 	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 

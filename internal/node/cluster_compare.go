@@ -44,47 +44,70 @@ func (s *clusterVolumes) VerifyReplicas(req *api.VerifyReplicasRequest, stream g
 			passed := proto.CloneOf(req)
 			passed.Local = true
 			from, err := n.VerifyReplicas(ctx, passed)
-			for err == nil {
-				var p *api.VerifyReplicasProgress
-				if p, err = from.Recv(); err == nil {
-					err = stream.Send(p)
-				}
+			if err != nil {
+				return nil, err
 			}
-			if errors.Is(err, io.EOF) {
-				err = nil
-			}
-			return nil, err
+			return nil, passOn(from, stream)
 		})
 	return err
 }
 
 // compare compares the replicas with this node's, and tells how far it is.
 func (s *clusterVolumes) compare(ctx context.Context, req *api.VerifyReplicasRequest, stream grpc.ServerStreamingServer[api.VerifyReplicasProgress]) error {
-	var told time.Time
-	var total int64
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	found, err := s.replicas.Compare(ctx, req.Name, replicas.Comparison{Only: req.Node, Repair: req.Repair, BytesPerSecond: verifyRate,
-		Progress: func(checked, of int64) {
-			total = of
-			if time.Since(told) < verifyTold {
-				return
-			}
-			told = time.Now()
-			if err := stream.Send(&api.VerifyReplicasProgress{CheckedBytes: checked, TotalBytes: of}); err != nil {
-				cancel(err)
-			}
-		}})
+	t := &teller{stream: stream}
+	ctx, t.cancel = context.WithCancelCause(ctx)
+	defer t.cancel(nil)
+	found, err := s.replicas.Compare(ctx, req.Name, replicas.Comparison{Only: req.Node, Repair: req.Repair, BytesPerSecond: verifyRate, Progress: t.tell})
 	switch {
 	case err != nil:
 		return err
 	case found.Skipped > 0 && len(found.Nodes) < 2:
 		return errors.New("no other replica answers, so nothing was compared")
 	}
-	done := &api.VerifyReplicasProgress{CheckedBytes: found.Checked, TotalBytes: total, Done: true, Nodes: found.Nodes,
+	return t.done(found)
+}
+
+// teller tells how far a comparison is.
+type teller struct {
+	stream grpc.ServerStreamingServer[api.VerifyReplicasProgress]
+	cancel context.CancelCauseFunc // of the comparison
+	total  int64
+	told   time.Time
+}
+
+func (t *teller) tell(checked, total int64) {
+	t.total = total
+	if time.Since(t.told) < verifyTold {
+		return
+	}
+	t.told = time.Now()
+	if err := t.stream.Send(&api.VerifyReplicasProgress{CheckedBytes: checked, TotalBytes: total}); err != nil {
+		t.cancel(err)
+	}
+}
+
+// done tells the result.
+func (t *teller) done(found *replicas.Findings) error {
+	done := &api.VerifyReplicasProgress{CheckedBytes: found.Checked, TotalBytes: t.total, Done: true, Nodes: found.Nodes,
 		DifferentBytes: found.Different, RepairedBytes: found.Repaired}
 	for _, d := range found.Differences {
 		done.Differences = append(done.Differences, &api.Difference{Node: d.Node, Offset: d.Off, Length: d.Len, Unreadable: d.Unreadable})
 	}
-	return stream.Send(done)
+	return t.stream.Send(done)
+}
+
+// passOn sends what another node tells of a comparison.
+func passOn(from grpc.ServerStreamingClient[api.VerifyReplicasProgress], to grpc.ServerStreamingServer[api.VerifyReplicasProgress]) error {
+	for {
+		p, err := from.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = to.Send(p)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }

@@ -31,6 +31,7 @@ const (
 	membersMissing = "members_missing"
 	tooFewCopies   = "too_few_copies"
 	noPrimary      = "no_primary"
+	branchFailed   = "branch_failed"
 )
 
 // clusterProblems is what is wrong with the cluster as a whole, as this node sees

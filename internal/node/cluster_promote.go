@@ -88,7 +88,7 @@ func (p *promotion) prepare(ctx context.Context) error {
 	case p.req.Force:
 		p.out.Kind = metapb.PromotionKind_PROMOTION_KIND_FORCED
 		p.out.Reasons = append(p.out.Reasons, "it was forced: "+cmp.Or(p.req.GetRequest().GetReason(), "no reason was given"),
-			"what other replicas hold stays on their disks, and is served by nobody; to give it up and copy one anew: blkctl replica invalidate "+p.r.Name+" NODE")
+			"what each other replica holds is kept by its node as a read-only volume: blkctl branch list "+p.r.Name)
 	case p.live != nil:
 		p.out.Kind = metapb.PromotionKind_PROMOTION_KIND_HANDOVER
 		p.out.Reasons = append(p.out.Reasons, fmt.Sprintf("%s answers and hands over: it lets requests wait, brings %s level, and gives up its leases", p.r.Primary, to.Node))

@@ -74,7 +74,7 @@ func (p *peers) close() {
 	p.conns = nil
 }
 
-// gather asks the primaries of the view's volumes for what only they know.
+// gather asks the members of the view's volumes for what only they know.
 func (m *member) gather(ctx context.Context, v *view, volumes []*metapb.Volume) {
 	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
 	defer cancel()
@@ -82,28 +82,35 @@ func (m *member) gather(ctx context.Context, v *view, volumes []*metapb.Volume) 
 	var mu sync.Mutex
 	var asking sync.WaitGroup
 	asked := map[string]bool{}
-	for _, r := range volumes {
-		if r.Primary == "" || asked[r.Primary] || v.node(r.Primary).GetHealth() == metapb.Health_HEALTH_DOWN {
-			continue
+	ask := func(node string) {
+		if node == "" || asked[node] || v.node(node).GetHealth() == metapb.Health_HEALTH_DOWN {
+			return
 		}
-		asked[r.Primary] = true
+		asked[node] = true
 		asking.Go(func() {
-			list := m.served(ctx, r.Primary)
+			answer := m.told(ctx, node)
 			mu.Lock()
 			defer mu.Unlock()
-			for _, found := range list {
+			for _, found := range answer.GetVolumes() {
 				v.runtime[found.Name] = found
 			}
+			v.branches = append(v.branches, answer.GetBranches()...)
 		})
+	}
+	for _, r := range volumes {
+		ask(r.Primary)
+		for _, x := range r.Members {
+			ask(x.Node)
+		}
 	}
 	asking.Wait()
 }
 
-// served is what a node tells about the volumes that it serves; nothing if it
-// does not answer.
-func (m *member) served(ctx context.Context, node string) []*api.Volume {
+// told is what a node tells about the volumes that it serves and the branches that
+// it keeps; nothing if it does not answer.
+func (m *member) told(ctx context.Context, node string) *api.ListVolumesResponse {
 	if node == m.node.cfg.NodeName {
-		return m.servedHere()
+		return &api.ListVolumesResponse{Volumes: m.servedHere(), Branches: m.branchesHere()}
 	}
 	client, err := m.peer(node)
 	if err != nil {
@@ -114,7 +121,7 @@ func (m *member) served(ctx context.Context, node string) []*api.Volume {
 		m.node.log.Debug("a node does not tell about its volumes", "node", node, "err", err)
 		return nil
 	}
-	return answer.Volumes
+	return answer
 }
 
 // servedHere describes the volumes that this node is primary of.

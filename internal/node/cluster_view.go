@@ -19,7 +19,8 @@ type view struct {
 	now     time.Time
 	leader  string // name; empty: unknown
 	// runtime is what the serving nodes tell, by volume; nil: they were not asked.
-	runtime map[string]*api.Volume
+	runtime  map[string]*api.Volume
+	branches []*api.Branch // that nodes keep, likewise
 }
 
 // take fills the view; it is for Read and Local.
@@ -55,6 +56,7 @@ func (v *view) describeVolumes() []*api.Volume {
 
 func (v *view) describeVolume(r *metapb.Volume) *api.Volume {
 	out := &api.Volume{Name: r.Name, SizeBytes: r.SizeBytes, Record: r, Problems: v.volumeProblems(r)}
+	out.Branches = v.branchesOf(r)
 	switch {
 	case v.runtime != nil:
 		v.adopt(out, r)

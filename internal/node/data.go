@@ -40,8 +40,9 @@ func (m *member) startReplicas(clock env.Clock) {
 	n.serving.Go(m.exports.run)
 	m.replicas = replicas.Start(replicas.Config{
 		Node: n.cfg.NodeName, Dir: filepath.Join(n.cfg.DataDir, volumesDir), Cluster: m.cluster,
-		FS: n.fs, Clock: clock, Log: n.log,
-		Store: n.replicaStore, Serve: m.exports.serve, Withdraw: m.exports.withdraw,
+		Branches: filepath.Join(n.cfg.DataDir, branchesDir),
+		FS:       n.fs, Clock: clock, Log: n.log,
+		Store: n.replicaStore, Serve: m.exports.serve, Withdraw: m.exports.withdraw, Keep: m.exports.keep,
 		Dial: func(ctx context.Context, node, address string) (net.Conn, error) {
 			return m.dialData(ctx, node, address, forReplicas)
 		},

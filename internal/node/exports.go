@@ -211,6 +211,27 @@ func (e *exports) withdraw(name string, hangup bool) {
 	})
 }
 
+// keep offers a branch to clients of this node, read-only; nil: no longer.
+func (e *exports) keep(name string, dev blockdev.Device) {
+	if dev == nil {
+		e.m.node.nbd.RemoveExport(name)
+		return
+	}
+	if err := e.m.node.nbd.SetExport(nbd.Export{Name: name, Device: dev, ReadOnly: true, HangUp: true}); err != nil {
+		e.m.node.log.Error("branch is not exported", "branch", name, "err", err)
+	}
+}
+
+// device finds the export of a volume; nil: there is none.
+func (e *exports) device(name string) blockdev.Device {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if v := e.volumes[name]; v != nil {
+		return v.dev
+	}
+	return nil
+}
+
 // connect finds the primary of the volume: this node, or another one.
 func (v *exported) connect(ctx context.Context) (blockdev.Device, error) {
 	e := v.e

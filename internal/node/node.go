@@ -21,6 +21,9 @@ import (
 
 const volumesDir = "volumes"
 
+// branchesDir holds what forced promotions have left of replicas.
+const branchesDir = "branches"
+
 // World is what a node needs from its surroundings.
 type World struct {
 	FS  env.FS

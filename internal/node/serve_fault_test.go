@@ -144,16 +144,13 @@ func TestManyVolumesAtOnce(t *testing.T) {
 }
 
 // TestForcedPromotion: a branch that lacks acknowledged writes serves only when an
-// operator says so, and the other branch stays on its disk until one gives it up.
+// operator says so. The other one stays as a read-only volume until one drops it, and
+// its replica begins anew.
 func TestForcedPromotion(t *testing.T) {
 	c := newTrio(t, three, nil)
 	c.startAll()
 	via := c.address("n3")
-	_, err := via.volumes.Create(brief(t), &api.CreateVolumeRequest{Name: "v", SizeBytes: 16 << 20, Nodes: []string{"n1", "n2"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_PRIMARY)
+	c.on(via, "v", "n1", "n2")
 	client := c.dial("n3", "v")
 	if err := blockdev.WriteAt(client, block(1), 0, blockdev.FUA); err != nil {
 		t.Fatal(err)
@@ -187,24 +184,25 @@ func TestForcedPromotion(t *testing.T) {
 	}
 	c.start("n1")
 	c.ready("n1")
-	time.Sleep(time.Second) // it would have been invited and emptied by now
-	if v, err = via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"}); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range v.Record.Members {
-		if m.Node == "n1" && m.State != metapb.ReplicaState_REPLICA_STATE_OUTDATED {
-			t.Errorf("the other branch is %v", m.State)
-		}
-	}
-	if _, err := via.volumes.InvalidateReplica(brief(t), &api.InvalidateReplicaRequest{Name: "v", Node: "n1"}); err != nil {
-		t.Fatal(err)
-	}
 	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
 	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n1"}); err != nil {
 		t.Fatal(err)
 	}
 	mustHold(t, client, 0, 1)
 	mustHold(t, client, 4096, 3)
+	c.branchHolds(via, "v@1-n1", 0, 2)
+	if p.Certificate.GetKeptBranch() != "v@1-n1" {
+		t.Errorf("the certificate names %q", p.Certificate.GetKeptBranch())
+	}
+
+	_, err = via.volumes.DropBranch(brief(t), &api.DropBranchRequest{Name: "v@1-n3"})
+	wantError(t, err, codes.NotFound, "n3 keeps no branch v@1-n3")
+	if _, err := via.volumes.DropBranch(brief(t), &api.DropBranchRequest{Name: "v@1-n1"}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := via.volumes.ListBranches(brief(t), &api.ListBranchesRequest{}); err != nil || len(b.Branches)+len(b.Silent) != 0 {
+		t.Errorf("after the drop: %v, %v", b, err)
+	}
 }
 
 // TestRestoredMetadataFindTheData: the disks of the nodes are whole, and only their

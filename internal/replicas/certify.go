@@ -50,6 +50,9 @@ func (r *replica) certificate(x *replication.Certificate) *metapb.Certificate {
 		Asked: r.wall(x.Asked), Sealed: r.wall(x.Sealed), Serving: r.wall(x.Serving),
 	}
 	r.m.cfg.Cluster.Local(func(s *metadata.State) { r.fromHistory(c, s) })
+	if c.Kind == metapb.PromotionKind_PROMOTION_KIND_FORCED && c.OldPrimary != "" && c.OldPrimary != c.NewPrimary {
+		c.KeptBranch = BranchName(r.name, x.Generation-1, c.OldPrimary)
+	}
 	r.lease(c, x)
 	for _, m := range x.Members {
 		p := &metapb.CertifiedMember{Node: string(m.Node), Incarnation: uint64(m.Incarnation), Silent: "it had not answered when enough others had"}

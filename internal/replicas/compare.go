@@ -148,12 +148,17 @@ func (c *comparer) compare(ctx context.Context, x replication.Comparison) error 
 
 // differs notes a block that is not like the primary's.
 func (c *comparer) differs(d Difference) {
-	c.found.Different += d.Len
 	if c.Repair {
 		c.found.Repaired += d.Len
 	}
 	c.r.log.Error("a replica is not like the primary's", "node", d.Node, "offset", d.Off, "unreadable", d.Unreadable, "repaired", c.Repair)
-	list := c.found.Differences
+	c.found.add(d)
+}
+
+// add notes a difference, as a part of an earlier one where it continues that.
+func (f *Findings) add(d Difference) {
+	f.Different += d.Len
+	list := f.Differences
 	for i := len(list) - 1; i >= 0; i-- {
 		if last := &list[i]; last.Node == d.Node && last.Unreadable == d.Unreadable {
 			if last.Off+last.Len == d.Off {
@@ -164,7 +169,7 @@ func (c *comparer) differs(d Difference) {
 		}
 	}
 	if len(list) < mostDifferences {
-		c.found.Differences = append(list, d)
+		f.Differences = append(list, d)
 	}
 }
 

@@ -9,6 +9,11 @@
 //	DIR/pgdata.7/store/    the blockdev.Store
 //	DIR/pgdata.7/promise   the fencing.Gate: the highest generation promised
 //
+// What a forced promotion has left is moved away, to a directory of branches, where
+// it is only read until somebody drops it:
+//
+//	BRANCHES/pgdata@17.7   the blockdev.Store; 17: the generation promised
+//
 // It goes through these states; a failed one is given up until the next start of
 // the node, because nobody knows what is on its disk:
 //

@@ -21,13 +21,14 @@ import (
 
 // Config is what a Manager needs from the node.
 type Config struct {
-	Node    string
-	Dir     string // of the replicas
-	Cluster *cluster.Cluster
-	FS      env.FS
-	Clock   env.Clock
-	Log     *slog.Logger
-	Times   replication.Times // zero fields: the defaults
+	Node     string
+	Dir      string // of the replicas
+	Branches string // directory of what forced promotions have left
+	Cluster  *cluster.Cluster
+	FS       env.FS
+	Clock    env.Clock
+	Log      *slog.Logger
+	Times    replication.Times // zero fields: the defaults
 
 	// Store is how the store of a volume behaves; what says where it is, is
 	// filled in.
@@ -42,6 +43,9 @@ type Config struct {
 	// be closed, with nothing that they have asked for sent elsewhere. It must not
 	// wait.
 	Withdraw func(volume string, hangup bool)
+	// Keep offers a branch to clients, who may only read it; a nil device withdraws
+	// it.
+	Keep func(name string, dev blockdev.Device)
 	// Changed is told, at times, that something may look different in Status. It
 	// must not wait. Nil: nobody wants to know.
 	Changed func()
@@ -60,6 +64,7 @@ type Manager struct {
 	replicas map[uint64]*replica
 	broken   map[uint64]*brokenReplica // that could not be opened
 	busy     map[uint64]bool           // being opened or removed
+	branches map[string]*branch        // by name
 	accepted map[net.Conn]bool
 	stopping bool
 	look     chan struct{} // something has come to an end
@@ -78,7 +83,7 @@ type brokenReplica struct {
 // Start begins to keep replicas as soon as this node is a member of its cluster.
 func Start(cfg Config) *Manager {
 	m := &Manager{cfg: cfg, replicas: map[uint64]*replica{}, broken: map[uint64]*brokenReplica{},
-		busy: map[uint64]bool{}, accepted: map[net.Conn]bool{}, look: make(chan struct{}, 1)}
+		busy: map[uint64]bool{}, branches: map[string]*branch{}, accepted: map[net.Conn]bool{}, look: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(m.run)
 	return m
@@ -91,6 +96,7 @@ func (m *Manager) run() {
 	if !m.join() {
 		return
 	}
+	m.openBranches()
 	m.work.Go(m.sweep)
 	for {
 		changed := m.cfg.Cluster.Changed()
@@ -142,13 +148,22 @@ func (m *Manager) reconcile() {
 			continue
 		}
 		mine[v.Id] = true
-		if r := m.replica(v); r != nil {
+		switch r := m.replica(v); {
+		case r == nil:
+		case r.isLeft(v):
+			m.setAside(r)
+		default:
 			r.take(v)
 			r.setLinks(memberNames(v))
 		}
 	}
 	for _, r := range m.list() {
-		if !mine[r.id] {
+		if mine[r.id] {
+			continue
+		}
+		if v := m.volumeOf(r.name, r.id); v != nil && r.isLeft(v) {
+			m.setAside(r)
+		} else {
 			m.remove(r, gone[r.id])
 		}
 	}
@@ -280,5 +295,5 @@ func (m *Manager) Stop() error {
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.closeBranches())...)
 }

@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
+	"slices"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"blkd/blockdev"
 	"blkd/fencing"
@@ -98,10 +101,11 @@ func (m *Manager) open(v *metapb.Volume) (*replica, error) {
 // start begins the replica's part in the volume.
 func (r *replica) start(made bool) error {
 	_, promised := r.gate.Promised()
-	if made && promised > 0 {
+	lost := made && promised > 0
+	if lost {
 		// It had promised something once, so it had a store then: what that held
-		// is lost, and an empty log must not count as a beginning of it.
-		r.log.Warn("the store of this replica was lost: everything is copied from another member")
+		// is lost or set aside, and an empty log must not count as a beginning of it.
+		r.log.Warn("this replica begins anew without a store: everything is copied from another member")
 		if err := r.store.Reset(0, 0); err != nil {
 			return err
 		}
@@ -126,7 +130,32 @@ func (r *replica) start(made bool) error {
 	r.work.Go(r.deliver)
 	r.work.Go(r.reportMarks)
 	r.work.Go(r.scrub)
+	if lost {
+		r.work.Go(r.confess)
+	}
 	return nil
+}
+
+// confess has the quorum record that what this replica held is not there any more,
+// so that nobody is told to promote it by force.
+func (r *replica) confess() {
+	for r.ctx.Err() == nil {
+		v := proto.CloneOf(r.m.volumeOf(r.name, r.id))
+		i := slices.IndexFunc(v.GetMembers(), func(x *metapb.Member) bool { return x.Node == r.m.cfg.Node })
+		if i < 0 || v.Members[i].State != metapb.ReplicaState_REPLICA_STATE_OUTDATED {
+			return
+		}
+		v.Members[i].State = metapb.ReplicaState_REPLICA_STATE_INCONSISTENT
+		ctx, cancel := context.WithTimeout(r.ctx, lookEvery)
+		_, err := r.m.cfg.Cluster.Do(ctx, &metapb.Command{Reason: "the replica on " + r.m.cfg.Node + " begins anew",
+			Op: &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: v.Name, Generation: v.Generation, Number: v.Number, Members: v.Members}}})
+		cancel()
+		r.log.Debug("told the quorum that this replica is empty", "err", err)
+		select {
+		case <-r.ctx.Done():
+		case <-time.After(askAgain):
+		}
+	}
 }
 
 // promises is a gate that follows its volume into another lineage; the core does so

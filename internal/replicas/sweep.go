@@ -13,14 +13,15 @@ import (
 	"blkd/fencing"
 	"blkd/metadata"
 	"blkd/metadata/metapb"
+	"blkd/replication"
 )
 
 // sweepTime bounds one attempt to have the quorum confirm what this node knows.
 const sweepTime = 5 * time.Second
 
 // sweep destroys, once after a start, what is left of replicas that were taken away
-// while this node was down. What the quorum knows nothing of, or knows as a branch of
-// another lineage, is left alone.
+// while this node was down, and keeps as branches what forced promotions have left.
+// What the quorum knows nothing of is left alone.
 func (m *Manager) sweep() {
 	for m.ctx.Err() == nil {
 		ctx, cancel := context.WithTimeout(m.ctx, sweepTime)
@@ -54,7 +55,10 @@ func (m *Manager) sweepOne(name string, id uint64) {
 	defer m.opening.Unlock()
 	dir := m.dirOf(name, id)
 	files, err := m.cfg.FS.ReadDir(dir)
-	if err != nil || !m.takenAway(name, id, dir) {
+	if err != nil {
+		return
+	}
+	if slices.Contains(files, storeDir) && m.sweepAside(name, id, dir) || !m.takenAway(name, id, dir) {
 		return
 	}
 	if slices.Contains(files, storeDir) {
@@ -67,6 +71,27 @@ func (m *Manager) sweepOne(name string, id uint64) {
 			m.cfg.Log.Warn("what is left of a deleted volume could not be removed", "volume", name, "err", err)
 		}
 	}
+}
+
+// sweepAside keeps a replica as a branch if this node is no member any more of the
+// volume, and a forced promotion has left what it holds.
+func (m *Manager) sweepAside(name string, id uint64, dir string) bool {
+	v := m.volumeOf(name, id)
+	if v == nil || slices.Contains(memberNames(v), m.cfg.Node) {
+		return false
+	}
+	gate, err := fencing.OpenGate(m.cfg.FS, dir)
+	if err != nil {
+		return false
+	}
+	lineage, g := gate.Promised()
+	if gate.Close() != nil || lineage == 0 || lineage == v.Lineage {
+		return false
+	}
+	err = m.keepBranch(name, id, replication.Generation(g))
+	m.cfg.Log.Warn("a forced promotion has left what this node holds of a volume: it is kept as a read-only volume",
+		"branch", BranchName(name, replication.Generation(g), m.cfg.Node), "err", err)
+	return true
 }
 
 // takenAway tells whether a replica belongs to a volume that was deleted, or that
