@@ -33,7 +33,8 @@ import (
 type options struct {
 	blkd, dir         string
 	kills, promotions int
-	rounds            int // of members, power and fio
+	rounds            int           // of members, power and fio
+	members           time.Duration // how long they are killed at the least
 	frozen            time.Duration
 	away              time.Duration // how long a member is, whose return is measured
 	pause             time.Duration // of each of the client's 16 places, after an answer
@@ -60,6 +61,7 @@ func main() {
 	flag.IntVar(&o.kills, "kills", 50, "`number` of primaries that are killed, for those that lead the quorum too and as many for others")
 	flag.IntVar(&o.promotions, "promotions", 100, "`number` of promotions")
 	flag.IntVar(&o.rounds, "rounds", 3, "how `often` each member is killed, and all at once")
+	flag.DurationVar(&o.members, "members", 0, "`time` for which members are killed in turn, if that takes longer than rounds")
 	flag.DurationVar(&o.frozen, "frozen", 30*time.Second, "`time` for which a primary stands still")
 	flag.DurationVar(&o.away, "away", 10*time.Second, "`time` for which a member is away")
 	flag.DurationVar(&o.pause, "pause", time.Millisecond, "`time` that the client lets pass after each answer, in each of its 16 places")

@@ -7,15 +7,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"blkd/blockdev"
 	"blkd/deploy/test/clustertest"
 	"blkd/internal/env"
+	"blkd/metadata/metapb"
 )
 
-// members kills each member in turn, and compares them in the end.
+// members kills each member in turn, as often as is asked for or for a time, and
+// compares them in the end.
 func members(ctx context.Context, o *options) error {
 	r, err := mirror3(ctx, o)
 	if err != nil {
@@ -23,17 +26,23 @@ func members(ctx context.Context, o *options) error {
 	}
 	defer r.close()
 	r.startLoad(o)
-	var longest time.Duration
-	for range o.rounds {
-		for _, n := range r.copies {
-			took, err := r.bounce(ctx, n, 300*time.Millisecond)
-			if err != nil {
-				return err
-			}
-			longest = max(longest, took)
+	watched := r.watchCopies(ctx)
+	var took []time.Duration
+	for began := time.Now(); len(took) < len(r.copies)*o.rounds || time.Since(began) < o.members; {
+		again, err := r.bounce(ctx, r.copies[len(took)%len(r.copies)], 300*time.Millisecond)
+		if err != nil {
+			return err
 		}
+		took = append(took, again)
 	}
-	fmt.Printf("kill -9 of each of 3 members in turn, %d times: up to date again after at most %v\n", o.rounds, longest.Round(time.Millisecond))
+	fewest, err := watched()
+	if err != nil {
+		return err
+	}
+	slices.Sort(took)
+	n := r.load.Counts()
+	fmt.Printf("kill -9 of each of 3 members in turn, %d times in all, under %d writes and %d reads: never fewer than %d copies up to date; up to date again after: median %v, max %v\n",
+		len(took), n.Writes, n.Reads, fewest, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
 	if err := r.finish(ctx); err != nil {
 		return err
 	}
@@ -44,6 +53,39 @@ func members(ctx context.Context, o *options) error {
 		}
 	}
 	return r.compare(ctx)
+}
+
+// watchCopies looks at the record of the volume until the function that it returns is
+// called, which tells how many copies that count it has had at the least. Fewer than
+// min-copies are an error.
+func (r *rig) watchCopies(ctx context.Context) (stop func() (int, error)) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	fewest, least := len(r.copies), 0
+	go func() {
+		defer close(done)
+		for sleep(ctx, 20*time.Millisecond) == nil {
+			v, err := r.show(ctx)
+			if err != nil {
+				continue // the node has no quorum for a moment
+			}
+			n := 0
+			for _, m := range v.Record.GetMembers() {
+				if m.State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE && !m.Amnesiac {
+					n++
+				}
+			}
+			fewest, least = min(fewest, n), int(v.Record.GetMinCopies())
+		}
+	}()
+	return func() (int, error) {
+		cancel()
+		<-done
+		if fewest < least || least == 0 {
+			return fewest, fmt.Errorf("%d copies counted, min-copies is %d", fewest, least)
+		}
+		return fewest, nil
+	}
 }
 
 // bounce kills a member and starts it again a while later, and tells how long it took
