@@ -51,6 +51,11 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory cluster
 	$(MAKE) --no-print-directory failover-short
+	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null; then \
+		$(MAKE) --no-print-directory failover-partition-short; \
+	else \
+		echo "make failover-partition is left out: it needs root and iproute2"; \
+	fi
 	@if command -v nbdinfo >/dev/null; then \
 		$(MAKE) --no-print-directory interop; \
 	else \
@@ -129,6 +134,21 @@ failover: build ## kill, freeze and relieve primaries under load, KILLS (50) tim
 .PHONY: failover-short
 failover-short: build ## the same in a minute
 	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills 2 -promotions 5 -rounds 1 -frozen 2s -away 1s
+
+.PHONY: failover-partition
+failover-partition: build ## is a mirrored volume strictly linearizable under partitions; needs root
+	$(GO) run ./deploy/test/failoverpartition -blkd bin/blkd -judge 3s
+	@mkdir -p out
+	$(GO) build -tags mutants -o out/blkd-mutants ./cmd/blkd
+	for bug in replica/no-lease replica/keep-tail replica/few-seals; do \
+		$(GO) run ./deploy/test/failoverpartition -blkd out/blkd-mutants -hold 2s -only alone,mute -mutant $$bug || exit; done
+
+.PHONY: failover-partition-short
+failover-partition-short: build ## the same in half a minute
+	$(GO) run ./deploy/test/failoverpartition -blkd bin/blkd -hold 2s -flaps 3s -only alone,quorum,deaf,flap
+	@mkdir -p out
+	$(GO) build -tags mutants -o out/blkd-mutants ./cmd/blkd
+	$(GO) run ./deploy/test/failoverpartition -blkd out/blkd-mutants -hold 2s -only alone -mutant replica/no-lease
 
 .PHONY: bench
 bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers

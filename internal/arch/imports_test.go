@@ -26,15 +26,16 @@ var mayImport = map[string][]string{
 	"cmd/blksim": {"internal/sim"},
 
 	// Programs that measure and torment the others from outside.
-	"deploy/test/benchnbd":         {"deploy/test/clustertest", "fio", "nbd", "blockdev", "internal/api", "internal/pki", "internal/units", "metadata/metapb"},
-	"deploy/test/clusterbench":     {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
-	"deploy/test/clusterkill":      {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
-	"deploy/test/clusterpartition": {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
-	"deploy/test/clusterwitness":   {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "metadata/metapb"},
-	"deploy/test/clustertest":      {"internal/api"},
-	"deploy/test/failover":         {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/env", "internal/verifier", "metadata/metapb"},
-	"deploy/test/killloop":         {"nbd", "blockdev", "internal/units"},
-	"deploy/test/memserver":        {"nbd", "blockdev", "internal/units"},
+	"deploy/test/benchnbd":          {"deploy/test/clustertest", "fio", "nbd", "blockdev", "internal/api", "internal/pki", "internal/units", "metadata/metapb"},
+	"deploy/test/clusterbench":      {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
+	"deploy/test/clusterkill":       {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
+	"deploy/test/clusterpartition":  {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
+	"deploy/test/clusterwitness":    {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "metadata/metapb"},
+	"deploy/test/clustertest":       {"nbd", "internal/api", "metadata/metapb"},
+	"deploy/test/failover":          {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/env", "internal/verifier", "metadata/metapb"},
+	"deploy/test/killloop":          {"nbd", "blockdev", "internal/units"},
+	"deploy/test/memserver":         {"nbd", "blockdev", "internal/units"},
+	"deploy/test/failoverpartition": {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/history", "internal/history/reference", "internal/mutant", "internal/verifier", "metadata/metapb"},
 
 	"internal/sim": {
 		"internal/node", "replication", "metadata", "fencing", "blockdev", "internal/env", "internal/env/crashfs", "internal/mutant",
@@ -77,7 +78,7 @@ var mayImport = map[string][]string{
 	"internal/socket":            {}, // golang.org/x/sys/unix besides
 	"internal/suggest":           {},
 	"internal/units":             {},
-	"internal/verifier":          {"blockdev"},
+	"internal/verifier":          {"blockdev", "internal/history", "metadata/metapb"},
 	"internal/version":           {},
 	"internal/arch":              {},
 }

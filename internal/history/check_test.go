@@ -159,6 +159,7 @@ func TestCheckAgreesWithPorcupine(t *testing.T) {
 func concurrent(blocks int64, operations int, rng *rand.Rand) *history.Recorder {
 	r := history.NewRecorder(nil)
 	held := map[int64]uint64{}
+	var abandoned []*history.Operation
 	type open struct {
 		o *history.Operation
 		// saw is what a read has read.
@@ -185,7 +186,7 @@ func concurrent(blocks int64, operations int, rng *rand.Rand) *history.Recorder 
 		x := under[i]
 		switch {
 		case !x.happened && x.o.Write && rng.IntN(100) == 0:
-			r.Abandon(x.o)
+			abandoned = append(abandoned, x.o)
 		case !x.happened:
 			x.happened, x.saw = true, held[x.o.Block]
 			if x.o.Write {
@@ -193,7 +194,7 @@ func concurrent(blocks int64, operations int, rng *rand.Rand) *history.Recorder 
 			}
 			continue
 		case x.o.Write && rng.IntN(100) == 0:
-			r.Abandon(x.o)
+			abandoned = append(abandoned, x.o)
 		case x.o.Write:
 			r.Written(x.o)
 		default:
@@ -202,7 +203,10 @@ func concurrent(blocks int64, operations int, rng *rand.Rand) *history.Recorder 
 		under[i] = under[len(under)-1]
 		under = under[:len(under)-1]
 		if rng.IntN(1000) == 0 {
-			r.Served()
+			for _, o := range abandoned {
+				r.Expire(o)
+			}
+			abandoned = nil
 		}
 	}
 	return r
@@ -217,7 +221,7 @@ func TestPlantedViolations(t *testing.T) {
 		"nothing": {true, func(r *history.Recorder) { put(r, b); get(r, b) }},
 		"an unanswered write that is seen": {true, func(r *history.Recorder) {
 			put(r, a)
-			r.Abandon(r.Write(1, 0, b))
+			r.Write(1, 0, b)
 			get(r, a)
 			get(r, b)
 		}},
@@ -233,7 +237,7 @@ func TestPlantedViolations(t *testing.T) {
 		}},
 		"un-read value": {false, func(r *history.Recorder) {
 			put(r, a)
-			r.Abandon(r.Write(1, 0, b))
+			r.Write(1, 0, b)
 			get(r, b)
 			get(r, a)
 		}},
@@ -265,11 +269,8 @@ const a, b = 1 << 40, 2 << 40
 func put(r *history.Recorder, value uint64) { r.Written(r.Write(1, 0, value)) }
 func get(r *history.Recorder, value uint64) { r.Returned(r.Read(2, 0), value) }
 
-// abandon begins a write that has no effect after the next generation serves.
-func abandon(r *history.Recorder, value uint64) {
-	r.Abandon(r.Write(1, 0, value))
-	r.Served()
-}
+// abandon begins a write that is not answered and has no effect any more.
+func abandon(r *history.Recorder, value uint64) { r.Expire(r.Write(1, 0, value)) }
 
 func TestRecorderTellsOfAFewBlocksOnly(t *testing.T) {
 	r := history.NewRecorder(map[int64]uint64{1: 7})

@@ -7,15 +7,15 @@ import (
 	"sync"
 )
 
-// Recorder takes down what clients ask and are told. Its methods are safe for
-// concurrent use, but those with the same operation.
+// Recorder takes down what clients ask and are told. An operation that is never
+// answered needs no end. The methods are safe for concurrent use, but those with the
+// same operation.
 type Recorder struct {
-	mu        sync.Mutex
-	initial   map[int64]uint64
-	now       int64 // counts events: no two are at the same time
-	blocks    map[int64][]*Operation
-	abandoned []*Operation // writes without a limit
-	count     int
+	mu      sync.Mutex
+	initial map[int64]uint64
+	now     int64 // counts events: no two are at the same time
+	blocks  map[int64][]*Operation
+	count   int
 }
 
 // NewRecorder makes a recorder of blocks that hold these values; those that are not
@@ -68,28 +68,6 @@ func (r *Recorder) Expire(o *Operation) {
 	defer r.mu.Unlock()
 	r.now++
 	o.Limit = min(o.Limit, r.now)
-}
-
-// Abandon records that an operation will never be answered. A write may have
-// happened, or may still, until a later generation serves: see Served.
-func (r *Recorder) Abandon(o *Operation) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if o.Write {
-		r.abandoned = append(r.abandoned, o)
-	}
-}
-
-// Served records that a generation serves that did not when writes were abandoned
-// until now: they have taken effect, or never will. It may be told late.
-func (r *Recorder) Served() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.now++
-	for _, o := range r.abandoned {
-		o.Limit = min(o.Limit, r.now)
-	}
-	r.abandoned = nil
 }
 
 // Len is the number of operations.

@@ -1,6 +1,7 @@
 package clustertest
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -39,7 +40,7 @@ func (n *Network) build(nodes int) error {
 		if err := ips(
 			fmt.Sprintf("-n %s link add eth0 type veth peer name %s netns %s", name, port, hub),
 			fmt.Sprintf("-n %s link set %s master br0 up", hub, port),
-			fmt.Sprintf("-n %s addr add 10.0.0.%d/24 dev eth0", name, i+1),
+			fmt.Sprintf("-n %s addr add %s/24 dev eth0", name, host(i)),
 			"-n "+name+" link set lo up",
 			"-n "+name+" link set eth0 up"); err != nil {
 			return err
@@ -64,30 +65,33 @@ func (n *Network) address(i int) (string, error) {
 	if n == nil {
 		return FreeAddress()
 	}
-	return fmt.Sprintf("10.0.0.%d:7400", i+1), nil
+	return host(i) + ":7400", nil
 }
+
+// host is a node's address in the network.
+func host(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
 
 // Cut makes the network swallow everything from and to a node.
 func (n *Network) Cut(node int) error {
 	return ips(fmt.Sprintf("-n %s link set %s nomaster", n.hub(), n.port(node)))
 }
 
-// Part makes the network swallow everything between two nodes; others reach both.
-func (n *Network) Part(a, b int) error {
-	for _, i := range []int{a, b} {
-		if err := ips(fmt.Sprintf("-n %s link set %s type bridge_slave isolated on", n.hub(), n.port(i))); err != nil {
-			return err
-		}
-	}
-	return nil
+// Block makes the network swallow everything that one node sends to another; the
+// other way it goes on.
+func (n *Network) Block(from, to int) error {
+	// The frames go to an address that nobody has.
+	return ips(fmt.Sprintf("-n %s neigh replace %s lladdr 02:00:00:00:00:01 nud permanent dev eth0", n.namespace(from), host(to)))
 }
+
+// Part makes the network swallow everything between two nodes; others reach both.
+func (n *Network) Part(a, b int) error { return errors.Join(n.Block(a, b), n.Block(b, a)) }
 
 // Heal makes the network whole.
 func (n *Network) Heal() error {
 	for i := range n.nodes {
 		if err := ips(
 			fmt.Sprintf("-n %s link set %s master br0", n.hub(), n.port(i)),
-			fmt.Sprintf("-n %s link set %s type bridge_slave isolated off", n.hub(), n.port(i))); err != nil {
+			fmt.Sprintf("-n %s neigh flush nud permanent dev eth0", n.namespace(i))); err != nil {
 			return err
 		}
 	}
