@@ -62,6 +62,7 @@ func (c *Core) tickJoin() {
 			c.endJoin("it lost its place")
 		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
 			c.endJoin("it does not answer")
+			p.silent = true
 		case !j.joined && c.now.after(j.invited.add(c.times.Probe)):
 			c.invite(p)
 		}

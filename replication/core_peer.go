@@ -31,6 +31,7 @@ type peer struct {
 	bytes    int // sent and not answered
 	pace     pace
 	tries    int     // joins that began
+	silent   bool    // the last one ended because nothing was heard, and nothing was since
 	barred   Instant // it was moved out for being slow, and is not invited before
 	penance  backoff
 
@@ -141,8 +142,18 @@ func (c *Core) Connected(now Instant, n NodeID) {
 	}
 	c.links[n] = link{true, now}
 	if p := c.peer(n); p != nil {
+		c.returned(p)
 		c.reconnect(p, true)
 		c.attend(p)
+	}
+}
+
+// returned lets a replica be invited at once that is heard again: the pauses between
+// invitations had grown while it was not there.
+func (c *Core) returned(p *peer) {
+	if p.silent {
+		p.silent = false
+		c.p.joins.succeeded()
 	}
 }
 

@@ -338,6 +338,7 @@ func (c *Core) onAnswer(from NodeID, m *Message) {
 		return
 	}
 	p.heard, p.stalled = c.now, 0
+	c.returned(p)
 	switch m.Kind {
 	case MsgAck:
 		c.onAck(p, m)

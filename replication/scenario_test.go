@@ -45,6 +45,8 @@ var scenarios = []scenario{
 	{"copies and writes", 2, all, copyUnderLoad},
 	{"a client that lost the volume changes nothing in part", 2, all, fencedModify},
 	{"a slow member does not hold writes and leaves", 3, majority, slowMember},
+	{"a member that stood still joins when it is heard again", 3, majority, stillMember},
+	{"a member that was cut off joins when it is connected again", 3, majority, lostMember},
 	{"a hand-over is given up while the quorum is silent", 2, all, silentHandover},
 	{"a forced branch is followed, others are emptied", 2, all, newLineage},
 	{"a recovery waits for all, or for an operator", 3, majority, waivedRecovery},
@@ -525,6 +527,37 @@ func slowMember(s *sim, n []*simNode) {
 	}
 	n[2].slow = 0
 	s.idle = true
+}
+
+// absent has a member go away for so long that it was invited in vain many times, and
+// checks that it is not made to wait when it is back.
+func absent(s *sim, back func()) {
+	s.idle = false
+	s.until("n3 has left", func() bool { return s.rec.member("n3").State == Outdated })
+	s.run(12 * time.Second) // it is to be invited again seconds later
+	back()
+	since := s.now
+	s.until("n3 is a member", func() bool { return s.rec.member("n3").State == UpToDate })
+	if took := time.Duration(s.now - since); took > time.Second {
+		s.fatalf("n3 is a member %v after it came back", took)
+	}
+	s.idle = true
+}
+
+func stillMember(s *sim, n []*simNode) {
+	n[2].paused = 1 << 62
+	absent(s, func() { n[2].paused = s.now })
+}
+
+func lostMember(s *sim, n []*simNode) {
+	s.split(n[2], n[0]) // the connection is not known to be broken until it is reset
+	s.split(n[2], n[1])
+	absent(s, func() {
+		s.heal(n[2], n[0])
+		s.heal(n[2], n[1])
+		s.reset(n[2], n[0])
+		s.connect(n[2], n[0])
+	})
 }
 
 func silentHandover(s *sim, n []*simNode) {
