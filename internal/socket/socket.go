@@ -4,6 +4,7 @@
 package socket
 
 import (
+	"io"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +21,10 @@ const maxIOV = 1024
 
 // Socket writes to a connection: without waiting if it is a plain socket, through
 // net.Conn otherwise (TLS, pipes). One goroutine writes at a time, and one reads.
+//
+// Plain sockets never block in the kernel, so their system calls are made without
+// telling the scheduler (RawSyscall). Telling it has a price that is high where the
+// process is idle between requests: it wakes the runtime's monitor thread each time.
 type Socket struct {
 	net.Conn
 	raw     syscall.RawConn // nil if writes cannot avoid waiting
@@ -27,11 +32,32 @@ type Socket struct {
 	plain   []byte          // TLS only: less than a record, to be sent
 	moved   atomic.Uint64   // bytes read and written
 
-	iov       []unix.Iovec
-	wait      bool
-	n         int
-	errno     syscall.Errno
-	writeOnce func(fd uintptr) bool
+	in, out call
+	into    []byte // what is being read
+	iov     []unix.Iovec
+	wait    bool
+}
+
+// call is a system call on a socket that does not block.
+type call struct {
+	n     int
+	errno syscall.Errno
+	once  func(fd uintptr) bool // makes it; false: it has to be made again when the socket is ready
+}
+
+// make makes the call until it is not interrupted. It tells whether the socket was ready.
+func (c *call) make(trap, fd uintptr, p unsafe.Pointer, n uintptr) (ready bool) {
+	for {
+		r, _, errno := syscall.RawSyscall(trap, fd, uintptr(p), n)
+		switch c.n, c.errno = int(r), errno; errno {
+		case 0:
+			return true
+		case syscall.EINTR:
+		default:
+			c.n = 0
+			return errno != syscall.EAGAIN
+		}
+	}
 }
 
 // Init takes a connection over. TLS reads and writes many records at once only if
@@ -50,26 +76,15 @@ func (s *Socket) Init(nc net.Conn) {
 		return
 	}
 	s.raw = raw
-	s.writeOnce = func(fd uintptr) bool {
-		for {
-			call, p, count := uintptr(unix.SYS_WRITEV), unsafe.Pointer(&s.iov[0]), uintptr(len(s.iov))
-			if count == 1 {
-				call, p, count = unix.SYS_WRITE, unsafe.Pointer(s.iov[0].Base), uintptr(s.iov[0].Len)
-			}
-			n, _, errno := syscall.Syscall(call, fd, uintptr(p), count)
-			s.n, s.errno = int(n), errno
-			switch errno {
-			case 0:
-				return true
-			case syscall.EINTR:
-			case syscall.EAGAIN:
-				s.n = 0
-				return !s.wait
-			default:
-				s.n = 0
-				return true
-			}
+	s.in.once = func(fd uintptr) bool {
+		return s.in.make(unix.SYS_READ, fd, unsafe.Pointer(&s.into[0]), uintptr(len(s.into)))
+	}
+	s.out.once = func(fd uintptr) bool {
+		trap, p, n := uintptr(unix.SYS_WRITEV), unsafe.Pointer(&s.iov[0]), uintptr(len(s.iov))
+		if n == 1 {
+			trap, p, n = unix.SYS_WRITE, unsafe.Pointer(s.iov[0].Base), uintptr(s.iov[0].Len)
 		}
+		return s.out.make(trap, fd, p, n) || !s.wait
 	}
 }
 
@@ -93,18 +108,18 @@ func (s *Socket) Write(bufs [][]byte, wait bool) ([][]byte, error) {
 			s.iov = append(s.iov, v)
 		}
 		s.wait = wait
-		err := s.raw.Write(s.writeOnce)
+		err := s.raw.Write(s.out.once)
 		clear(s.iov) // do not keep buffers alive
 		switch {
 		case err != nil:
 			return bufs, err
-		case s.errno == syscall.EAGAIN:
+		case s.out.errno == syscall.EAGAIN:
 			return bufs, nil
-		case s.errno != 0:
-			return bufs, s.errno
+		case s.out.errno != 0:
+			return bufs, s.out.errno
 		}
-		s.moved.Add(uint64(s.n))
-		bufs = advance(bufs, s.n)
+		s.moved.Add(uint64(s.out.n))
+		bufs = advance(bufs, s.out.n)
 	}
 	return nil, nil
 }
@@ -166,6 +181,9 @@ func (s *Socket) flushPlain() error {
 // Read reads what there is. Under TLS, which reads a record at a time, it goes on
 // as long as there are whole ones.
 func (s *Socket) Read(p []byte) (int, error) {
+	if s.raw != nil && len(p) > 0 {
+		return s.readPlain(p)
+	}
 	n, err := s.Conn.Read(p)
 	for s.records != nil && err == nil && n < len(p) && s.records.hasRecord() {
 		var m int
@@ -177,6 +195,22 @@ func (s *Socket) Read(p []byte) (int, error) {
 		err = nil // it comes again
 	}
 	return n, err
+}
+
+func (s *Socket) readPlain(p []byte) (int, error) {
+	s.into = p
+	err := s.raw.Read(s.in.once)
+	s.into = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case s.in.errno != 0:
+		return 0, s.in.errno
+	case s.in.n == 0:
+		return 0, io.EOF
+	}
+	s.moved.Add(uint64(s.in.n))
+	return s.in.n, nil
 }
 
 // advance drops the first n bytes.
