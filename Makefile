@@ -133,7 +133,7 @@ failover: build ## kill, freeze and relieve primaries under load, KILLS (50) tim
 
 .PHONY: failover-short
 failover-short: build ## the same in a minute
-	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills 2 -promotions 5 -rounds 1 -frozen 2s -away 1s
+	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills 2 -promotions 5 -rounds 1 -frozen 2s -away 1s -slow 3s
 
 .PHONY: failover-partition
 failover-partition: build ## is a mirrored volume strictly linearizable under partitions; needs root

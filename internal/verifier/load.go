@@ -24,6 +24,9 @@ type Config struct {
 	FlushEvery time.Duration
 	// Pause is between an answer and the next request in its place.
 	Pause time.Duration
+	// Latency is told how long each acknowledged write took, by any goroutine. It may
+	// be nil.
+	Latency func(time.Duration)
 }
 
 // Load is requests in flight, until Stop. Its methods are safe for concurrent use.
@@ -155,6 +158,9 @@ func (l *Load) write(i int64, p []byte) error {
 	sent := time.Now()
 	if err := blockdev.WriteAt(l.cfg.Device, p, n*blockdev.BlockSize, 0); err != nil {
 		return fmt.Errorf("write of block %d: %w", n, err)
+	}
+	if l.cfg.Latency != nil {
+		l.cfg.Latency(time.Since(sent))
 	}
 	b.acked.Store(version)
 	l.writes.Add(1)

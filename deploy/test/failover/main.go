@@ -11,6 +11,7 @@
 //	freeze    kill -STOP of the primary, and kill -CONT long after another took over
 //	members   kill -9 of each member in turn; the members are equal in the end, and one
 //	          that was away fetches only what has changed
+//	slow      one member is a hundred times slower, and writes take as long as beside it without
 //	quorum    so many voters are killed that the metadata quorum is lost; a volume on others goes on
 //	power     kill -9 of all nodes at once
 //	fio       fio with verify as the client, while primaries are killed
@@ -37,6 +38,7 @@ type options struct {
 	members           time.Duration // how long they are killed at the least
 	frozen            time.Duration
 	away              time.Duration // how long a member is, whose return is measured
+	slow              time.Duration // how long a member is slow
 	pause             time.Duration // of each of the client's 16 places, after an answer
 }
 
@@ -45,7 +47,7 @@ var scenarios = []struct {
 	name string
 	run  func(context.Context, *options) error
 }{
-	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"quorum", quorum}, {"power", power}, {"fio", fio},
+	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"fio", fio},
 }
 
 func main() {
@@ -64,6 +66,7 @@ func main() {
 	flag.DurationVar(&o.members, "members", 0, "`time` for which members are killed in turn, if that takes longer than rounds")
 	flag.DurationVar(&o.frozen, "frozen", 30*time.Second, "`time` for which a primary stands still")
 	flag.DurationVar(&o.away, "away", 10*time.Second, "`time` for which a member is away")
+	flag.DurationVar(&o.slow, "slow", 20*time.Second, "`time` for which a member is slow")
 	flag.DurationVar(&o.pause, "pause", time.Millisecond, "`time` that the client lets pass after each answer, in each of its 16 places")
 	only := flag.String("only", strings.Join(names, ","), "`scenarios` to run")
 	flag.Parse()

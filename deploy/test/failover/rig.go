@@ -36,6 +36,8 @@ type rig struct {
 	dev    *nbd.Client
 	late   *nbd.Client // of a primary that is frozen; nil: there is none
 	load   *verifier.Load
+	// latency is told how long each write of the load took; nil: nobody wants to know.
+	latency func(time.Duration)
 }
 
 // newRig starts as many nodes as are to have a copy, and others. The client's node is
@@ -110,10 +112,12 @@ func request() *api.RequestInfo {
 	return &api.RequestInfo{Id: id, By: "failover"}
 }
 
-// startLoad starts the client's reads and writes.
-func (r *rig) startLoad(o *options) {
-	r.load = verifier.Start(verifier.Config{Device: r.dev, Blocks: blocks, Depth: depth, ReadPercent: 25,
-		FlushEvery: 100 * time.Millisecond, Pause: o.pause})
+// startLoad starts the client's reads and writes, and returns what they are.
+func (r *rig) startLoad(o *options) verifier.Config {
+	cfg := verifier.Config{Device: r.dev, Blocks: blocks, Depth: depth, ReadPercent: 25,
+		FlushEvery: 100 * time.Millisecond, Pause: o.pause, Latency: r.latency}
+	r.load = verifier.Start(cfg)
+	return cfg
 }
 
 // find is the node of a name.
