@@ -187,7 +187,7 @@ const (
 	recRef  recKind = 2 // payload was written to fresh chunks of the image before
 	recZero recKind = 3 // the range reads as zeros
 	recSkip recKind = 4 // the rest of the ring is unused, go on at its start
-	recMark recKind = 5 // an entry that changes nothing
+	recMark recKind = 5 // an entry that changes no data; off is the volume's size, or 0
 )
 
 // flagZeroed, in a reference: the chunks are allocated and read as zeros.
@@ -263,7 +263,7 @@ func (r *record) decode(b []byte) error {
 		incarnation: le.Uint32(b[64:]), phys: le.Uint32(b[68:]),
 		kind: recKind(b[72]), flags: b[73], blocks: int(le.Uint16(b[74:])),
 	}
-	ok := r.off >= 0 && r.len >= 0 && r.off <= MaxVolume && r.len <= MaxVolume && r.off%BlockSize == 0 && r.len%BlockSize == 0
+	ok := r.off >= 0 && r.len >= 0 && r.off <= MaxVolume && r.len <= MaxVolume && r.off%512 == 0 && (r.kind == recMark || r.off%BlockSize == 0) && r.len%BlockSize == 0
 	ok = ok && r.flags&^flagZeroed == 0 && le.Uint32(b[76:]) == 0
 	switch r.kind {
 	case recData:

@@ -271,3 +271,37 @@ func (r *replicaRunner) check() error {
 	r.synced, r.commit = n, n
 	return r.s.Sync()
 }
+
+// TestMarkGrows: a mark makes a replica larger, for good, also if it is cut off; what
+// lies beyond the old end can follow it at once; and a log that is read tells it.
+func TestMarkGrows(t *testing.T) {
+	const grown = 2*pageSpan + 512
+	s, o := newReplica(t, StoreOptions{LogBytes: 1 << 20, Manual: true}, pageSpan)
+	beyond := Entry{Gen: 1, Seq: 2, Kind: EntryWrite, Off: pageSpan, Len: BlockSize, Data: bytes.Repeat([]byte{7}, BlockSize)}
+	if err := s.Append([]Entry{{Gen: 1, Seq: 1, Kind: EntryMark, Off: grown}, beyond}); err != nil {
+		t.Fatal(err)
+	}
+	log, err := s.ReadLog(0, 1<<20)
+	if err != nil || len(log) != 2 || log[0].Kind != EntryMark || log[0].Off != grown {
+		t.Fatalf("the log says %+v, %v", log, err)
+	}
+	for _, bad := range []int64{grown + 1, MaxVolume + 512} {
+		if err := s.Append([]Entry{{Gen: 1, Seq: 3, Kind: EntryMark, Off: bad}}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a mark with size %d: %v", bad, err)
+		}
+	}
+	check(t, s.Commit(2), s.Append([]Entry{{Gen: 1, Seq: 3, Kind: EntryMark, Off: 3 * pageSpan}}), s.Truncate(2))
+	if got := s.Size(); got != 3*pageSpan {
+		t.Errorf("%d bytes after a mark was cut off", got)
+	}
+	check(t, s.Close())
+	again, err := OpenStore(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	got := make([]byte, BlockSize)
+	if err := ReadAt(again, got, pageSpan); err != nil || !bytes.Equal(got, beyond.Data) || again.Size() != 3*pageSpan {
+		t.Errorf("%d bytes, read %v, %v", again.Size(), got[:4], err)
+	}
+}

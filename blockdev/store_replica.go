@@ -13,7 +13,9 @@ type EntryKind uint8
 const (
 	EntryWrite EntryKind = 1 // Data at Off
 	EntryZero  EntryKind = 2 // Len bytes from Off read as zeros
-	EntryMark  EntryKind = 3 // changes nothing; Off and Len are 0
+	// EntryMark changes no data. Off, if it is not 0, is the size that the volume
+	// has at least from here on, in bytes; Len is 0.
+	EntryMark EntryKind = 3
 )
 
 // Entry is one entry of a volume's log as a replica receives it.
@@ -21,7 +23,7 @@ type Entry struct {
 	Gen  Generation
 	Seq  Seq
 	Kind EntryKind
-	Off  int64  // bytes, a multiple of BlockSize
+	Off  int64  // bytes, a multiple of BlockSize; of marks of 512
 	Len  int64  // bytes, a multiple of BlockSize; of writes at most 1 MiB and a quarter of the log
 	Data []byte // writes: Len bytes
 }
@@ -81,9 +83,9 @@ func (s *Store) Append(entries []Entry) error {
 
 // planEntry validates an entry and prepares its payload.
 func (s *Store) planEntry(b *writeBatch, e *Entry) error {
-	if e.Kind == EntryMark && e.Off == 0 && e.Len == 0 {
-		b.pieces = append(b.pieces, piece{record: record{kind: recMark, gen: e.Gen, seq: e.Seq}})
-		return nil
+	if e.Kind == EntryMark && e.Len == 0 {
+		b.pieces = append(b.pieces, piece{record: record{kind: recMark, gen: e.Gen, seq: e.Seq, off: e.Off}})
+		return s.growTo(e.Off)
 	}
 	if !s.covers(e.Off, e.Len) {
 		return fmt.Errorf("%w: entry %d covers %d bytes at %d", ErrInvalid, e.Seq, e.Len, e.Off)
@@ -100,6 +102,15 @@ func (s *Store) planEntry(b *writeBatch, e *Entry) error {
 	p := &b.pieces[first]
 	p.gen, p.seq = e.Gen, e.Seq
 	return nil
+}
+
+// growTo makes room for what a mark says, durably before the mark is in the log. If
+// it is cut off, the room stays, and the next primary's mark tells of it.
+func (s *Store) growTo(size int64) error {
+	if size <= s.size.Load() {
+		return nil
+	}
+	return s.Resize(size)
 }
 
 // covers tells whether whole blocks, at least one, lie within the volume, whose

@@ -26,6 +26,10 @@ type Replica interface {
 	Keep(after Seq)
 	// Import stores committed content under the log; nil data is zeros.
 	Import(off, n int64, data []byte) error
+	// Size is the volume's length in bytes. A mark that is appended makes it larger,
+	// for good.
+	Size() int64
+	Resize(size int64) error
 	// Reset makes the replica empty, incomplete, its log ending at (gen, seq).
 	Reset(gen Generation, seq Seq) error
 	// Complete ends that.

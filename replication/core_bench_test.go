@@ -17,6 +17,8 @@ type nullReplica struct {
 	commit Seq
 }
 
+func (r *nullReplica) Size() int64 { return 1 << 30 }
+
 func (r *nullReplica) Append(entries []blockdev.Entry) error {
 	last := &entries[len(entries)-1]
 	r.gen, r.seq = last.Gen, last.Seq

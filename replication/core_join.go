@@ -148,6 +148,9 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	j.joined, j.full, j.behind = true, true, c.changesSince(p, m)
 	reset := c.mem.message(MsgReset)
 	reset.Gen, reset.PrevGen, reset.PrevSeq, reset.Commit = c.gen, gen, c.p.commit, j.behind
+	if !mutant.On(mutant.ReplicaCopySmall) {
+		reset.Off = c.disk.Size()
+	}
 	c.send(p, reset)
 	c.level(p, c.p.commit, c.p.commit)
 }

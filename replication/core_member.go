@@ -245,6 +245,9 @@ func (c *Core) onReset(from NodeID, m *Message) {
 		c.reject(from, m, "this node is a member, or promised another generation")
 		return
 	}
+	if m.Off > c.disk.Size() && !c.must("resize", c.disk.Resize(m.Off)) {
+		return
+	}
 	if !c.restart(m.PrevGen, m.PrevSeq, m.Commit) {
 		return
 	}

@@ -186,13 +186,18 @@ func (c *Core) onFetched(p *peer, m *Message) {
 }
 
 // choose makes the own log the one of this generation and begins it with its
-// GENERATION entry; when that is committed, so is everything before it.
+// GENERATION entry; when that is committed, so is everything before it. It tells the
+// others how large the volume is: a resize that was cut off has left room here.
 func (c *Core) choose() {
 	_, last := c.disk.Last()
 	c.p.best = nil
 	c.p.first, c.p.commit = last+1, c.disk.Committed()
 	c.setRole(Chosen)
-	if !c.appendEntries([]blockdev.Entry{{Gen: c.gen, Seq: last + 1, Kind: entryMark}}) {
+	mark := blockdev.Entry{Gen: c.gen, Seq: last + 1, Kind: entryMark, Off: c.disk.Size()}
+	if mutant.On(mutant.ReplicaMarkSmall) {
+		mark.Off = 0
+	}
+	if !c.appendEntries([]blockdev.Entry{mark}) {
 		return
 	}
 	for _, p := range c.p.peers {

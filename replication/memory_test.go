@@ -54,7 +54,7 @@ func (s memState) clone() memState {
 }
 
 func newMemReplica() *memReplica {
-	r := &memReplica{retain: 1 << 30, size: 64 * blockSize, rot: map[int64]bool{}}
+	r := &memReplica{retain: 1 << 30, size: simSize, rot: map[int64]bool{}}
 	r.image, r.changed = map[int64]uint64{}, map[int64]Seq{}
 	r.synced = r.memState.clone()
 	return r
@@ -111,6 +111,11 @@ func (r *memReplica) Append(entries []blockdev.Entry) error {
 		gen, seq := r.Last()
 		if e.Seq != seq+1 || e.Gen < gen {
 			return fmt.Errorf("entry (%d, %d) after (%d, %d)", e.Gen, e.Seq, gen, seq)
+		}
+		if e.Kind == entryMark {
+			r.size = max(r.size, e.Off)
+		} else if e.Off+e.Len > r.size {
+			return fmt.Errorf("entry (%d, %d) covers %d bytes at %d of %d", e.Gen, e.Seq, e.Len, e.Off, r.size)
 		}
 		e.Data = slices.Clone(e.Data)
 		if e.Gen != gen {
@@ -230,6 +235,13 @@ func (r *memReplica) NextChange(since Seq, off int64) (int64, int64, error) {
 		}
 	}
 	return r.size, 0, nil
+}
+
+func (r *memReplica) Size() int64 { return r.size }
+
+func (r *memReplica) Resize(size int64) error {
+	r.size = size
+	return nil
 }
 
 func (r *memReplica) Incomplete() bool { return r.incomplete }

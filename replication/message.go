@@ -33,7 +33,8 @@ const (
 	// Held is PrevSeq, the one up to which its content is good.
 	MsgJoined
 	// MsgReset starts a copy: the joiner's log ends at (PrevGen, PrevSeq), and it
-	// becomes empty, or keeps its content up to the entry Commit, if that is not 0.
+	// becomes empty, or keeps its content up to the entry Commit, if that is not 0. Off
+	// is the volume's size.
 	MsgReset
 	// MsgCopy carries a piece of committed content that goes under the
 	// joiner's log; Copy counts the pieces of this join.
@@ -106,6 +107,6 @@ type Message struct {
 	// not all there.
 	Incomplete bool
 	Copy       uint64 // copy: number of this piece, from 1; ack: pieces held in order
-	Off, Len   int64  // copy: range, bytes
+	Off, Len   int64  // copy: range, bytes; reset: Off is the volume's size
 	Data       []byte // copy: content; nil means zeros
 }

@@ -17,7 +17,9 @@ type checks struct {
 	begun     map[Generation]Incarnation
 	round     int
 
-	recoveries, shapes, evictions, mended, unmended, comparisons int
+	grown int64 // the largest size that was committed, bytes
+
+	recoveries, shapes, evictions, resizes, mended, unmended, comparisons int
 }
 
 // appended is what an entry was when it was first appended (I11).
@@ -45,6 +47,9 @@ func (s *sim) role(n *simNode, r Role, g Generation) {
 	}
 	if r != Primary || g <= s.bound {
 		return
+	}
+	if n.disk.size < s.grown {
+		s.fatalf("%s serves %d bytes, and the volume was made %d large", n.name, n.disk.size, s.grown)
 	}
 	s.bound = g
 	s.expire(func(o *op) bool { return o.gen < g })
@@ -93,6 +98,9 @@ func (s *sim) committedBy(n *simNode, e blockdev.Entry) {
 	case i == len(s.committed):
 		e.Data = slices.Clone(e.Data)
 		s.committed = append(s.committed, e)
+		if e.Kind == entryMark {
+			s.grown = max(s.grown, e.Off)
+		}
 		s.checkHeld(n, e)
 	default:
 		s.fatalf("%s commits entry %d, only %d were committed", n.name, e.Seq, len(s.committed))

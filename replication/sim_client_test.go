@@ -59,6 +59,9 @@ func (s *sim) client() {
 // request makes a request.
 func (s *sim) request(n *simNode, attachment uint64) (*Request, *op) {
 	b := s.rnd.Int64N(6)
+	if n.disk.size > simSize && s.rnd.IntN(4) == 0 {
+		b = n.disk.size/blockSize - 3 // the end of a volume that has grown
+	}
 	r := &Request{Op: blockdev.OpWrite, Off: b * blockSize, FUA: s.rnd.IntN(10) == 0, Attachment: attachment}
 	o := &op{block: b, gen: n.core.gen, attachment: attachment}
 	switch x := s.rnd.IntN(16); {

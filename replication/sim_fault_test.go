@@ -41,6 +41,7 @@ var faults = []fault{
 	{[profiles]float64{1, 1, 1, 0.2, 0.2}, func(s *sim, _, _ *simNode) { s.takeover() }},
 	{[profiles]float64{0.5, 0.5, 0.5, 0.2, 0.2}, func(s *sim, _, _ *simNode) { s.change() }},
 	{[profiles]float64{0.7, 0.3, 0.3, 0.3, 2}, (*sim).evict},
+	{[profiles]float64{1, 1, 0.5, 0.5, 1}, func(s *sim, _, _ *simNode) { s.grow() }},
 	{[profiles]float64{3, 3, 1, 1, 3}, func(s *sim, n, _ *simNode) { s.rot(n) }},
 	{[profiles]float64{6, 6, 6, 6, 6}, func(s *sim, _, _ *simNode) { s.compare() }},
 	{[profiles]float64{2, 2, 2, 2, 4}, func(s *sim, n, _ *simNode) { s.invite(n) }},

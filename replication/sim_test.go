@@ -416,7 +416,7 @@ func TestSimulation(t *testing.T) {
 
 // tally is what happened in many runs.
 type tally struct {
-	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions, rejoins, mended, unmended, comparisons int
+	answered, reads, flushes, generations, copies, recoveries, takeovers, shapes, evictions, resizes, rejoins, mended, unmended, comparisons int
 }
 
 func (sum *tally) add(s *sim) {
@@ -428,6 +428,7 @@ func (sum *tally) add(s *sim) {
 	sum.takeovers += s.takeovers
 	sum.shapes += s.shapes
 	sum.evictions += s.evictions
+	sum.resizes += s.resizes
 	sum.mended += s.mended
 	sum.unmended += s.unmended
 	sum.comparisons += s.comparisons

@@ -21,8 +21,6 @@ type Disk interface {
 	ReadCommitted(p []byte, off int64) error
 	// Extents is that of a blockdev.Device, of committed content.
 	Extents(off, n int64, emit func(blockdev.Extent) bool) error
-	// Size is the volume's length in bytes.
-	Size() int64
 }
 
 // Authority is the metadata quorum as a volume needs it.

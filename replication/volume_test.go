@@ -132,6 +132,7 @@ func (r *ramReplica) Incomplete() bool                     { return r.incomplete
 func (r *ramReplica) Keep(Seq)                             {}
 func (r *ramReplica) Sync() error                          { return nil }
 func (r *ramReplica) Size() int64                          { return int64(len(r.image)) }
+func (r *ramReplica) Resize(int64) error                   { return blockdev.ErrNotSupported }
 func (r *ramReplica) Promised() (uint64, Generation)       { return r.lineage, r.prom }
 func (r *ramReplica) Promise(l uint64, g Generation) error { r.lineage, r.prom = l, g; return nil }
 

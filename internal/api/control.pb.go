@@ -1367,8 +1367,9 @@ type ResizeVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	AllowShrink   bool                   `protobuf:"varint,3,opt,name=allow_shrink,json=allowShrink,proto3" json:"allow_shrink,omitempty"` // data beyond the new end is lost
+	AllowShrink   bool                   `protobuf:"varint,3,opt,name=allow_shrink,json=allowShrink,proto3" json:"allow_shrink,omitempty"` // data beyond the new end is lost; refused in a cluster
 	Request       *RequestInfo           `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	Local         bool                   `protobuf:"varint,5,opt,name=local,proto3" json:"local,omitempty"` // as in RemoveReplicaRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,6 +1430,13 @@ func (x *ResizeVolumeRequest) GetRequest() *RequestInfo {
 		return x.Request
 	}
 	return nil
+}
+
+func (x *ResizeVolumeRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 // PromoteRequest asks for a new primary.
@@ -3105,13 +3113,14 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12.\n" +
 	"\arequest\x18\x03 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"*\n" +
 	"\x14DeleteVolumeResponse\x12\x12\n" +
-	"\x04note\x18\x01 \x01(\tR\x04note\"\x9b\x01\n" +
+	"\x04note\x18\x01 \x01(\tR\x04note\"\xb1\x01\n" +
 	"\x13ResizeVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12!\n" +
 	"\fallow_shrink\x18\x03 \x01(\bR\vallowShrink\x12.\n" +
-	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\"\xbd\x01\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\x05 \x01(\bR\x05local\"\xbd\x01\n" +
 	"\x0ePromoteRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +

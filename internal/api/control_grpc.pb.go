@@ -61,8 +61,8 @@ type VolumeServiceClient interface {
 	// Delete destroys a volume and its data. FAILED_PRECONDITION while clients
 	// are connected, unless forced.
 	Delete(ctx context.Context, in *DeleteVolumeRequest, opts ...grpc.CallOption) (*DeleteVolumeResponse, error)
-	// Resize changes a volume's size. FAILED_PRECONDITION if data would be cut
-	// off and that was not allowed.
+	// Resize changes a volume's size, while it is in use. FAILED_PRECONDITION if data
+	// would be cut off and that was not allowed, which it never is in a cluster.
 	Resize(ctx context.Context, in *ResizeVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	// Change changes a volume's policies, in a cluster. It answers when the new ones
 	// hold for everything that was acknowledged. FAILED_PRECONDITION if they cannot.
@@ -316,8 +316,8 @@ type VolumeServiceServer interface {
 	// Delete destroys a volume and its data. FAILED_PRECONDITION while clients
 	// are connected, unless forced.
 	Delete(context.Context, *DeleteVolumeRequest) (*DeleteVolumeResponse, error)
-	// Resize changes a volume's size. FAILED_PRECONDITION if data would be cut
-	// off and that was not allowed.
+	// Resize changes a volume's size, while it is in use. FAILED_PRECONDITION if data
+	// would be cut off and that was not allowed, which it never is in a cluster.
 	Resize(context.Context, *ResizeVolumeRequest) (*Volume, error)
 	// Change changes a volume's policies, in a cluster. It answers when the new ones
 	// hold for everything that was acknowledged. FAILED_PRECONDITION if they cannot.

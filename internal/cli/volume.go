@@ -65,7 +65,7 @@ func (a *app) volumeResizeCommand() *cobra.Command {
 		Use:   "resize VOLUME SIZE",
 		Short: "Changes a volume's size",
 		Long: `Changes a volume's size while it is in use. Clients see the new size when they
-connect again.`,
+connect again. A cluster's volume can only be made larger.`,
 		Args:              arguments(2, 2),
 		ValidArgsFunction: a.completeVolume,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -131,6 +131,8 @@ const (
 	ReplicaTrustCommit
 	ReplicaCopyUnlocked
 	ReplicaCopyAgain
+	ReplicaCopySmall
+	ReplicaMarkSmall
 	ReplicaOneLease
 	ReplicaNoLease
 	ReplicaLeaseLong
@@ -269,6 +271,8 @@ var table = [numIDs]Info{
 	{ReplicaTrustCommit, "replica/trust-commit", "What a replica has committed is taken for a part of the log, also after a recovery."},
 	{ReplicaCopyUnlocked, "replica/copy-unlocked", "Writes go on in a range that is read for a copy."},
 	{ReplicaCopyAgain, "replica/copy-again", "Pieces of a copy that were lost with a connection are not sent again."},
+	{ReplicaCopySmall, "replica/copy-small", "A replica that is copied is not told how large the volume is."},
+	{ReplicaMarkSmall, "replica/mark-small", "A generation does not begin by telling how large the volume is."},
 	{ReplicaOneLease, "replica/one-lease", "A lease from any one member is enough."},
 	{ReplicaNoLease, "replica/no-lease", "Reads are answered without a lease."},
 	{ReplicaLeaseLong, "replica/lease-long", "A lease is believed from when it was granted, not from when it was asked for."},

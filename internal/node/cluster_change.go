@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"blkd/internal/api"
+	"blkd/internal/units"
 	"blkd/metadata/metapb"
 	"blkd/replication"
 )
@@ -68,17 +69,42 @@ func reshape(shape *replication.Shape, req *api.ChangeVolumeRequest) {
 	}
 }
 
-// Resize implements api.VolumeService. It is refused: the size would have to change
-// at every replica by an entry of the log, so that a failover finds one size.
+// Resize implements api.VolumeService. The primary's log decides: by one entry, before
+// which nobody can write beyond the old end. Only then it is recorded, so that no
+// client sees a size that a failover could take back.
 func (s *clusterVolumes) Resize(ctx context.Context, req *api.ResizeVolumeRequest) (*api.Volume, error) {
+	ctx, cancel := within(ctx, replicaTime)
+	defer cancel()
 	v, err := s.look(ctx)
 	if err != nil {
 		return nil, err
 	}
 	r := v.volume(req.Name)
-	if r == nil {
+	switch {
+	case r == nil:
 		return nil, s.noVolume(req.Name)
+	case req.SizeBytes < r.SizeBytes:
+		return nil, s.node.refuse(codes.FailedPrecondition, "create a smaller volume and copy to it: blkctl volume create NAME SIZE",
+			"volume %s has %s: a cluster's volume cannot be made smaller", r.Name, units.Exact(r.SizeBytes))
+	case r.GetLayout().GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC:
+		return nil, s.node.refuse(codes.FailedPrecondition, "create a volume of the size that is wanted and copy to it: blkctl volume create NAME SIZE",
+			"volume %s is erasure-coded: its size cannot be changed yet", r.Name)
 	}
-	return nil, s.node.refuse(codes.FailedPrecondition, "create a volume of the size that is wanted and copy: blkctl volume create NAME SIZE",
-		"volume %s cannot be resized: this version cannot change the size of the replicas of a cluster's volume", r.Name)
+	record := &metapb.Command{Op: &metapb.Command_ResizeVolume{ResizeVolume: &metapb.ResizeVolume{Name: r.Name, SizeBytes: req.SizeBytes}}}
+	if _, err := s.pretend(ctx, req.Request, proto.CloneOf(record)); err != nil {
+		return nil, err // what the log has decided must not be refused
+	}
+	return s.atPrimary(ctx, r, req.Local,
+		func(ctx context.Context) error {
+			if err := s.replicas.Resize(ctx, r.Name, req.SizeBytes); err != nil {
+				return err
+			}
+			_, err := s.change(ctx, req.Request, record)
+			return err
+		},
+		func(ctx context.Context, n api.VolumeServiceClient) (*api.Volume, error) {
+			passed := proto.CloneOf(req)
+			passed.Local = true
+			return n.Resize(ctx, passed)
+		})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"blkd/internal/api"
@@ -250,6 +251,9 @@ func (s *clusterVolumes) atPrimary(ctx context.Context, r *metapb.Volume, local 
 			return nil, s.node.refuse(codes.Aborted, "try again; blkctl why "+r.Name, "%s does not serve volume %s now", s.node.cfg.NodeName, r.Name)
 		case ctx.Err() != nil:
 			return nil, s.node.refuse(codes.DeadlineExceeded, "blkctl history "+r.Name, "volume %s: it was not decided in time; it may be yet", r.Name)
+		}
+		if _, ready := status.FromError(err); ready {
+			return nil, err
 		}
 		return nil, s.node.refuse(codes.FailedPrecondition, "blkctl why "+r.Name, "volume %s: %v", r.Name, err)
 	case r.Primary == "" || local:

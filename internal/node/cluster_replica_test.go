@@ -210,6 +210,4 @@ func TestVolumeChanges(t *testing.T) {
 	wantError(t, err, codes.FailedPrecondition, "min-copies 4")
 	_, err = via.volumes.Change(brief(t), &api.ChangeVolumeRequest{Name: "w", MinCopies: 1})
 	wantError(t, err, codes.NotFound, "w")
-	_, err = via.volumes.Resize(brief(t), &api.ResizeVolumeRequest{Name: "v", SizeBytes: 1 << 30})
-	wantError(t, err, codes.FailedPrecondition, "v cannot be resized")
 }

@@ -126,7 +126,10 @@ func (e *exports) follow(r *metapb.Volume) {
 		v.dev = v.device()
 		e.volumes[r.Name] = v
 	}
-	v.size = r.SizeBytes
+	if v.size != r.SizeBytes {
+		v.size = r.SizeBytes
+		v.cut() // it knows the size of before
+	}
 	if v.generation != r.Generation || v.primary != r.Primary {
 		v.primary, v.generation = r.Primary, r.Generation
 		v.cut()

@@ -41,6 +41,16 @@ func (m *Manager) Change(ctx context.Context, volume string, change func(*replic
 	return r.volume.Change(ctx, change)
 }
 
+// Resize makes a volume that this node is primary of larger, and returns when that is
+// committed. Errors are as those of Evict.
+func (m *Manager) Resize(ctx context.Context, volume string, size int64) error {
+	r, err := m.served(volume)
+	if err != nil {
+		return err
+	}
+	return r.volume.Resize(ctx, size)
+}
+
 // leaveTime bounds the hand-over of a volume whose primary is to leave.
 const leaveTime = 5 * time.Second
 

@@ -249,6 +249,7 @@ func (r *replica) deliver() {
 // this node serves it: a later primary whose log does not reach it must not serve.
 func (r *replica) reportMarks() {
 	var marked replication.Mark
+	var grown growth
 	tick := r.m.cfg.Clock.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -259,6 +260,9 @@ func (r *replica) reportMarks() {
 		}
 		role, gen := r.volume.Role()
 		mark := replication.Mark{Generation: gen, Seq: r.store.Committed()}
+		if role == replication.Primary && grown.unrecorded(r) {
+			r.recordSize(grown.size)
+		}
 		if role != replication.Primary || mark == marked {
 			continue
 		}
@@ -271,6 +275,36 @@ func (r *replica) reportMarks() {
 			marked = mark
 		}
 	}
+}
+
+// growth is a size of the volume and an entry of the log behind the one that made it.
+type growth struct {
+	size int64
+	seq  replication.Seq
+}
+
+// unrecorded tells whether the volume has been larger than the quorum has recorded
+// since the last call, and that is committed: whoever resized it could not record it.
+func (g *growth) unrecorded(r *replica) bool {
+	r.mu.Lock()
+	recorded := r.latest.GetSizeBytes()
+	r.mu.Unlock()
+	size := r.store.Size()
+	known := g.size == size && size > recorded && r.store.Committed() >= g.seq
+	if g.size != size {
+		g.size = size
+		_, g.seq = r.store.Last()
+	}
+	return known
+}
+
+// recordSize tells the quorum what the log has decided.
+func (r *replica) recordSize(size int64) {
+	ctx, cancel := context.WithTimeout(r.ctx, lookEvery)
+	defer cancel()
+	_, err := r.m.cfg.Cluster.Do(ctx, &metapb.Command{Reason: "its log says so",
+		Op: &metapb.Command_ResizeVolume{ResizeVolume: &metapb.ResizeVolume{Name: r.name, SizeBytes: size}}})
+	r.log.Debug("told the quorum the volume's size", "bytes", size, "err", err)
 }
 
 // follow serves the volume while this node is its primary.
