@@ -84,6 +84,17 @@ func (l *ringLog) read(p []byte, pos uint64) error {
 	return err
 }
 
+// forget takes the log between two positions out of memory; the page cache keeps it.
+// What is mapped is then what is not poured, not all that was ever written.
+func (l *ringLog) forget(from, to uint64) {
+	for from < to {
+		page := l.offset(from) / BlockSize * BlockSize
+		n := min(int64(to-from), l.lapLeft(from))
+		l.f.Forget(page, l.offset(from)+n-page)
+		from += uint64(n)
+	}
+}
+
 // createLog makes the file and fills it with zeros.
 func createLog(fs env.FS, name string, size int64) error {
 	f, err := fs.Open(name, openCreate)
@@ -237,7 +248,7 @@ const lookAhead = 64 << 20
 // scanner's position tells. If it is beyond that position, the log does not end
 // there by a crash: a record that was flushed is damaged.
 func (s *scanner) laterDurable() (uint64, error) {
-	const window = 1 << 20
+	const window = 128 << 10
 	var magic [4]byte
 	le.PutUint32(magic[:], recMagic)
 	limit := min(s.super.replayFrom+uint64(s.log.size), s.pos+lookAhead)

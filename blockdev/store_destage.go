@@ -31,7 +31,8 @@ func (s *Store) Destage() error {
 	}
 	s.pouring = false
 	s.setFull(false)
-	s.log.tail.Store(s.round.pos) // the checkpoint has drained the readers
+	old := s.log.tail.Swap(s.round.pos) // the checkpoint has drained the readers
+	s.log.forget(old, s.round.pos)
 	s.wakeAppenders()
 	return nil
 }

@@ -56,6 +56,7 @@ func (s *Store) recover() error {
 		return err
 	}
 	s.log.incarnation = sb.incarnation
+	s.log.forget(sb.replayFrom, sb.replayFrom+uint64(s.log.size))
 	s.log.head, s.log.padded = end, end/BlockSize*BlockSize
 	s.log.written.Store(end)
 	s.durable.Store(end)
@@ -144,9 +145,11 @@ func (s *Store) scanLog() (kept []*scanned, end uint64, rec Recovery, err error)
 		rec.BadBlock += len(r.bad)
 	}
 	sc.pos = end
-	later, err := sc.laterDurable()
-	if err != nil {
-		return nil, 0, rec, err
+	later := uint64(0)
+	if !sb.clean { // else nothing was logged since it was poured
+		if later, err = sc.laterDurable(); err != nil {
+			return nil, 0, rec, err
+		}
 	}
 	if durable := max(later, sc.durable); end < durable {
 		return nil, 0, rec, fmt.Errorf("%s: it ends at %d, flushed up to %d: %w", s.file(logFile), end, durable, errLogDamaged)
@@ -160,7 +163,7 @@ func (s *Store) scanLog() (kept []*scanned, end uint64, rec Recovery, err error)
 // cache still holds what it could not write, but as clean: recovery finds it, and
 // its own sync would pass it over.
 func (s *Store) rewrite(entries []*scanned, from, end uint64) error {
-	if mutant.On(mutant.StoreTrustCache) {
+	if from >= end || mutant.On(mutant.StoreTrustCache) {
 		return nil
 	}
 	buf := make([]byte, recMaxBlocks*BlockSize)

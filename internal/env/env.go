@@ -42,6 +42,10 @@ type File interface {
 	// it returns, and errors are errors, as before; but a write under way may
 	// be torn anywhere, also inside a sector.
 	Map(size int64) error
+	// Forget takes [off, off+n) of a mapped file out of this process's memory
+	// until it is used again. The page cache keeps what it holds; without a
+	// mapping nothing happens. It is safe at any time before Close.
+	Forget(off, n int64)
 	// Sync makes contents and size durable (fdatasync). After an error the
 	// state of what was written before is unknown: never retry.
 	Sync() error

@@ -3,8 +3,10 @@ package env_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -54,4 +56,49 @@ func TestMap(t *testing.T) {
 	if err := mapped.WritevAt([][]byte{want[:10]}, 512<<10); !errors.Is(err, syscall.EIO) {
 		t.Fatalf("write to a page that is gone: %v", err)
 	}
+}
+
+// TestForget checks that a mapped file leaves this process's memory, and that
+// nothing is lost by it.
+func TestForget(t *testing.T) {
+	const size = 32 << 20
+	f, err := env.OS{}.Open(filepath.Join(t.TempDir(), "f"), os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.Forget(0, size) // not mapped yet: nothing happens
+	if err := errors.Join(f.Truncate(size), f.Map(size)); err != nil {
+		t.Fatal(err)
+	}
+	want, got := bytes.Repeat([]byte("0123456789abcdef"), size/16), make([]byte, size)
+	if _, err := f.WriteAt(want, 0); err != nil {
+		t.Fatal(err)
+	}
+	before := mappedMemory(t)
+	f.Forget(0, size)
+	if freed := before - mappedMemory(t); freed < size/2 {
+		t.Errorf("%d bytes less of files are in memory, of %d forgotten", freed, size)
+	}
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("what was forgotten is not what was written: %v", err)
+	}
+}
+
+// mappedMemory is how many bytes of files this process has in memory.
+func mappedMemory(t *testing.T) (n int64) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "RssFile: %d kB", &kib); err == nil {
+			n += kib << 10
+		}
+		if _, err := fmt.Sscanf(line, "RssShmem: %d kB", &kib); err == nil { // a tmpfs
+			n += kib << 10
+		}
+	}
+	return n
 }

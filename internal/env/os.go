@@ -225,6 +225,13 @@ func (o *osFile) Map(size int64) error {
 	return o.wrap("map", 0, unix.Fadvise(o.fd, 0, 0, unix.FADV_RANDOM))
 }
 
+// Forget implements File by madvise(2).
+func (o *osFile) Forget(off, n int64) {
+	if o.mem != nil && n > 0 {
+		unix.Madvise(o.mem[off:off+n], unix.MADV_DONTNEED) //nolint:errcheck // it saves memory, nothing else
+	}
+}
+
 // aheadBytes is the step in which a mapped file is read ahead when it is written
 // or read in order, so that a page that is not in memory need not be waited for.
 const aheadBytes = 2 << 20
