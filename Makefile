@@ -51,6 +51,7 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory cluster
 	$(MAKE) --no-print-directory failover-short
+	deploy/test/drill.sh handover kill-primary --max-stall 1m
 	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null; then \
 		$(MAKE) --no-print-directory failover-partition-short; \
 	else \
@@ -149,6 +150,10 @@ failover-partition-short: build ## the same in half a minute
 	@mkdir -p out
 	$(GO) build -tags mutants -o out/blkd-mutants ./cmd/blkd
 	$(GO) run ./deploy/test/failoverpartition -blkd out/blkd-mutants -hold 2s -only alone -mutant replica/no-lease
+
+.PHONY: drill
+drill: build ## blkctl check and all drills on a cluster of blkctl dev
+	deploy/test/drill.sh all
 
 .PHONY: bench
 bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers

@@ -50,9 +50,10 @@ var mayImport = map[string][]string{
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
 	},
-	"internal/cli": {"fio", "internal/demo", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
+	"internal/cli": {"fio", "internal/demo", "internal/drill", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
 
-	"internal/demo": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
+	"internal/drill": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb"},
+	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device
 	"replication":     {"blockdev", "fencing", "internal/crc32c", "internal/env", "internal/mutant", "internal/socket"},

@@ -105,7 +105,7 @@ counts more.`,
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(a.statusCommand(), a.whyCommand(), a.volumeCommand(), a.promoteCommand(), a.primaryCommand(), a.secondaryCommand(),
 		a.replicaCommand(), a.branchCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
-		a.nodeCommand(), a.clusterCommand(), a.pkiCommand(), a.benchCommand(),
+		a.nodeCommand(), a.clusterCommand(), a.pkiCommand(), a.benchCommand(), a.checkCommand(), a.drillCommand(),
 		a.demoCommand(), a.devCommand(), a.versionCommand())
 	return root
 }

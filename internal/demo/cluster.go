@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"blkd/internal/api"
+	"blkd/internal/drill"
 	"blkd/metadata/metapb"
 	"blkd/nbd"
 )
@@ -128,7 +129,10 @@ func (c *cluster) start(n *node) error {
 	var err error
 	n.process, err = c.starter.launch(n.logFile(), c.blkd, "--cluster", strings.Join(founders, ","), "--node-name", n.name,
 		"--data-dir", filepath.Join(n.dir, "data"), "--nbd", n.nbd, "--log-format", "json")
-	return err
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(n.dir, drill.PidFile), fmt.Appendln(nil, n.process.cmd.Process.Pid), 0o644)
 }
 
 // startAll starts every node and waits until all of them know that all are up.

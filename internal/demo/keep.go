@@ -60,7 +60,7 @@ func Keep(ctx context.Context, blkd string, cfg Cluster, out io.Writer) error {
 		return said(err)
 	}
 	fmt.Fprintf(out, "%d blkd processes on loopback; their data is in %s (%s)\n\n", cfg.Nodes, dir, note)
-	c.describe(out, cfg)
+	c.describe(out, dir, cfg)
 	err = c.keep(ctx, out)
 	if cfg.Dir != "" {
 		c.stopAll()
@@ -69,7 +69,7 @@ func Keep(ctx context.Context, blkd string, cfg Cluster, out io.Writer) error {
 }
 
 // describe tells what there is and how to use it.
-func (c *cluster) describe(out io.Writer, cfg Cluster) {
+func (c *cluster) describe(out io.Writer, dir string, cfg Cluster) {
 	for _, n := range c.nodes {
 		fmt.Fprintf(out, "  %s  process %d  %s\n", n.name, n.process.cmd.Process.Pid, n.uri(cfg.Volume))
 	}
@@ -81,9 +81,10 @@ In another terminal:
   blkctl promote %s
   fio --name=t --ioengine=nbd --uri=%s --rw=randwrite --bs=4k --iodepth=16 --time_based --runtime=60
   nbdcopy image.raw %s
+  blkctl drill all --dev %s
 
 Volume %s is %s. A node that you kill is started again %s later. Ctrl-C ends all of it.
-`, c.list(), cfg.Volume, last.uri(cfg.Volume), last.uri(cfg.Volume), cfg.Volume, units.Size(cfg.Size), roughly(restartAfter))
+`, c.list(), cfg.Volume, last.uri(cfg.Volume), last.uri(cfg.Volume), dir, cfg.Volume, units.Size(cfg.Size), roughly(restartAfter))
 }
 
 // keep starts nodes again that have ended, until ctx ends.

@@ -34,6 +34,8 @@ type CrowdConfig struct {
 	Shared bool
 	// Pause is between an answer and the next request in its place.
 	Pause time.Duration
+	// Acknowledged is told of each acknowledged write, by any goroutine. It may be nil.
+	Acknowledged func(client int, sent time.Time)
 }
 
 // Connection is a device that a client has for itself.
@@ -259,6 +261,9 @@ func (c *Crowd) write(client int, dev blockdev.Device, block int64, p []byte) er
 		return err
 	}
 	c.seen.Written(o)
+	if c.cfg.Acknowledged != nil {
+		c.cfg.Acknowledged(client, sent)
+	}
 	m := c.members[client]
 	m.acks.Add(1)
 	for {
