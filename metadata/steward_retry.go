@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"maps"
 	"time"
 
 	"blkd/internal/mutant"
@@ -43,9 +44,5 @@ func (r *retries) worked(key string) { delete(r.tried, key) }
 
 // forget drops what has not been tried for long.
 func (r *retries) forget(now time.Duration, c StewardConfig) {
-	for key, a := range r.tried {
-		if now-a.next > 2*c.RetryMax {
-			delete(r.tried, key)
-		}
-	}
+	maps.DeleteFunc(r.tried, func(_ string, a *attempt) bool { return now-a.next > 2*c.RetryMax })
 }

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"blkd/blockdev"
@@ -187,11 +188,7 @@ func (c *Core) copyOn() {
 	if p == nil || !p.ready || !p.up {
 		return
 	}
-	for n := range j.pieces {
-		if n <= j.held {
-			delete(j.pieces, n)
-		}
-	}
+	maps.DeleteFunc(j.pieces, func(n uint64, _ piece) bool { return n <= j.held })
 	for !j.reading && j.sent < j.held+c.lim.Copies && (j.end == 0 || j.sent < j.end) {
 		if !c.copyPiece(p, j) {
 			return
