@@ -32,7 +32,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## static binaries: bin/blkd, bin/blkctl
+build: ## static binaries: bin/blkd, bin/blkctl, bin/blksim
 	$(GO) build -trimpath -tags $(TAGS) -gcflags '$(GCFLAGS)' -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: size
@@ -98,10 +98,21 @@ crash-metadata: SEEDS = 10000
 crash-metadata: ## the quorum's crash test with SEEDS (10000) seeds
 	$(GO) test -run '^TestCoreCrash$$' -timeout 60m -v ./metadata -crash.seeds=$(SEEDS)
 
+.PHONY: sim
+sim: SEEDS = 1000
+sim: ## simulated clusters with SEEDS (1000) seeds; what fails is cut down and kept
+	$(GO) run ./cmd/blksim run --seeds $(SEEDS) --keep internal/sim/testdata/seeds
+
+.PHONY: soak
+soak: TIME = 4h
+soak: ## simulated clusters for TIME (4h), from a seed that the date decides
+	$(GO) build -o out/blksim ./cmd/blksim
+	nice -n 15 out/blksim run --first $$(date +%Y%m%d)000000 --seeds 1000000000 --time $(TIME) --keep internal/sim/testdata/seeds
+
 .PHONY: mutants
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
 	$(GO) test -tags mutants -timeout 10m ./internal/mutant
-	$(GO) test -tags mutants -run 'Mutants$$' -timeout 30m -v ./blockdev ./fencing ./metadata ./replication ./internal/node
+	$(GO) test -tags mutants -run 'Mutants$$' -timeout 30m -v ./blockdev ./fencing ./metadata ./internal/sim ./internal/node
 
 .PHONY: cluster-kill
 cluster-kill: build ## kill -9 the leader of the metadata quorum KILLS (50) times under changes

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -286,7 +287,7 @@ func TestVolumeHandoverUnderLoad(t *testing.T) {
 			buf := make([]byte, blockSize)
 			for n := uint64(1); ; n++ {
 				block := w + 4*int64(n%(blocks/4))
-				putTag(buf, n)
+				binary.LittleEndian.PutUint64(buf, n)
 				for {
 					err := blockdev.WriteAt(c.anyPrimary(), buf, block*blockSize, 0)
 					if err == nil {
@@ -332,7 +333,7 @@ func TestVolumeHandoverUnderLoad(t *testing.T) {
 		if err := blockdev.ReadAt(dev, buf, block*blockSize); err != nil {
 			t.Fatal(err)
 		}
-		if got := tagOf(buf); got < n {
+		if got := binary.LittleEndian.Uint64(buf); got < n {
 			t.Errorf("block %d has version %d, %d was acknowledged", block, got, n)
 		}
 	}

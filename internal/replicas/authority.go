@@ -16,9 +16,9 @@ const askAgain = 100 * time.Millisecond
 // Propose implements replication.Authority. Every attempt carries the same
 // request id, so that the answer is that of the first one that was applied.
 func (r *replica) Propose(ctx context.Context, p replication.Proposal) error {
-	command := commandOf(r.name, &p)
+	command := CommandOf(r.name, &p)
 	if c := command.GetSetMembers(); c != nil {
-		r.m.cfg.Cluster.Local(func(s *metadata.State) { c.Copies = copiesAfter(s.Volume(r.name), c.Members) })
+		r.m.cfg.Cluster.Local(func(s *metadata.State) { c.Copies = CopiesAfter(s.Volume(r.name), c.Members) })
 	}
 	command.Request = make([]byte, 16)
 	rand.Read(command.Request) // never fails
@@ -40,7 +40,7 @@ func (r *replica) Propose(ctx context.Context, p replication.Proposal) error {
 // the state that this node follows may come later.
 func (r *replica) decided(p *replication.Proposal, result *metapb.Result) error {
 	if v := result.Volume; v != nil && v.Id == r.id {
-		r.volume.Record(recordOf(v))
+		r.volume.Record(RecordOf(v))
 	}
 	if result.Code != metapb.Code_CODE_OK {
 		r.log.Info("the quorum refused a change", "asked", p.Why, "text", result.Text)

@@ -5,8 +5,8 @@ import (
 	"blkd/replication"
 )
 
-// recordOf is what the quorum recorded about a volume, in replication's words.
-func recordOf(v *metapb.Volume) *replication.Record {
+// RecordOf is what the quorum recorded about a volume, in replication's words.
+func RecordOf(v *metapb.Volume) *replication.Record {
 	r := &replication.Record{
 		Lineage: v.Lineage, Generation: replication.Generation(v.Generation), Number: v.Number,
 		Primary: replication.NodeID(v.Primary), PrimaryIncarnation: replication.Incarnation(v.PrimaryIncarnation),
@@ -52,8 +52,8 @@ func membersOf(members []replication.Member) []*metapb.Member {
 	return list
 }
 
-// commandOf is a proposal as the quorum takes it.
-func commandOf(volume string, p *replication.Proposal) *metapb.Command {
+// CommandOf is a proposal as the quorum takes it.
+func CommandOf(volume string, p *replication.Proposal) *metapb.Command {
 	c := &metapb.Command{Reason: p.Why}
 	generation := uint64(p.Generation)
 	switch {
@@ -84,10 +84,10 @@ func commandOf(volume string, p *replication.Proposal) *metapb.Command {
 	return c
 }
 
-// copiesAfter is how many copies a mirror wants when its list has changed: one less
+// CopiesAfter is how many copies a mirror wants when its list has changed: one less
 // for every replica that is gone, if it had no more than it wanted. 0: as many as
 // before.
-func copiesAfter(v *metapb.Volume, members []*metapb.Member) int32 {
+func CopiesAfter(v *metapb.Volume, members []*metapb.Member) int32 {
 	if v == nil || len(members) >= len(v.Members) || len(members) >= int(v.GetLayout().GetCopies()) {
 		return 0
 	}

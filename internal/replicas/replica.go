@@ -239,7 +239,7 @@ func (r *replica) deliver() {
 		r.mu.Lock()
 		v := r.latest
 		r.mu.Unlock()
-		r.volume.Record(recordOf(v))
+		r.volume.Record(RecordOf(v))
 		r.leave(v)
 		r.disagree(v)
 	}

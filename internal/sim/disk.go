@@ -1,0 +1,388 @@
+package sim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"blkd/blockdev"
+	"blkd/replication"
+)
+
+// volumeBlocks is the size of the volume at first; it grows up to mostBlocks.
+const (
+	volumeBlocks = 64
+	mostBlocks   = 2*volumeBlocks + 1
+)
+
+const blockSize = blockdev.BlockSize
+
+// disk is a replica and its promise on a disk that can forget what was not synced,
+// fail, and rot. Of a block's content it keeps the first eight bytes, its tag.
+type disk struct {
+	content
+	synced  content // what survives power loss
+	retain  int     // entries kept behind the commit point
+	keep    replication.Seq
+	size    int64 // bytes
+	lineage uint64
+	prom    replication.Generation
+	rot     [mostBlocks]bool // blocks that fail their check, until they are written
+
+	broken bool // the next write or sync fails
+	cuts   int  // so often was the log cut, or begun anew
+
+	imports, rejoins int
+
+	onAppend func(prev replication.Generation, e *blockdev.Entry)
+	onCommit func(e *blockdev.Entry)
+}
+
+// content is what a disk holds. A copy of it stays as it is: slices are replaced,
+// or only grow.
+type content struct {
+	baseGen    replication.Generation
+	baseSeq    replication.Seq // before log[0]
+	log        []blockdev.Entry
+	commit     replication.Seq
+	image      [mostBlocks]uint64 // committed tags
+	incomplete bool
+	base       replication.Seq // incomplete: up to here the content is good
+	baseOf     replication.Generation
+	copied     replication.Seq // effects of entries up to here were imported
+	floor      replication.Seq // changes before are not known
+	changed    [mostBlocks]replication.Seq
+	reigns     []reign // also of entries that are not kept
+}
+
+// reign is where a generation's entries begin.
+type reign struct {
+	gen   replication.Generation
+	first replication.Seq
+}
+
+var errDisk = errors.New("input/output error")
+
+func newDisk() *disk { return &disk{retain: 1 << 30, size: volumeBlocks * blockSize} }
+
+// empty makes a store anew, as a node does that has none; the promise stays.
+func (d *disk) empty() {
+	d.cuts++
+	d.keep, d.size, d.content = 0, volumeBlocks*blockSize, content{}
+	d.rot = [mostBlocks]bool{}
+	d.synced = d.content
+}
+
+// fails tells, once, that the disk does what it does to a broken one.
+func (d *disk) fails() error {
+	if d.broken {
+		d.broken = false
+		return errDisk
+	}
+	return nil
+}
+
+// Promised implements replication.Gate.
+func (d *disk) Promised() (uint64, replication.Generation) { return d.lineage, d.prom }
+
+// Promise implements replication.Gate.
+func (d *disk) Promise(lineage uint64, g replication.Generation) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	d.lineage, d.prom = lineage, g
+	return nil
+}
+
+// Last implements replication.Replica, like the methods below.
+func (d *disk) Last() (replication.Generation, replication.Seq) { return d.end() }
+
+func (c *content) end() (replication.Generation, replication.Seq) {
+	if n := len(c.log); n > 0 {
+		return c.log[n-1].Gen, c.log[n-1].Seq
+	}
+	return c.baseGen, c.baseSeq
+}
+
+func (c *content) last() replication.Seq { return c.baseSeq + replication.Seq(len(c.log)) }
+
+// Committed is the commit point.
+func (d *disk) Committed() replication.Seq { return d.commit }
+
+// GenAt is the generation of an entry, also of one that is not kept.
+func (d *disk) GenAt(seq replication.Seq) (replication.Generation, bool) {
+	switch {
+	case seq == d.baseSeq:
+		return d.baseGen, true
+	case seq > d.last():
+		return 0, false
+	case seq < d.baseSeq:
+		for _, r := range slices.Backward(d.reigns) {
+			if r.first <= seq {
+				return r.gen, true
+			}
+		}
+		return 0, false
+	}
+	return d.log[seq-d.baseSeq-1].Gen, true
+}
+
+// ReadLog returns what is kept after an entry.
+func (d *disk) ReadLog(after replication.Seq, maxBytes int) ([]blockdev.Entry, error) {
+	if after < d.baseSeq {
+		return nil, fmt.Errorf("entries after %d are trimmed, the log begins after %d", after, d.baseSeq)
+	}
+	rest := d.log[min(int(after-d.baseSeq), len(d.log)):]
+	for n := range rest {
+		if maxBytes -= 64 + len(rest[n].Data); n > 0 && maxBytes < 0 {
+			rest = rest[:n]
+			break
+		}
+	}
+	return slices.Clone(rest), nil
+}
+
+// Append appends.
+func (d *disk) Append(entries []blockdev.Entry) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	for i := range entries {
+		e := &entries[i]
+		gen, seq := d.end()
+		if e.Seq != seq+1 || e.Gen < gen {
+			return fmt.Errorf("entry (%d, %d) after (%d, %d)", e.Gen, e.Seq, gen, seq)
+		}
+		if e.Kind == blockdev.EntryMark {
+			d.size = max(d.size, e.Off)
+		} else if e.Off+e.Len > d.size {
+			return fmt.Errorf("entry (%d, %d) covers %d bytes at %d of %d", e.Gen, e.Seq, e.Len, e.Off, d.size)
+		}
+		d.push(*e)
+		if d.onAppend != nil {
+			d.onAppend(gen, e)
+		}
+	}
+	return nil
+}
+
+func (c *content) push(e blockdev.Entry) {
+	if gen, _ := c.end(); e.Gen != gen {
+		c.reigns = append(c.reigns, reign{e.Gen, e.Seq})
+	}
+	c.log = append(c.log, e)
+}
+
+// Commit moves the commit point.
+func (d *disk) Commit(seq replication.Seq) error {
+	for last := d.last(); d.commit < min(seq, last); {
+		d.commit++
+		e := &d.log[d.commit-d.baseSeq-1]
+		if d.onCommit != nil {
+			d.onCommit(e)
+		}
+		each(e, func(block int64, tag uint64) {
+			d.rot[block], d.changed[block], d.image[block] = false, e.Seq, tag
+		})
+	}
+	if n := int(min(d.commit, d.keep)) - int(d.baseSeq) - d.retain; n > 0 {
+		d.baseGen, d.baseSeq = d.log[n-1].Gen, d.log[n-1].Seq
+		d.log = slices.Clone(d.log[n:])
+	}
+	return nil
+}
+
+// each calls f for each block of an entry, with the tag that it gets.
+func each(e *blockdev.Entry, f func(block int64, tag uint64)) {
+	if e.Kind == blockdev.EntryMark {
+		return
+	}
+	for off := int64(0); off < e.Len; off += blockSize {
+		tag := uint64(0)
+		if e.Kind == blockdev.EntryWrite {
+			tag = tagOf(e.Data[off:])
+		}
+		f((e.Off+off)/blockSize, tag)
+	}
+}
+
+// Keep protects a part of the log.
+func (d *disk) Keep(after replication.Seq) { d.keep = max(d.keep, after) }
+
+// Truncate cuts the end off the log.
+func (d *disk) Truncate(seq replication.Seq) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	if seq < d.commit {
+		return fmt.Errorf("truncate to %d below the commit point %d", seq, d.commit)
+	}
+	d.log = slices.Clone(d.log[:seq-d.baseSeq])
+	n := len(d.reigns)
+	for n > 0 && d.reigns[n-1].first > seq {
+		n--
+	}
+	d.reigns = slices.Clone(d.reigns[:n])
+	d.settle()
+	return nil
+}
+
+// settle makes a change of the log durable that does not wait for a sync.
+func (d *disk) settle() {
+	d.cuts++
+	d.synced = d.content
+}
+
+// Import puts a part of a copy under the log.
+func (d *disk) Import(off, n int64, data []byte) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
+	_, d.copied = d.end()
+	for o := int64(0); o < n; o += blockSize {
+		b := (off + o) / blockSize
+		d.changed[b], d.image[b] = d.copied, 0
+		if data != nil {
+			d.image[b] = tagOf(data[o:])
+		}
+	}
+	d.imports++
+	return nil
+}
+
+// Reset empties the replica.
+func (d *disk) Reset(gen replication.Generation, seq replication.Seq) error {
+	d.rot = [mostBlocks]bool{}
+	d.content = content{baseGen: gen, baseSeq: seq, commit: seq, incomplete: true, floor: seq}
+	d.settle()
+	return nil
+}
+
+// Complete ends a copy.
+func (d *disk) Complete() error {
+	d.incomplete = false
+	d.settle()
+	return nil
+}
+
+// Size is the volume's length in bytes, as far as is known here.
+func (d *disk) Size() int64 { return d.size }
+
+// Resize makes the volume larger.
+func (d *disk) Resize(size int64) error {
+	d.size = size
+	return d.fails()
+}
+
+// Incomplete tells whether a copy is under way.
+func (d *disk) Incomplete() bool { return d.incomplete }
+
+// Base is the entry up to which the content is good.
+func (d *disk) Base() (replication.Generation, replication.Seq, bool) {
+	if d.incomplete {
+		return d.baseOf, d.base, d.base > 0
+	}
+	gen, known := d.GenAt(d.commit)
+	return gen, d.commit, known && d.commit >= d.copied
+}
+
+// Rejoin begins a copy of what has changed after Base.
+func (d *disk) Rejoin(gen replication.Generation, seq replication.Seq) error {
+	baseOf, base, ok := d.Base()
+	if !ok || seq < base {
+		return errors.New("no base to rejoin from")
+	}
+	d.rejoins++
+	d.log, d.reigns = nil, nil
+	d.baseGen, d.baseSeq, d.commit, d.copied = gen, seq, seq, 0
+	d.incomplete, d.base, d.baseOf = true, base, baseOf
+	d.settle()
+	return nil
+}
+
+// NextChange finds what entries after since have changed.
+func (d *disk) NextChange(since replication.Seq, off int64) (int64, int64, error) {
+	if since < d.floor || d.incomplete {
+		return 0, 0, fmt.Errorf("changes are known from %d on", d.floor)
+	}
+	return run(off, func(b int64) bool { return d.changed[b] > since })
+}
+
+// NextData finds what is allocated.
+func (d *disk) NextData(off int64) (int64, int64, error) {
+	return run(off, func(b int64) bool { return d.image[b] != 0 })
+}
+
+// run finds the first run of blocks at or after off of which is holds.
+func run(off int64, is func(block int64) bool) (start, n int64, err error) {
+	b := off / blockSize
+	for b < mostBlocks && !is(b) {
+		b++
+	}
+	from := b
+	for b < mostBlocks && is(b) {
+		b++
+	}
+	return from * blockSize, (b - from) * blockSize, nil
+}
+
+// Digest sums up tags.
+func (d *disk) Digest(off, n int64) (sum uint64, err error) {
+	for b := off / blockSize; b < (off+n)/blockSize; b++ {
+		sum = (sum ^ d.image[b]) * 1099511628211
+	}
+	return sum, nil
+}
+
+// durable is up to where the log survives power loss.
+func (d *disk) durable() replication.Seq { return min(d.synced.last(), d.last()) }
+
+// holds tells whether an entry is in the log or the image.
+func (d *disk) holds(gen replication.Generation, seq replication.Seq) bool {
+	if d.incomplete || seq > d.last() {
+		return false
+	}
+	g, ok := d.GenAt(seq)
+	return !ok || g == gen
+}
+
+// losePower takes what was not synced; of the end of the log, any part may have
+// reached the disk.
+func (d *disk) losePower(rnd *rand.Rand) {
+	lost := d.content
+	d.content = d.synced
+	if d.incomplete || lost.incomplete {
+		return
+	}
+	more := int(lost.last()) - int(d.last())
+	if at := int(d.last()) - int(lost.baseSeq); more > 0 && at >= 0 {
+		for _, e := range lost.log[at : at+rnd.IntN(more+1)] {
+			d.content = d.content.grown(e)
+		}
+	}
+	d.synced = d.content
+}
+
+// grown is a content with one more entry, whose memory is its own.
+func (c content) grown(e blockdev.Entry) content {
+	c.log, c.reigns = slices.Clip(c.log), slices.Clip(c.reigns)
+	c.push(e)
+	return c
+}
+
+// read fills p with the tags of the blocks from off.
+func (d *disk) read(p []byte, off int64) error {
+	for o := int64(0); o < int64(len(p)); o += blockSize {
+		if d.rot[(off+o)/blockSize] {
+			return &blockdev.ChecksumError{Volume: volumeName, Off: off + o}
+		}
+		putTag(p[o:], d.image[(off+o)/blockSize])
+	}
+	return nil
+}
+
+func tagOf(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+func putTag(b []byte, tag uint64) { binary.LittleEndian.PutUint64(b, tag) }

@@ -1,0 +1,63 @@
+//go:build mutants
+
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"blkd/internal/mutant"
+)
+
+var (
+	onlyMutant  = flag.String("mutant", "", "plant only the bugs whose names contain this")
+	mutantSeeds = flag.Uint64("mutant.seeds", 2000, "seeds within which the simulation has to find a bug")
+	mutantTable = flag.String("mutant.table", "", "write the table of what found each bug into this file")
+)
+
+// TestReplicaMutants plants each bug of the core in turn: a scenario, or the
+// simulation within 2,000 seeds, has to find it.
+func TestReplicaMutants(t *testing.T) {
+	var table strings.Builder
+	for _, m := range mutant.All() {
+		if !strings.HasPrefix(m.Name, "replica/") || !strings.Contains(m.Name, *onlyMutant) {
+			continue
+		}
+		begun := time.Now()
+		mutant.Set(m.ID, true)
+		v, by, seeds := hunt(*mutantSeeds)
+		mutant.Set(m.ID, false)
+		if v == nil {
+			t.Errorf("%-26s survived %d seeds: %s", m.Name, *mutantSeeds, m.Text)
+			continue
+		}
+		t.Logf("%-26s %-9s %5d seeds %6.2f s  %s: %.100s", m.Name, v.Rule, seeds, time.Since(begun).Seconds(), by, v.Text)
+		fmt.Fprintf(&table, "| `%s` | %s | %s | %d |\n", m.Name, v.Rule, by, seeds)
+	}
+	if *mutantTable != "" {
+		if err := os.WriteFile(*mutantTable, []byte(table.String()), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hunt tells which rule was broken, in what, and after how many seeds.
+func hunt(seeds uint64) (v *Violation, by string, ran uint64) {
+	for seed := uint64(1); seed <= 3; seed++ {
+		for i := range scenarios {
+			if r := scenarios[i].run(seed, nil); r.Violation != nil {
+				return r.Violation, "“" + scenarios[i].name + "”", seed
+			}
+		}
+	}
+	for seed := uint64(1); seed <= seeds; seed++ {
+		if r := Run(Plan(seed), nil); r.Violation != nil {
+			return r.Violation, "seeds", seed
+		}
+	}
+	return nil, "", seeds
+}

@@ -1,0 +1,482 @@
+package sim
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"blkd/internal/replicas"
+	"blkd/metadata"
+	"blkd/metadata/metapb"
+	"blkd/replication"
+)
+
+const volumeName = "v"
+
+// quorum is the metadata: one log of commands, which is decided while a majority of
+// voters is awake and reachable, the state that they make, and the leader's steward.
+type quorum struct {
+	state   *metadata.State
+	index   uint64
+	rec     *replication.Record // of the newest state
+	voters  []*node
+	leader  *node // nil: none
+	steward *metadata.Steward
+	elected instant // when a leader may be elected next
+}
+
+// identity is what a node's disk and machine know of its last run.
+type identity struct {
+	diskID   uint64
+	previous replication.Incarnation
+	booted   int // boot, of that run
+	boot     int // how often its machine has been switched on
+	clean    bool
+	ioError  bool
+	old      bool // the disk is one of an earlier time
+}
+
+// found founds the cluster and makes the volume.
+func (s *sim) found() {
+	s.state = metadata.NewState()
+	if s.external || len(s.nodes) == 1 {
+		s.voters = s.nodes[len(s.nodes)-1:]
+	} else {
+		s.voters = s.nodes[:min(len(s.nodes), 3+2*(len(s.nodes)/5))]
+	}
+	found := &metapb.FoundCluster{Cluster: 7}
+	for _, n := range s.nodes {
+		n.diskID = uint64(100 + n.id)
+		found.Founders = append(found.Founders, &metapb.Founder{Name: string(n.name), Id: uint64(n.id + 1),
+			Address: string(n.name) + ":1", Disk: n.diskID, Voter: slices.Contains(s.voters, n)})
+	}
+	s.must(&metapb.Command{Op: &metapb.Command_FoundCluster{FoundCluster: found}})
+	for _, n := range s.nodes {
+		s.must(s.registration(n))
+		n.previous = n.inc
+	}
+	create := &metapb.CreateVolume{Name: volumeName, SizeBytes: volumeBlocks * blockSize, MinCopies: int32(s.shape.MinCopies),
+		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(s.replicas)},
+		Ack:    metapb.AckPolicy_ACK_POLICY_ALL, Durability: metapb.Durability_DURABILITY_FLUSH}
+	if s.shape.Policy == replication.AckMajority {
+		create.Ack = metapb.AckPolicy_ACK_POLICY_MAJORITY
+	}
+	if s.shape.Durability == replication.DurableWrite {
+		create.Durability = metapb.Durability_DURABILITY_WRITE
+	}
+	for _, n := range s.nodes[:s.replicas] {
+		create.Nodes = append(create.Nodes, string(n.name))
+	}
+	s.must(&metapb.Command{Op: &metapb.Command_CreateVolume{CreateVolume: create}})
+	s.must(s.attach("c1", false))
+	s.lead(s.voters[0])
+}
+
+// must decides what cannot be refused.
+func (s *sim) must(c *metapb.Command) {
+	if r := s.decide(c); r.Code != metapb.Code_CODE_OK {
+		panic(fmt.Sprintf("the quorum refuses %v: %s", c.Op, r.Text))
+	}
+}
+
+// decide applies a command, and sends what it makes of the record to all nodes.
+func (s *sim) decide(c *metapb.Command) *metapb.Result { return s.decideFor(c, nil) }
+
+// decideFor decides a command that a proposal has become; nil: none has.
+func (s *sim) decideFor(c *metapb.Command, p *replication.Proposal) *metapb.Result {
+	if c.Request == nil {
+		c.Request = make([]byte, 16)
+		binary.LittleEndian.PutUint64(c.Request, s.rnd.Uint64())
+		binary.LittleEndian.PutUint64(c.Request[8:], s.rnd.Uint64())
+	}
+	s.index++
+	c.Time = s.wall()
+	was := s.state.Volume(volumeName)
+	r := s.state.Apply(s.index, c)
+	v := s.state.Volume(volumeName)
+	if v == nil || v == was {
+		return r
+	}
+	old := s.rec
+	s.rec = replicas.RecordOf(v)
+	s.note("record", s.index, v.Generation, v.Number)
+	s.recorded(old, s.rec, p)
+	for _, n := range s.nodes {
+		s.deliver(n)
+	}
+	return r
+}
+
+func (s *sim) wall() int64 { return int64(s.now) + 1_700_000_000_000_000_000 }
+
+func bootID(n int) string { return fmt.Sprintf("boot %d", n) }
+
+// registration is how a node's new run makes itself known.
+func (s *sim) registration(n *node) *metapb.Command {
+	n.inc = replication.Incarnation(s.rnd.Uint64() | 1)
+	c := &metapb.RegisterNode{Name: string(n.name), Disk: n.diskID, Incarnation: uint64(n.inc), Previous: uint64(n.previous),
+		Clean: n.clean, IoError: n.ioError, Boot: bootID(n.boot), PreviousBoot: bootID(n.booted), Address: string(n.name) + ":1", Witness: n.witness,
+		CapacityBytes: 1 << 40, FreeBytes: 1 << 39, VersionMin: 1, VersionMax: 1}
+	return &metapb.Command{Op: &metapb.Command_RegisterNode{RegisterNode: c}}
+}
+
+// start starts a node that is down. It votes at once, and opens its replica when it
+// has registered.
+func (s *sim) start(n *node) {
+	if !n.up {
+		n.up, n.registered = true, false
+		s.register(n)
+	}
+}
+
+// register registers a node's new run, as soon as the quorum can decide that.
+func (s *sim) register(n *node) {
+	if n.registered {
+		return
+	}
+	if n.deaf > s.now || !s.decides() {
+		s.later(n, s.delay(20*s.tempo), func() { s.register(n) })
+		return
+	}
+	n.registered = true
+	r := s.decide(s.registration(n))
+	if r.Code != metapb.Code_CODE_OK {
+		s.oldDiskFound(n)
+		if r = s.decide(s.registration(n)); r.Code != metapb.Code_CODE_OK {
+			s.violate("S11", "%s cannot be started, not even after it was replaced: %s", n.name, r.Text)
+		}
+	}
+	n.previous, n.booted, n.clean, n.ioError = n.inc, n.boot, false, false
+	s.logf("%s starts again, members %v", n.name, s.rec.Members)
+	s.pulse(n)
+	if n.has {
+		s.boot(n, false)
+	}
+	s.deliver(n)
+}
+
+// oldDiskFound is what an operator does about a node that may not start with an old
+// disk: puts the newest one back, if others cannot do without, else says that what it
+// held counts for nothing.
+func (s *sim) oldDiskFound(n *node) {
+	sound := 0
+	for _, m := range s.rec.Set() {
+		if m.Node != n.name && !m.Amnesiac && s.node(m.Node).registered {
+			sound++
+		}
+	}
+	set, m := len(s.rec.Set()), s.rec.Member(n.name)
+	spared := m == nil || m.State != replication.UpToDate || sound >= s.rec.Policy.SealQuorum(set) && sound >= s.rec.Policy.AckQuorum(set)
+	if spared && s.operator("replace "+string(n.name), &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: string(n.name)}}}) {
+		s.Replaced++
+		n.diskID += 1000
+		n.previous = 0
+		return
+	}
+	s.logf("%s gets its newest disk back", n.name)
+	*n.disk, n.identity = n.newest.disk, n.newest.identity
+	n.boot++
+	delete(s.promised, n)
+}
+
+// deliver tells a node the newest record, some time later.
+func (s *sim) deliver(n *node) {
+	r := s.rec
+	s.later(n, s.delay(5), func() { s.told(n, r) })
+}
+
+func (s *sim) told(n *node, r *replication.Record) {
+	switch {
+	case n.deaf > s.now:
+		s.at(n.deaf, n, func() { s.told(n, s.rec) })
+	case n.core == nil && !n.has && r == s.rec && r.Member(n.name) != nil:
+		s.logf("%s gets a replica", n.name)
+		n.disk.empty()
+		s.boot(n, true)
+		s.told(n, r)
+	case n.core == nil:
+	case r == s.rec && r.Member(n.name) == nil:
+		s.discard(n)
+	default:
+		n.core.Record(s.clock(n), r)
+		s.effects(n)
+	}
+}
+
+// discard is what a node does that reads in the record that it shall have no
+// replica: the data is gone, its promise stays.
+func (s *sim) discard(n *node) {
+	s.logf("%s has no replica any more", n.name)
+	s.close(n)
+	n.has = false
+}
+
+// decides tells whether the quorum has a majority at work.
+func (s *sim) decides() bool {
+	able := 0
+	for _, n := range s.voters {
+		if s.votes(n) {
+			able++
+		}
+	}
+	return able > len(s.voters)/2
+}
+
+func (s *sim) votes(n *node) bool { return n.up && n.paused <= s.now && n.deaf <= s.now }
+
+// propose carries a core's proposal to the quorum, again and again until it is
+// decided, and the answer back. Sometimes it is sent twice.
+func (s *sim) propose(n *node, p replication.Proposal) {
+	c := replicas.CommandOf(volumeName, &p)
+	if m := c.GetSetMembers(); m != nil {
+		m.Copies = replicas.CopiesAfter(s.state.Volume(volumeName), m.Members)
+	}
+	inc := n.inc
+	var ask func(again bool)
+	ask = func(again bool) {
+		if !s.decides() {
+			s.at(max(s.now, n.deaf)+instant(s.delay(20)), nil, func() { ask(again) })
+			return
+		}
+		r := s.decideFor(c, &p)
+		s.logf("quorum: %s asked for a change (%s): %v %s, now (%d, %d) primary %s members %v", n.name, p.Why, r.Code, r.Text,
+			s.rec.Generation, s.rec.Number, s.rec.Primary, s.rec.Members)
+		if again {
+			s.at(max(s.now, n.deaf)+instant(s.delay(20)), nil, func() { ask(false) }) // the answer was lost
+			return
+		}
+		if r.Code == metapb.Code_CODE_OK {
+			return // the record tells
+		}
+		s.later(n, s.delay(5), func() {
+			if n.core != nil && n.inc == inc {
+				n.core.Refused(s.clock(n), p.ID, r.Text)
+				s.effects(n)
+			}
+		})
+	}
+	twice := s.rnd.IntN(8) == 0
+	s.at(max(s.now, n.deaf)+instant(s.delay(10)), nil, func() { ask(twice) })
+}
+
+// operator asks for a change of the record as it is now.
+func (s *sim) operator(what string, c *metapb.Command) bool {
+	if !s.decides() {
+		return false
+	}
+	c.By = "operator"
+	r := s.decide(c)
+	s.logf("quorum: an operator asks: %s: %v %s", what, r.Code, r.Text)
+	return r.Code == metapb.Code_CODE_OK
+}
+
+func (s *sim) attach(holder string, takeover bool) *metapb.Command {
+	v := s.state.Volume(volumeName)
+	return &metapb.Command{Op: &metapb.Command_Attach{Attach: &metapb.Attach{Volume: volumeName, Generation: v.Generation, Number: v.Number,
+		Holder: holder, Takeover: takeover}}}
+}
+
+// takeover gives the volume to another client.
+func (s *sim) takeover() {
+	if s.operator("takeover", s.attach(fmt.Sprintf("c%d", s.rec.Attachment+1), true)) {
+		s.Takeovers++
+	}
+}
+
+// promote asks for a promotion.
+func (s *sim) promote(n *node) {
+	v := s.state.Volume(volumeName)
+	s.operator("promote "+string(n.name), &metapb.Command{Op: &metapb.Command_Promote{Promote: &metapb.Promote{Volume: volumeName,
+		Generation: v.Generation, Number: v.Number, To: string(n.name), Incarnation: uint64(n.inc)}}})
+}
+
+// promotable lists who may be promoted.
+func (s *sim) promotable() []*node {
+	var out []*node
+	for _, n := range s.nodes {
+		if m := s.rec.Member(n.name); n.core != nil && m != nil && m.State == replication.UpToDate && !m.Amnesiac && m.Incarnation == n.inc {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// members edits the recorded list, as the commands that add and remove replicas do.
+func (s *sim) members(what string, edit func([]*metapb.Member) []*metapb.Member) {
+	v := s.state.Volume(volumeName)
+	var list []*metapb.Member
+	for _, m := range v.Members {
+		list = append(list, &metapb.Member{Node: m.Node, Incarnation: m.Incarnation, State: m.State, Amnesiac: m.Amnesiac, Log: m.Log, Leaving: m.Leaving})
+	}
+	s.operator(what, &metapb.Command{Op: &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: volumeName,
+		Generation: v.Generation, Number: v.Number, Members: edit(list)}}})
+}
+
+// invite gives a node a replica that has none.
+func (s *sim) invite(n *node) {
+	if s.rec.Member(n.name) != nil || n.witness || !n.up || !n.registered || n.deaf > s.now {
+		return
+	}
+	s.members("add "+string(n.name), func(list []*metapb.Member) []*metapb.Member {
+		return append(list, &metapb.Member{Node: string(n.name), Incarnation: uint64(n.inc), State: metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, Log: true})
+	})
+}
+
+// leave marks a replica that shall go, or takes that back.
+func (s *sim) leave(n *node) {
+	s.members("remove "+string(n.name), func(list []*metapb.Member) []*metapb.Member {
+		for _, m := range list {
+			if m.Node == string(n.name) {
+				m.Leaving = !m.Leaving
+			}
+		}
+		return list
+	})
+}
+
+// marks reports how far the volume is committed.
+func (s *sim) marks(n *node) {
+	if !s.decides() || n.deaf > s.now || !s.awake(n) {
+		return
+	}
+	if role, gen := n.core.Role(); role == replication.Primary {
+		s.decide(&metapb.Command{Op: &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{Volume: volumeName,
+			Generation: uint64(gen), Seq: uint64(n.disk.Committed())}}})
+	}
+}
+
+// leaves lets a primary that is to leave hand over, once all others are level.
+func (s *sim) leaves(n *node) {
+	m := s.rec.Member(n.name)
+	if !s.awake(n) || m == nil || !m.Leaving {
+		return
+	}
+	for _, to := range s.promotable() {
+		if role, _ := n.core.Role(); role == replication.Primary && !s.rec.Member(to.name).Leaving {
+			s.handover(to)
+		}
+	}
+}
+
+// lead makes a voter the leader: its detector judges now.
+func (s *sim) lead(n *node) {
+	s.leader = n
+	if n == nil {
+		return
+	}
+	var err error
+	if s.steward, err = metadata.NewSteward(metadata.StewardConfig{ReplaceVoterAfter: 24 * time.Hour, StableFor: 24 * time.Hour,
+		ObserveAfter: s.scaled(250 * time.Millisecond), RetryMin: s.scaled(time.Second), RetryMax: s.scaled(time.Minute)}); err != nil {
+		panic(err)
+	}
+	s.logf("quorum: %s leads", n.name)
+}
+
+const heartbeat = 100 * time.Millisecond
+
+// pulse starts what a node does all the time besides its replica: it tells the others
+// that it lives, judges them, and governs if it leads.
+func (s *sim) pulse(n *node) {
+	d := s.scaled
+	var err error
+	n.detector, err = metadata.NewDetector(string(n.name), uint64(n.inc), metadata.DetectorConfig{Heartbeat: d(heartbeat),
+		SuspectMin: d(500 * time.Millisecond), SuspectMax: d(1500 * time.Millisecond), RefusedWait: d(heartbeat), Stall: d(250 * time.Millisecond),
+		SlowRTT: d(200 * time.Millisecond), SlowAfter: d(3 * time.Second), HoldMin: d(time.Second), HoldMax: d(10 * time.Second),
+		HoldDecay: max(time.Second, d(2*time.Minute)), FlapWindow: max(time.Second, d(time.Minute))}, time.Duration(s.clock(n)))
+	if err != nil {
+		panic(err)
+	}
+	n.beats = make([]uint64, len(s.nodes))
+	beat := 0
+	var next func()
+	next = func() {
+		if beat%2 == 0 {
+			s.beat(n)
+		}
+		n.detector.Tick(time.Duration(s.clock(n)))
+		if beat++; beat%20 == 0 {
+			s.marks(n)
+			s.leaves(n)
+		}
+		s.govern(n)
+		s.later(n, d(heartbeat/2)+s.between(0, time.Millisecond), next)
+	}
+	s.later(n, s.between(0, d(heartbeat)), next)
+}
+
+// beat sends a heartbeat to all others. It may be lost, be repeated, and overtake.
+func (s *sim) beat(n *node) {
+	heard := n.detector.Heard()
+	for _, to := range s.nodes {
+		if to == n {
+			continue
+		}
+		n.beats[to.id]++
+		copies := 1
+		switch s.rnd.IntN(100) {
+		case 0:
+			copies = 0
+		case 1:
+			copies = 2
+		}
+		b := metadata.Beat{From: string(n.name), Incarnation: uint64(n.inc), Seq: n.beats[to.id], Heard: heard}
+		for range copies {
+			s.later(to, s.delay(0.5), func() {
+				if !s.wires[n.id][to.id].cut {
+					b.RTT = time.Millisecond
+					to.detector.Beat(time.Duration(s.clock(to)), b)
+				}
+			})
+		}
+	}
+}
+
+// govern lets the leader of the quorum do its work, and elects one when there is
+// none that can.
+func (s *sim) govern(n *node) {
+	s.watch(n)
+	if s.bare || !s.decides() {
+		return
+	}
+	if s.leader == nil || !s.votes(s.leader) {
+		if s.elected == 0 {
+			s.elected = s.now + instant(s.scaled(time.Second)) + instant(s.delay(100))
+		}
+		if s.elected > s.now || !s.votes(n) || !slices.Contains(s.voters, n) {
+			return
+		}
+		s.lead(n)
+	}
+	s.elected = 0
+	if n != s.leader {
+		return
+	}
+	id := func(n *node) uint64 { return s.state.Node(string(n.name)).GetId() }
+	raft := metadata.RaftStatus{ID: id(n), Leader: id(n), Commit: s.index}
+	for _, v := range s.voters {
+		raft.Voters = append(raft.Voters, id(v))
+	}
+	out := s.steward.Step(metadata.StewardInput{Now: time.Duration(s.clock(n)), Wall: s.wall(), State: s.state, Verdicts: n.detector.Verdicts(), Raft: raft})
+	for _, c := range out.Commands {
+		r := s.decide(c)
+		if p := c.GetPromote(); p != nil {
+			s.logf("quorum: failover to %s because %s: %v %s", p.To, c.Reason, r.Code, r.Text)
+			s.Failovers++
+		}
+	}
+}
+
+// watch tells a detector whom to watch.
+func (s *sim) watch(n *node) {
+	peers := make([]metadata.Peer, 0, len(s.nodes))
+	for _, m := range s.state.Nodes() {
+		peers = append(peers, metadata.Peer{Name: m.Name, Incarnation: m.Incarnation})
+	}
+	n.detector.SetPeers(time.Duration(s.clock(n)), peers)
+	for _, m := range s.nodes {
+		if !m.up && m.boot == m.booted && s.rnd.IntN(4) == 0 { // its machine runs, and refuses connections
+			n.detector.Refused(time.Duration(s.clock(n)), string(m.name))
+		}
+	}
+}
