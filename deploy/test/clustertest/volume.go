@@ -72,12 +72,6 @@ func (v *Volume) Primary(ctx context.Context) (*Node, error) {
 	return nil, errors.New("the volume has no primary")
 }
 
-// Promote hands the volume over to a node.
-func (v *Volume) Promote(ctx context.Context, to string) error {
-	_, err := v.service().Promote(ctx, &api.PromoteRequest{Name: v.Name, To: to, Request: NewRequest()})
-	return err
-}
-
 // Sound tells whether a node's copy is up to date, by the record and as the serving
 // node sees it.
 func Sound(v *api.Volume, name string) bool {

@@ -56,7 +56,7 @@ func fio(ctx context.Context, o *options) error {
 }
 
 func (r *rig) killUnderFio(ctx context.Context) error {
-	p, err := r.primary(ctx)
+	p, err := r.volume.Primary(ctx)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (r *rig) killUnderFio(ctx context.Context) error {
 	if err := r.Settle(ctx); err != nil {
 		return err
 	}
-	return r.level(ctx)
+	return r.volume.Level(ctx)
 }
 
 // contents is a file's text, or why there is none.

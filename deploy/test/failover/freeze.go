@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"blkd/internal/verifier"
+	"blkd/nbd"
 )
 
 // granted is what a frozen primary must not grant when it wakes.
@@ -20,11 +21,11 @@ func freeze(ctx context.Context, o *options) error {
 	}
 	defer r.close()
 	r.startLoad(o)
-	p, err := r.primary(ctx)
+	p, err := r.volume.Primary(ctx)
 	if err != nil {
 		return err
 	}
-	if r.late, err = dial(ctx, p); err != nil {
+	if r.late, err = r.volume.Dial(ctx, p, nbd.DialOptions{}); err != nil {
 		return err
 	}
 	stale, err := verifier.NewStale(r.late, blocks, granted)
@@ -58,7 +59,7 @@ func freeze(ctx context.Context, o *options) error {
 		return fmt.Errorf("awake after %v, %s granted %d of %d writes and %d of %d reads", o.frozen, p.Name,
 			refused.Accepted, refused.Writes, refused.Served, refused.Reads)
 	}
-	if err := r.level(ctx); err != nil {
+	if err := r.volume.Level(ctx); err != nil {
 		return err
 	}
 	fmt.Printf("  awake after %v, it refused %d writes and %d reads that waited, and was up to date again %v later\n",

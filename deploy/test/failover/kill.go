@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"blkd/deploy/test/clustertest"
 	"blkd/internal/api"
 	"blkd/metadata/metapb"
 )
@@ -57,10 +58,10 @@ func kill(ctx context.Context, o *options) error {
 // killPrimary kills the primary, which leads the metadata quorum or does not, and
 // tells how long no write was acknowledged. Then it brings the node back.
 func (r *rig) killPrimary(ctx context.Context, leads bool) (time.Duration, error) {
-	if err := r.level(ctx); err != nil {
+	if err := r.volume.Level(ctx); err != nil {
 		return 0, err
 	}
-	p, err := r.primary(ctx)
+	p, err := r.volume.Primary(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -154,14 +155,14 @@ func promote(ctx context.Context, o *options) error {
 }
 
 func (r *rig) promoteOne(ctx context.Context) (time.Duration, error) {
-	if err := r.level(ctx); err != nil {
+	if err := r.volume.Level(ctx); err != nil {
 		return 0, err
 	}
 	if err := calm(ctx); err != nil {
 		return 0, err
 	}
 	r.load.Mark()
-	p, err := r.volumes().Promote(ctx, &api.PromoteRequest{Name: volume, Request: request()})
+	p, err := r.volumes().Promote(ctx, &api.PromoteRequest{Name: volume, Request: clustertest.NewRequest()})
 	if err != nil {
 		return 0, err
 	}

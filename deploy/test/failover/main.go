@@ -14,6 +14,8 @@
 //	slow      one member is a hundred times slower, and writes take as long as beside it without
 //	quorum    so many voters are killed that the metadata quorum is lost; a volume on others goes on
 //	power     kill -9 of all nodes at once
+//	site      all members lose their power, for all that they know: the client is refused
+//	          (only if asked for: nothing refuses clients that are not attached)
 //	fio       fio with verify as the client, while primaries are killed
 package main
 
@@ -47,7 +49,7 @@ var scenarios = []struct {
 	name string
 	run  func(context.Context, *options) error
 }{
-	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"fio", fio},
+	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"site", site}, {"fio", fio},
 }
 
 func main() {
@@ -68,7 +70,8 @@ func main() {
 	flag.DurationVar(&o.away, "away", 10*time.Second, "`time` for which a member is away")
 	flag.DurationVar(&o.slow, "slow", 20*time.Second, "`time` for which a member is slow")
 	flag.DurationVar(&o.pause, "pause", time.Millisecond, "`time` that the client lets pass after each answer, in each of its 16 places")
-	only := flag.String("only", strings.Join(names, ","), "`scenarios` to run")
+	usual := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == "site" })
+	only := flag.String("only", strings.Join(usual, ","), "`scenarios` to run")
 	flag.Parse()
 	chosen := strings.Split(*only, ",")
 	for _, name := range chosen {

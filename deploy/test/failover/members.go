@@ -65,7 +65,7 @@ func (r *rig) watchCopies(ctx context.Context) (stop func() (int, error)) {
 	go func() {
 		defer close(done)
 		for sleep(ctx, 20*time.Millisecond) == nil {
-			v, err := r.show(ctx)
+			v, err := r.volume.Show(ctx)
 			if err != nil {
 				continue // the node has no quorum for a moment
 			}
@@ -108,7 +108,7 @@ func (r *rig) bounce(ctx context.Context, n *clustertest.Node, away time.Duratio
 	if err := r.Settle(ctx); err != nil {
 		return 0, err
 	}
-	err := r.level(ctx)
+	err := r.volume.Level(ctx)
 	return time.Since(back), err
 }
 
@@ -124,7 +124,7 @@ func (r *rig) measureReturn(ctx context.Context, away time.Duration, times int) 
 	if err := r.still(ctx); err != nil {
 		return err
 	}
-	p, err := r.primary(ctx)
+	p, err := r.volume.Primary(ctx)
 	if err != nil {
 		return err
 	}

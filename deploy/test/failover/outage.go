@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"blkd/blockdev"
+	"blkd/deploy/test/clustertest"
 	"blkd/internal/api"
 	"blkd/internal/verifier"
+	"blkd/nbd"
 )
 
 // quorum kills so many voters that the metadata quorum is lost. The volume's members,
@@ -99,10 +104,10 @@ func (r *rig) powerLoss(ctx context.Context, o *options) (n verifier.Counts, err
 	if err := r.Start(ctx); err != nil {
 		return n, err
 	}
-	if err := r.level(ctx); err != nil {
+	if err := r.volume.Level(ctx); err != nil {
 		return n, err
 	}
-	if r.dev, err = dial(ctx, r.client); err != nil {
+	if r.dev, err = r.volume.Dial(ctx, r.client, nbd.DialOptions{}); err != nil {
 		return n, err
 	}
 	c, err := load.Check(r.dev)
@@ -117,3 +122,91 @@ func (r *rig) powerLoss(ctx context.Context, o *options) (n verifier.Counts, err
 
 // zero makes the blocks of the next load read as zeros, as it expects them.
 func (r *rig) zero() error { return blockdev.WriteZeroes(r.dev, 0, blocks*blockdev.BlockSize, 0) }
+
+// site has every member lose its power, for all that it can know: its blkd is killed,
+// and the machine has been booted since. The client's node is elsewhere.
+func site(ctx context.Context, o *options) error {
+	if os.Getuid() != 0 {
+		fmt.Println("site is left out: it needs root, to have a machine booted anew")
+		return nil
+	}
+	r, err := mirror3(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	before, err := r.volume.Show(ctx)
+	if err != nil {
+		return err
+	}
+	r.startLoad(o)
+	if err := sleep(ctx, time.Second); err != nil {
+		return err
+	}
+	for _, n := range r.copies {
+		n.Kill()
+	}
+	for _, n := range r.copies {
+		if err := r.reboot(n); err != nil {
+			return err
+		}
+	}
+	if err := r.Settle(ctx); err != nil {
+		return err
+	}
+	load := r.load
+	r.load = nil // its errors are those that were to come
+	if err := r.volume.Level(ctx); err != nil {
+		return err
+	}
+	after, err := r.volume.Show(ctx)
+	if err != nil {
+		return err
+	}
+	was, is := before.Record.GetAttachment().GetNumber(), after.Record.GetAttachment().GetNumber()
+	if is <= was {
+		return fmt.Errorf("every member has lost its power, and the attachment is number %d still, after %d", is, was)
+	}
+	if err := r.refused(ctx, load); err != nil {
+		return err
+	}
+	dev, err := r.volume.Dial(ctx, r.client, nbd.DialOptions{})
+	if err != nil {
+		return err
+	}
+	r.dev.Close() //nolint:errcheck // the connection is lost
+	r.dev = dev
+	c, err := load.Check(r.dev)
+	if err != nil {
+		return err
+	}
+	if c.LostDurable+c.Wrong > 0 {
+		return fmt.Errorf("%d blocks lack what was flushed, and %d are wrong: %w", c.LostDurable, c.Wrong, c.Example)
+	}
+	fmt.Printf("power loss of all members: what was flushed is there, attachment %d is number %d now, and the client from before was refused until it connected anew\n", was, is)
+	return r.compare(ctx)
+}
+
+// refused waits until a client from before an outage has been refused.
+func (r *rig) refused(ctx context.Context, load *verifier.Load) error {
+	since := load.Counts()
+	err := r.until(ctx, func(context.Context) error {
+		if load.Err() == nil {
+			n := load.Counts()
+			return fmt.Errorf("a client from before it goes on as if nothing had been lost: %d writes since", n.Writes-since.Writes)
+		}
+		return nil
+	})
+	load.Stop() //nolint:errcheck // it was to be refused
+	return err
+}
+
+// reboot starts a node on a machine that was booted since.
+func (r *rig) reboot(n *clustertest.Node) error {
+	boot := filepath.Join(r.dir, n.Name, "boot_id")
+	if err := os.WriteFile(boot, []byte(rand.Text()+"\n"), 0o644); err != nil {
+		return err
+	}
+	n.Args = append([]string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"`, boot}, n.Args...)
+	return n.Start()
+}

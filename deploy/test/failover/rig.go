@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"blkd/deploy/test/clustertest"
 	"blkd/internal/api"
 	"blkd/internal/verifier"
-	"blkd/metadata/metapb"
 	"blkd/nbd"
 )
 
@@ -33,6 +31,7 @@ type rig struct {
 	remove bool // dir at the end
 	client *clustertest.Node
 	copies []*clustertest.Node
+	volume *clustertest.Volume
 	dev    *nbd.Client
 	late   *nbd.Client // of a primary that is frozen; nil: there is none
 	load   *verifier.Load
@@ -71,15 +70,11 @@ func (r *rig) begin(ctx context.Context, copies []string) error {
 		}
 	}
 	r.client = r.Nodes[len(r.Nodes)-1]
-	_, err := r.volumes().Create(ctx, &api.CreateVolumeRequest{Name: volume, SizeBytes: size, Nodes: copies, Request: request(),
-		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(len(copies))}})
-	if err != nil {
+	var err error
+	if r.volume, err = r.CreateVolume(ctx, volume, size, r.client, r.copies); err != nil {
 		return err
 	}
-	if err := r.level(ctx); err != nil {
-		return err
-	}
-	r.dev, err = dial(ctx, r.client)
+	r.dev, err = r.volume.Dial(ctx, r.client, nbd.DialOptions{})
 	return err
 }
 
@@ -101,50 +96,12 @@ func (r *rig) close() {
 
 func (r *rig) volumes() api.VolumeServiceClient { return api.NewVolumeServiceClient(r.client.Conn()) }
 
-// dial connects to the volume on a node.
-func dial(ctx context.Context, n *clustertest.Node) (*nbd.Client, error) {
-	return nbd.Dial(ctx, "nbd+unix:///"+volume+"?socket="+n.NBD(), nbd.DialOptions{})
-}
-
-func request() *api.RequestInfo {
-	id := make([]byte, 16)
-	rand.Read(id) // never fails
-	return &api.RequestInfo{Id: id, By: "failover"}
-}
-
 // startLoad starts the client's reads and writes, and returns what they are.
 func (r *rig) startLoad(o *options) verifier.Config {
 	cfg := verifier.Config{Device: r.dev, Blocks: blocks, Depth: depth, ReadPercent: 25,
 		FlushEvery: 100 * time.Millisecond, Pause: o.pause, Latency: r.latency}
 	r.load = verifier.Start(cfg)
 	return cfg
-}
-
-// find is the node of a name.
-func (r *rig) find(name string) *clustertest.Node {
-	for _, n := range r.Nodes {
-		if n.Name == name {
-			return n
-		}
-	}
-	return nil
-}
-
-// show is the volume, as the client's node tells it.
-func (r *rig) show(ctx context.Context) (*api.Volume, error) {
-	return r.volumes().Show(ctx, &api.ShowVolumeRequest{Name: volume})
-}
-
-// primary is the node that is recorded as primary.
-func (r *rig) primary(ctx context.Context) (*clustertest.Node, error) {
-	v, err := r.show(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if n := r.find(v.Record.GetPrimary()); n != nil {
-		return n, nil
-	}
-	return nil, errors.New("the volume has no primary")
 }
 
 // until asks again and again until there is nothing to complain of.
@@ -171,45 +128,20 @@ func (r *rig) until(ctx context.Context, ask func(context.Context) error) error 
 	}
 }
 
-// level waits until every copy is connected and up to date.
-func (r *rig) level(ctx context.Context) error {
-	return r.until(ctx, func(ctx context.Context) error {
-		v, err := r.show(ctx)
-		if err != nil {
-			return err
-		}
-		for _, n := range r.copies {
-			if !sound(v, n.Name) {
-				return fmt.Errorf("the copy on %s is not up to date: %v", n.Name, v)
-			}
-		}
-		return nil
-	})
-}
-
 // still waits until every copy has everything, which takes a load that has ended.
 func (r *rig) still(ctx context.Context) error {
 	return r.until(ctx, func(ctx context.Context) error {
-		v, err := r.show(ctx)
+		v, err := r.volume.Show(ctx)
 		if err != nil {
 			return err
 		}
 		for _, x := range v.Replicas {
-			if !sound(v, x.Node) || x.HeldSeq != v.Replicas[0].HeldSeq {
+			if !clustertest.Sound(v, x.Node) || x.HeldSeq != v.Replicas[0].HeldSeq {
 				return fmt.Errorf("the copy on %s lacks something: %v", x.Node, v)
 			}
 		}
 		return nil
 	})
-}
-
-// sound tells whether a node's copy is up to date, by the record and as the serving
-// node sees it.
-func sound(v *api.Volume, name string) bool {
-	recorded := slices.ContainsFunc(v.Record.GetMembers(), func(m *metapb.Member) bool {
-		return m.Node == name && m.State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE
-	})
-	return recorded && slices.ContainsFunc(v.Replicas, func(x *api.Replica) bool { return x.Node == name && x.Connected && x.Resync == nil })
 }
 
 // resumed waits until a write is acknowledged that was sent from now on, and
@@ -234,7 +166,7 @@ func (r *rig) finish(ctx context.Context) error {
 		}
 		var dev *nbd.Client
 		err := r.until(ctx, func(ctx context.Context) (err error) { // one that has just started exports nothing yet
-			dev, err = dial(ctx, n)
+			dev, err = r.volume.Dial(ctx, n, nbd.DialOptions{})
 			return err
 		})
 		if err != nil {

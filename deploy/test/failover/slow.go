@@ -74,7 +74,7 @@ func (r *rig) moveTo(ctx context.Context, volume string, n *clustertest.Node) er
 		if err != nil || v.Record.GetPrimary() == n.Name {
 			return err
 		}
-		_, err = r.volumes().Promote(ctx, &api.PromoteRequest{Name: volume, To: n.Name, Request: request()})
+		_, err = r.volumes().Promote(ctx, &api.PromoteRequest{Name: volume, To: n.Name, Request: clustertest.NewRequest()})
 		return err
 	})
 }
