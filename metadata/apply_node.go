@@ -77,7 +77,7 @@ func (a *apply) drainNode(c *metapb.DrainNode) (*metapb.Result, *Refusal) {
 	if no != nil {
 		return nil, no
 	}
-	return a.editNode(n, func(n *metapb.Node) { n.Drained = !c.Undo }), nil
+	return a.editNode(n, func(n *metapb.Node) { n.Drained, n.KeepReplicas = !c.Undo, c.KeepReplicas && !c.Undo }), nil
 }
 
 // replaceNode gives a node a new Raft id, so that its old disk cannot vote, and

@@ -97,6 +97,7 @@ func nodeFields(n *metapb.Node) []field {
 	}
 	l.flag("witness", n.Witness)
 	l.flag("drained", n.Drained)
+	l.flag("keep_replicas", n.KeepReplicas)
 	l.id("disk", n.Disk)
 	l.id("incarnation", n.Incarnation)
 	l.text("boot", n.Boot)

@@ -265,6 +265,13 @@ func (w *stewardWorld) command(c *metapb.Command) error {
 			return err
 		}
 		key = fmt.Sprint("promote ", p.Volume, p.Number)
+	case *metapb.Command_SetMembers:
+		m := op.SetMembers
+		w.say("members %s: %s -> %s: %s", m.Volume, membersText(w.s.Volume(m.Volume).Members), membersText(m.Members), c.Reason)
+		if err := w.checkMove(m); err != nil {
+			return err
+		}
+		key = fmt.Sprint("members ", m.Volume, m.Number)
 	case *metapb.Command_SetClusterVersion:
 		w.say("version %d: %s", op.SetClusterVersion.Version, c.Reason)
 		key = "version"
@@ -304,6 +311,24 @@ func (w *stewardWorld) checkPromote(p *metapb.Promote) error {
 	}
 	if need := sealQuorum(v.Ack, tallyOf(v.Members).logs); seals < need {
 		return fmt.Errorf("volume %s: %s finds %d members to seal the log, of %d that it needs", p.Volume, p.To, seals, need)
+	}
+	return nil
+}
+
+// checkMove repeats the rules of evacuate.
+func (w *stewardWorld) checkMove(c *metapb.SetMembers) error {
+	v := w.s.Volume(c.Volume)
+	comer := c.Members[len(c.Members)-1]
+	to := w.s.Node(comer.Node)
+	leaving := 0
+	for i, m := range c.Members[:len(c.Members)-1] {
+		if from := w.s.Node(m.Node); m.Node != v.Members[i].Node || m.Leaving && !(from.Drained && !from.KeepReplicas) {
+			return fmt.Errorf("volume %s: %s leaves", v.Name, m.Node)
+		}
+		leaving += truth(m.Leaving)
+	}
+	if leaving != 1 || len(c.Members) != len(v.Members)+1 || comer.State != metapb.ReplicaState_REPLICA_STATE_INCONSISTENT || unusable(to) != "" {
+		return fmt.Errorf("volume %s: %d leave, %s comes", v.Name, leaving, comer.Node)
 	}
 	return nil
 }

@@ -65,7 +65,9 @@ type ClusterServiceClient interface {
 	// ReplaceNode lets a node join again with an empty data directory; what its
 	// old disk held counts no more.
 	ReplaceNode(ctx context.Context, in *ReplaceNodeRequest, opts ...grpc.CallOption) (*ClusterNode, error)
-	// DrainNode asks that nothing be placed on a node, or takes that back.
+	// DrainNode asks that nothing be placed on a node, that others serve its volumes
+	// and, unless they stay, that its replicas be moved off; or takes that back. It
+	// answers when that is recorded; ShowNode tells how far it is, and what it waits for.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*ClusterNode, error)
 	// History tells every change of a volume's record, oldest first; of deleted
 	// volumes too.
@@ -255,7 +257,9 @@ type ClusterServiceServer interface {
 	// ReplaceNode lets a node join again with an empty data directory; what its
 	// old disk held counts no more.
 	ReplaceNode(context.Context, *ReplaceNodeRequest) (*ClusterNode, error)
-	// DrainNode asks that nothing be placed on a node, or takes that back.
+	// DrainNode asks that nothing be placed on a node, that others serve its volumes
+	// and, unless they stay, that its replicas be moved off; or takes that back. It
+	// answers when that is recorded; ShowNode tells how far it is, and what it waits for.
 	DrainNode(context.Context, *DrainNodeRequest) (*ClusterNode, error)
 	// History tells every change of a volume's record, oldest first; of deleted
 	// volumes too.

@@ -53,7 +53,8 @@ type Node struct {
 	Role          string            `json:"role"` // leader, voter, learner or none
 	Witness       bool              `json:"witness"`
 	Drained       bool              `json:"drained"`
-	Health        string            `json:"health"` // up, slow, partitioned, down, new or unknown
+	KeepReplicas  bool              `json:"keep_replicas"` // drained, but its replicas stay
+	Health        string            `json:"health"`        // up, slow, partitioned, down, new or unknown
 	HealthText    string            `json:"health_text"`
 	HealthSince   *time.Time        `json:"health_since"`
 	HeldUntil     *time.Time        `json:"held_until"`
@@ -191,7 +192,7 @@ func newNode(n *api.ClusterNode) Node {
 	}
 	return Node{
 		Name: r.GetName(), ID: r.GetId(), Address: r.GetAddress(), NBD: some(r.GetNbd()), Labels: labels,
-		Role: n.Role.Word(), Witness: r.GetWitness(), Drained: r.GetDrained(),
+		Role: n.Role.Word(), Witness: r.GetWitness(), Drained: r.GetDrained(), KeepReplicas: r.GetKeepReplicas(),
 		Health: api.HealthWord(r), HealthText: r.GetHealthText(), HealthSince: moment(r.GetHealthSince()),
 		HeldUntil: moment(r.GetHeldUntil()), Registered: moment(r.GetRegistered()),
 		Disk: hex(r.GetDisk()), Incarnation: hex(r.GetIncarnation()), Build: r.GetBuild(),

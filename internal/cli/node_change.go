@@ -81,27 +81,3 @@ or shows an old copy of it. What its old disk held counts no more.`,
 	reasonFlag(cmd, &reason)
 	return cmd
 }
-
-func (a *app) nodeDrainCommand() *cobra.Command {
-	return a.drainCommand("drain NODE", "Asks that nothing be placed on a node",
-		`Asks that nothing be placed on a node and that what is there be moved off.`, false)
-}
-
-func (a *app) nodeUndrainCommand() *cobra.Command {
-	return a.drainCommand("undrain NODE", "Takes a drain back", "Takes a drain back: the node is used again.", true)
-}
-
-func (a *app) drainCommand(use, short, long string, undo bool) *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
-		Use: use, Short: short, Long: long,
-		Args:              arguments(1, 1),
-		ValidArgsFunction: a.completeNode,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &api.DrainNodeRequest{Request: newRequest(reason), Node: &metapb.DrainNode{Name: args[0], Undo: undo}}
-			return a.call(cmd.Context(), func(ctx context.Context, n *node) error { return a.showNode(n.cluster.DrainNode(ctx, req)) })
-		},
-	}
-	reasonFlag(cmd, &reason)
-	return cmd
-}

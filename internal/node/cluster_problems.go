@@ -8,6 +8,7 @@ import (
 
 	"blkd/internal/api"
 	"blkd/internal/cluster"
+	"blkd/metadata"
 	"blkd/metadata/metapb"
 )
 
@@ -25,6 +26,7 @@ const (
 	nodePartitioned = "node_partitioned"
 	nodeHeldBack    = "node_held_back"
 	nodeDraining    = "node_draining"
+	drainWaits      = "drain_waits"
 
 	memberDown     = "member_down"
 	memberBehind   = "member_behind"
@@ -99,10 +101,37 @@ func (v *view) nodeProblems(r *metapb.Node, members int) []*api.Problem {
 		add(nodeHeldBack, fmt.Sprintf("it came and went too often and is not used until %s", held.UTC().Format(time.RFC3339)),
 			"find out why: its log, its network; it is used again by itself")
 	}
-	if r.Drained && members > 0 {
-		add(nodeDraining, "it is drained and still has "+count(members, "replica"), "nothing to do; to take it back: blkctl node undrain "+r.Name)
+	if left := v.undrained(r, members); left != "" {
+		add(nodeDraining, "it is drained and still has "+left, "nothing to do; to take it back: blkctl node undrain "+r.Name)
 	}
 	return problems
+}
+
+// undrained is what keeps a drained node from being empty, or from serving nothing if
+// its replicas stay; empty: nothing.
+func (v *view) undrained(r *metapb.Node, members int) string {
+	primaries := 0
+	for _, vol := range v.volumes {
+		if vol.Primary == r.Name {
+			primaries++
+		}
+	}
+	switch {
+	case !r.Drained, r.KeepReplicas && primaries == 0, members == 0:
+		return ""
+	case r.KeepReplicas:
+		return count(primaries, "volume") + " to serve"
+	case primaries > 0:
+		return fmt.Sprintf("%s and %s to serve", count(members, "replica"), count(primaries, "volume"))
+	}
+	return count(members, "replica")
+}
+
+// drainProblems adds what a drain waits for that does not come by itself.
+func drainProblems(n *api.ClusterNode, waits []*metadata.Refusal) {
+	for _, w := range waits {
+		n.Problems = append(n.Problems, &api.Problem{Code: drainWaits, Text: "the drain waits: " + w.Text, Advice: w.Advice})
+	}
 }
 
 // volumeProblems is what is wrong with a volume, as its record says.

@@ -134,10 +134,13 @@ func (p *promotion) rank() {
 	}
 	slices.SortStableFunc(p.out.Candidates, func(a, b *api.PromotionCandidate) int {
 		rank := func(c *api.PromotionCandidate) int {
-			if c.Eligible {
-				return 0
+			switch {
+			case !c.Eligible:
+				return 2
+			case p.v.node(c.Node).GetDrained():
+				return 1
 			}
-			return 1
+			return 0
 		}
 		return cmp.Or(rank(a)-rank(b), cmp.Compare(b.End.GetSeq(), a.End.GetSeq()), strings.Compare(a.Node, b.Node))
 	})

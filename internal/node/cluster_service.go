@@ -95,14 +95,22 @@ func (s *clusterService) ListNodes(ctx context.Context, _ *api.ListNodesRequest)
 
 // ShowNode implements api.ClusterService.
 func (s *clusterService) ShowNode(ctx context.Context, req *api.ShowNodeRequest) (*api.ClusterNode, error) {
-	v, err := s.look(ctx)
+	v := view{leader: s.cluster.Status().Leader}
+	var waits []*metadata.Refusal
+	err := s.read(ctx, func(st *metadata.State) {
+		v.take(st)
+		waits = metadata.DrainWaits(st, req.Name)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if r := v.node(req.Name); r != nil {
-		return v.describeNode(r), nil
+	r := v.node(req.Name)
+	if r == nil {
+		return nil, s.noNode(req.Name)
 	}
-	return nil, s.noNode(req.Name)
+	out := v.describeNode(r)
+	drainProblems(out, waits)
+	return out, nil
 }
 
 func (m *member) noNode(name string) error {

@@ -54,9 +54,9 @@ func (m *Manager) Resize(ctx context.Context, volume string, size int64) error {
 // leaveTime bounds the hand-over of a volume whose primary is to leave.
 const leaveTime = 5 * time.Second
 
-// leave lets another member take over if this one is primary and recorded as
-// leaving, once all others are level. The next primary then takes it out. The
-// caller is told of every record.
+// leave lets another member take over if this one is primary and its node is drained,
+// or it is recorded as leaving and all others are level; the next primary then takes
+// it out. It is called again and again.
 func (r *replica) leave(v *metapb.Volume) {
 	if r.successor(v) == "" {
 		return
@@ -79,8 +79,26 @@ func (r *replica) leave(v *metapb.Volume) {
 }
 
 // successor is who takes over from this node's replica, which is primary and is to
-// leave; empty: nobody has to, or can yet.
+// leave or on a drained node; empty: nobody has to, or can yet.
 func (r *replica) successor(v *metapb.Volume) (to string) {
+	if role, _ := r.volume.Role(); role != replication.Primary || r.ctx.Err() != nil || v == nil {
+		return ""
+	}
+	drained := false
+	r.m.cfg.Cluster.Local(func(s *metadata.State) {
+		if drained = s.Node(r.m.cfg.Node).GetDrained(); drained {
+			to = metadata.TakesOver(s, v)
+		}
+	})
+	if drained {
+		return to
+	}
+	return r.heirOfLeaver(v)
+}
+
+// heirOfLeaver is who takes over from a replica that is to leave; empty: it is not, or
+// nobody can yet.
+func (r *replica) heirOfLeaver(v *metapb.Volume) (to string) {
 	leaving := false
 	for _, x := range v.GetMembers() {
 		switch {
@@ -93,7 +111,7 @@ func (r *replica) successor(v *metapb.Volume) (to string) {
 			to = x.Node
 		}
 	}
-	if role, _ := r.volume.Role(); role != replication.Primary || !leaving || r.ctx.Err() != nil {
+	if !leaving {
 		return ""
 	}
 	return to
@@ -107,7 +125,7 @@ func (r *replica) handOverAndLeave(to string) {
 	if err == nil {
 		return
 	}
-	r.log.Info("this replica is to leave, and the volume was not handed over; it is tried again", "to", to, "err", err)
+	r.log.Info("this replica is to leave or its node is drained, and the volume was not handed over; it is tried again", "to", to, "err", err)
 	select {
 	case <-r.ctx.Done():
 	case <-time.After(lookEvery):

@@ -155,6 +155,7 @@ func (m *Manager) reconcile() {
 		default:
 			r.take(v)
 			r.setLinks(memberNames(v))
+			r.leave(v)
 		}
 	}
 	for _, r := range m.list() {

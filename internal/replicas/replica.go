@@ -240,7 +240,6 @@ func (r *replica) deliver() {
 		v := r.latest
 		r.mu.Unlock()
 		r.volume.Record(RecordOf(v))
-		r.leave(v)
 		r.disagree(v)
 	}
 }

@@ -1388,11 +1388,13 @@ func (x *ObserveNode) GetHeldUntil() int64 {
 	return 0
 }
 
-// DrainNode asks that nothing be placed on a node and what is there be moved off.
+// DrainNode asks that nothing be placed on a node, that others serve its volumes, and
+// that its replicas be moved off.
 type DrainNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Undo          bool                   `protobuf:"varint,2,opt,name=undo,proto3" json:"undo,omitempty"`
+	KeepReplicas  bool                   `protobuf:"varint,3,opt,name=keep_replicas,json=keepReplicas,proto3" json:"keep_replicas,omitempty"` // they stay: the node is only off for a while
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1437,6 +1439,13 @@ func (x *DrainNode) GetName() string {
 func (x *DrainNode) GetUndo() bool {
 	if x != nil {
 		return x.Undo
+	}
+	return false
+}
+
+func (x *DrainNode) GetKeepReplicas() bool {
+	if x != nil {
+		return x.KeepReplicas
 	}
 	return false
 }
@@ -2449,7 +2458,8 @@ type Node struct {
 	HealthText    string                 `protobuf:"bytes,17,opt,name=health_text,json=healthText,proto3" json:"health_text,omitempty"`
 	HealthSince   int64                  `protobuf:"varint,18,opt,name=health_since,json=healthSince,proto3" json:"health_since,omitempty"` // Unix nanoseconds
 	HeldUntil     int64                  `protobuf:"varint,19,opt,name=held_until,json=heldUntil,proto3" json:"held_until,omitempty"`
-	Registered    int64                  `protobuf:"varint,20,opt,name=registered,proto3" json:"registered,omitempty"` // Unix nanoseconds
+	Registered    int64                  `protobuf:"varint,20,opt,name=registered,proto3" json:"registered,omitempty"`                         // Unix nanoseconds
+	KeepReplicas  bool                   `protobuf:"varint,21,opt,name=keep_replicas,json=keepReplicas,proto3" json:"keep_replicas,omitempty"` // drained, but its replicas stay
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2622,6 +2632,13 @@ func (x *Node) GetRegistered() int64 {
 		return x.Registered
 	}
 	return 0
+}
+
+func (x *Node) GetKeepReplicas() bool {
+	if x != nil {
+		return x.KeepReplicas
+	}
+	return false
 }
 
 type Layout struct {
@@ -4030,10 +4047,11 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x06health\x18\x03 \x01(\x0e2\x15.blkd.metadata.HealthR\x06health\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x12\x1d\n" +
 	"\n" +
-	"held_until\x18\x05 \x01(\x03R\theldUntil\"3\n" +
+	"held_until\x18\x05 \x01(\x03R\theldUntil\"X\n" +
 	"\tDrainNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04undo\x18\x02 \x01(\bR\x04undo\";\n" +
+	"\x04undo\x18\x02 \x01(\bR\x04undo\x12#\n" +
+	"\rkeep_replicas\x18\x03 \x01(\bR\fkeepReplicas\";\n" +
 	"\vReplaceNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"6\n" +
@@ -4138,7 +4156,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12'\n" +
 	"\x04node\x18\x05 \x01(\v2\x13.blkd.metadata.NodeR\x04node\x12-\n" +
 	"\x06volume\x18\x06 \x01(\v2\x15.blkd.metadata.VolumeR\x06volume\x12'\n" +
-	"\x04plan\x18\a \x01(\v2\x13.blkd.metadata.PlanR\x04plan\"\x98\x05\n" +
+	"\x04plan\x18\a \x01(\v2\x13.blkd.metadata.PlanR\x04plan\"\xbd\x05\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x18\n" +
@@ -4167,7 +4185,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"held_until\x18\x13 \x01(\x03R\theldUntil\x12\x1e\n" +
 	"\n" +
 	"registered\x18\x14 \x01(\x03R\n" +
-	"registered\x1a9\n" +
+	"registered\x12#\n" +
+	"\rkeep_replicas\x18\x15 \x01(\bR\fkeepReplicas\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
