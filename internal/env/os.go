@@ -90,6 +90,10 @@ func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	done := 0
 	for done < len(p) {
+		if n := o.readCached(p[done:], off+int64(done)); n > 0 {
+			done += n
+			continue
+		}
 		n, err := unix.Pread(o.fd, p[done:], off+int64(done))
 		switch {
 		case err == unix.EINTR:
@@ -120,6 +124,22 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 		done += n
 	}
 	return done, nil
+}
+
+// quickBytes is the most, in bytes, that is read without telling the scheduler.
+const quickBytes = 128 << 10
+
+// readCached reads what there is in the page cache, and does not wait, so the
+// scheduler need not be told: that would wake the runtime's monitor thread each time
+// when the process was idle before. It returns 0 if nothing is there, or for any
+// other reason.
+func (o *osFile) readCached(p []byte, off int64) int {
+	iov := unix.Iovec{Base: unsafe.SliceData(p), Len: uint64(min(len(p), quickBytes))}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PREADV2, uintptr(o.fd), uintptr(unsafe.Pointer(&iov)), 1, uintptr(off), 0, unix.RWF_NOWAIT)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
 }
 
 // iovMax is the kernel's limit (UIO_MAXIOV).

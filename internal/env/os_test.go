@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"blkd/internal/env"
 )
 
@@ -81,6 +83,25 @@ func blocks(t *testing.T, name string) int64 {
 	var st syscall.Stat_t
 	must(t, syscall.Stat(name, &st))
 	return st.Blocks * 512
+}
+
+// TestReadWhatIsPartlyCached reads a range of which the page cache holds the first
+// half: one part comes without waiting, the other from the disk.
+func TestReadWhatIsPartlyCached(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	f := create(t, name)
+	want := bytes.Repeat([]byte("0123456"), 100_000)
+	_, err := f.WriteAt(want, 0)
+	must(t, err)
+	must(t, f.Sync())
+	o, err := os.Open(name)
+	must(t, err)
+	defer o.Close()
+	must(t, unix.Fadvise(int(o.Fd()), int64(len(want)/2), 0, unix.FADV_DONTNEED))
+	got := make([]byte, len(want)-5)
+	if n, err := f.ReadAt(got, 5); n != len(got) || err != nil || !bytes.Equal(got, want[5:]) {
+		t.Fatalf("read %d of %d bytes, %v; as written: %v", n, len(got), err, bytes.Equal(got, want[5:]))
+	}
 }
 
 func TestSpace(t *testing.T) {
