@@ -24,6 +24,7 @@ type quorum struct {
 	leader  *node // nil: none
 	steward *metadata.Steward
 	elected instant // when a leader may be elected next
+	runs    int     // of nodes, that were registered
 }
 
 // identity is what a node's disk and machine know of its last run.
@@ -94,6 +95,9 @@ func (s *sim) decideFor(c *metapb.Command, p *replication.Proposal) *metapb.Resu
 	c.Time = s.wall()
 	was := s.state.Volume(volumeName)
 	r := s.state.Apply(s.index, c)
+	if c.GetRegisterNode() != nil || c.GetReplaceNode() != nil {
+		s.runs++
+	}
 	v := s.state.Volume(volumeName)
 	if v == nil || v == was {
 		return r
@@ -387,7 +391,7 @@ func (s *sim) pulse(n *node) {
 	if err != nil {
 		panic(err)
 	}
-	n.beats = make([]uint64, len(s.nodes))
+	n.beats, n.watches = make([]uint64, len(s.nodes)), 0
 	beat := 0
 	var next func()
 	next = func() {
@@ -469,11 +473,14 @@ func (s *sim) govern(n *node) {
 
 // watch tells a detector whom to watch.
 func (s *sim) watch(n *node) {
-	peers := make([]metadata.Peer, 0, len(s.nodes))
-	for _, m := range s.state.Nodes() {
-		peers = append(peers, metadata.Peer{Name: m.Name, Incarnation: m.Incarnation})
+	if n.watches != s.runs {
+		n.watches = s.runs
+		var peers []metadata.Peer
+		for _, m := range s.state.Nodes() {
+			peers = append(peers, metadata.Peer{Name: m.Name, Incarnation: m.Incarnation})
+		}
+		n.detector.SetPeers(time.Duration(s.clock(n)), peers)
 	}
-	n.detector.SetPeers(time.Duration(s.clock(n)), peers)
 	for _, m := range s.nodes {
 		if !m.up && m.boot == m.booted && s.rnd.IntN(4) == 0 { // its machine runs, and refuses connections
 			n.detector.Refused(time.Duration(s.clock(n)), string(m.name))

@@ -66,6 +66,23 @@ var scenarios = []scenario{
 	{"what rots is read from another member", 2, all, unbound, 0, mendAll},
 	{"what rots where nobody else has it is an error at once", 1, all, unbound, 0, mendAlone},
 	{"what differs or rots is found, and written again", 3, all, unbound, 0, compareAll},
+
+	// Classes of bugs of the field.
+	{"a member misses generations", 3, majority, unbound, 0, missedGeneration},
+	{"a third member heals what the primary could not", 3, majority, unbound, 0, healedByThird},
+	{"the end of a copy is lost", 2, all, pieces, 1, lostEnd},
+	{"a clean stop of all is no loss", 3, majority, unbound, 0, cleanStop},
+	{"an outdated member is no source", 3, majority, unbound, 0, outdatedSource},
+	{"a doomed plan is not tried all the time", 2, all, unbound, 0, doomedPlan},
+	{"a volume grows while its primary is replaced", 3, majority, unbound, 0, resizeAndPromote},
+	{"the tie-breaker comes and goes during a copy", 2, all, pieces, 1, tieBreaker},
+	{"a survivor promotes before the other is reconciled", 2, all, unbound, 0, newTail},
+	{"trims during a copy", 2, all, pieces, 1, trimWhileCopied},
+	{"slow members do not take each other for dead", 2, all, unbound, 0, slowBoth},
+	{"the node that cannot be heard goes, and no other", 3, majority, unbound, 0, rightNode},
+	{"a recovery is broken off", 3, majority, unbound, 0, brokenRecovery},
+	{"a disk is full, and fails, during a copy", 2, all, pieces, 1, fullWhileCopied},
+	{"all nodes are switched off", 3, all, unbound, 0, allOff},
 }
 
 func (c *command) scenarios(name string) (failed bool, err error) {

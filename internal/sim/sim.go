@@ -32,6 +32,7 @@ type sim struct {
 
 	setup
 	quiet  bool // all faults have ended
+	joins  int  // invitations that were sent
 	idle   bool // no client begins anything
 	bare   bool // a scenario: nothing is promoted by itself
 	readMs float64
@@ -77,6 +78,7 @@ type node struct {
 	identity
 	detector *metadata.Detector
 	beats    []uint64 // sent to each
+	watches  int      // the runs of nodes that the detector knows of
 	image    *image   // of an earlier time; nil: none
 	newest   *image   // what was there when it got that
 }
@@ -266,7 +268,7 @@ func (s *sim) boot(n *node, made bool) {
 	n.core = replication.NewCore(replication.Config{Self: n.name, Incarnation: n.inc, Replica: n.disk, Gate: n.disk, Now: s.clock(n),
 		Fresh: made && promised == 0, Durable: n.disk.durable(), Limits: s.limits, Times: s.times(),
 		Events: replication.Events{
-			Note:   func(text string) { s.logf("%s: %s", n.name, text) },
+			Note:   s.notes(n),
 			Role:   func(r replication.Role, g replication.Generation) { s.roleChanged(n, r, g) },
 			Served: func(c *replication.Certificate) { s.certified(n, c) },
 			Mended: func(off int64, from replication.NodeID) { s.mendedBy(n, off, from) },
@@ -277,6 +279,14 @@ func (s *sim) boot(n *node, made bool) {
 	}
 	s.tick(n, core)
 	s.effects(n)
+}
+
+// notes takes down what a core says for people; nil: nobody reads it.
+func (s *sim) notes(n *node) func(string) {
+	if s.out == nil {
+		return nil
+	}
+	return func(text string) { s.logf("%s: %s", n.name, text) }
 }
 
 // times are the usual ones, but shorter.
@@ -343,6 +353,9 @@ func (s *sim) send(n *node, x replication.Send) {
 		due = max(due, w.due[k-1])
 	}
 	w.due = append(w.due, due)
+	if m.Kind == replication.MsgJoin {
+		s.joins++
+	}
 	s.note("send", uint64(n.id), uint64(to.id), uint64(m.Kind), uint64(m.Gen), uint64(m.PrevSeq), uint64(m.LastSeq), uint64(m.Held), uint64(len(m.Entries)))
 	if s.out != nil && (m.Kind != replication.MsgAppend || len(m.Entries) > 0) && m.Kind != replication.MsgAck {
 		s.logf("%s -> %s %s gen %d prev (%d,%d) %d entries, last (%d,%d) held %d durable %d copy %d", n.name, x.To, m.Kind, m.Gen,
