@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 
 	"blkd/blockdev"
@@ -32,7 +31,9 @@ type disk struct {
 	rot     [mostBlocks]bool // blocks that fail their check, until they are written
 
 	broken bool // the next write or sync fails
-	cuts   int  // so often was the log cut, or begun anew
+	ops    int  // writes and syncs done
+	strike *strike
+	cuts   int // so often was the log cut, or begun anew
 
 	imports, rejoins int
 
@@ -75,8 +76,23 @@ func (d *disk) empty() {
 	d.synced = d.content
 }
 
-// fails tells, once, that the disk does what it does to a broken one.
+// strike cuts a node off in the midst of its work.
+type strike struct {
+	op    int // of its disk; 0: never
+	after bool
+	now   bool // it has been reached
+}
+
+// fails counts a write or sync, and tells, once, that a broken disk fails, or that
+// the node ends before this one is done.
 func (d *disk) fails() error {
+	d.ops++
+	if x := d.strike; x != nil && x.op == d.ops {
+		x.now = true
+		if !x.after {
+			return errDisk
+		}
+	}
 	if d.broken {
 		d.broken = false
 		return errDisk
@@ -254,6 +270,9 @@ func (d *disk) Import(off, n int64, data []byte) error {
 
 // Reset empties the replica.
 func (d *disk) Reset(gen replication.Generation, seq replication.Seq) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
 	d.rot = [mostBlocks]bool{}
 	d.content = content{baseGen: gen, baseSeq: seq, commit: seq, incomplete: true, floor: seq}
 	d.settle()
@@ -262,6 +281,9 @@ func (d *disk) Reset(gen replication.Generation, seq replication.Seq) error {
 
 // Complete ends a copy.
 func (d *disk) Complete() error {
+	if err := d.fails(); err != nil {
+		return err
+	}
 	d.incomplete = false
 	d.settle()
 	return nil
@@ -272,8 +294,11 @@ func (d *disk) Size() int64 { return d.size }
 
 // Resize makes the volume larger.
 func (d *disk) Resize(size int64) error {
+	if err := d.fails(); err != nil {
+		return err
+	}
 	d.size = size
-	return d.fails()
+	return nil
 }
 
 // Incomplete tells whether a copy is under way.
@@ -293,6 +318,9 @@ func (d *disk) Rejoin(gen replication.Generation, seq replication.Seq) error {
 	baseOf, base, ok := d.Base()
 	if !ok || seq < base {
 		return errors.New("no base to rejoin from")
+	}
+	if err := d.fails(); err != nil {
+		return err
 	}
 	d.rejoins++
 	d.log, d.reigns = nil, nil
@@ -348,9 +376,9 @@ func (d *disk) holds(gen replication.Generation, seq replication.Seq) bool {
 	return !ok || g == gen
 }
 
-// losePower takes what was not synced; of the end of the log, any part may have
-// reached the disk.
-func (d *disk) losePower(rnd *rand.Rand) {
+// losePower takes what was not synced; of the end of the log, a part may have reached
+// the disk, which survive draws.
+func (d *disk) losePower(survive func(most int) int) {
 	lost := d.content
 	d.content = d.synced
 	if d.incomplete || lost.incomplete {
@@ -358,7 +386,7 @@ func (d *disk) losePower(rnd *rand.Rand) {
 	}
 	more := int(lost.last()) - int(d.last())
 	if at := int(d.last()) - int(lost.baseSeq); more > 0 && at >= 0 {
-		for _, e := range lost.log[at : at+rnd.IntN(more+1)] {
+		for _, e := range lost.log[at : at+survive(more)] {
 			d.content = d.content.grown(e)
 		}
 	}

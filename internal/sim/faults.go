@@ -126,8 +126,13 @@ func (s *sim) promoteAny(_ *node, rnd *rand.Rand) {
 
 // crash stops a node; power loss takes what was not synced, or a part of it.
 func (s *sim) crash(n *node, power bool) {
+	s.crashWith(n, power, func(most int) int { return s.rnd.IntN(most + 1) })
+}
+
+// crashWith is crash, where survive draws what survives a loss of power.
+func (s *sim) crashWith(n *node, power bool, survive func(most int) int) {
 	if power && n.has {
-		n.disk.losePower(s.rnd)
+		n.disk.losePower(survive)
 	}
 	if power {
 		n.boot++

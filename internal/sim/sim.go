@@ -31,10 +31,12 @@ type sim struct {
 	turn  uint64 // orders events of one time
 
 	setup
-	quiet  bool // all faults have ended
-	joins  int  // invitations that were sent
-	idle   bool // no client begins anything
-	bare   bool // a scenario: nothing is promoted by itself
+	quiet  bool        // all faults have ended
+	joins  int         // invitations that were sent
+	struck func(*node) // what happens to a node that is cut off
+	cutOff bool        // one was
+	idle   bool        // no client begins anything
+	bare   bool        // a scenario: nothing is promoted by itself
 	readMs float64
 	syncMs float64 // how long a sync takes on average
 
@@ -316,6 +318,12 @@ func (s *sim) effects(n *node) {
 		return
 	}
 	core := n.core
+	if x := n.disk.strike; x != nil && x.now {
+		defer s.struck(n)
+		if !x.after {
+			return // nothing of this step is seen by others
+		}
+	}
 	e := core.Take()
 	for _, x := range e.Sends {
 		s.send(n, x)

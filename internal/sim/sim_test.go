@@ -74,6 +74,29 @@ func TestKeptSeeds(t *testing.T) {
 	}
 }
 
+// TestEveryCrashPoint cuts short workloads at every operation of every disk, in every
+// way, and promotes each node after that.
+func TestEveryCrashPoint(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes long")
+	}
+	for i := range loads {
+		points := 0
+		loads[i].eachPoint(2, func(p crashPoint) bool {
+			points++
+			r, _ := p.run(nil)
+			if r.Violation != nil {
+				t.Errorf("%v: %v", p, r.Violation)
+			}
+			return r.Violation == nil
+		})
+		t.Logf("%s: %d points", loads[i].name, points)
+		if points < 100 {
+			t.Errorf("%s has %d points only", loads[i].name, points)
+		}
+	}
+}
+
 // TestRunsReplay runs seeds twice: everything happens alike.
 func TestRunsReplay(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
