@@ -28,6 +28,11 @@ type Options struct {
 	TLS     *tls.Config
 	TLSMode TLSMode
 
+	// Find is called, by the goroutine of the client that asks, for an export that
+	// there is not, which is looked up again when it returns: it may call SetExport.
+	// Nil: nobody knows of others.
+	Find func(name string)
+
 	// Logger gets one line for each connection that ends abnormally. Default:
 	// nothing is logged.
 	Logger *slog.Logger

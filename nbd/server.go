@@ -76,9 +76,18 @@ func (s *Server) RemoveExport(name string) bool {
 	return old != nil
 }
 
-// find returns the export of a name. The empty name is the default export: the only
-// one there is.
+// find returns the export of a name, nil if there is none. The empty name is the
+// default export: the only one there is.
 func (s *Server) find(name string) *exportState {
+	e := s.known(name)
+	if e == nil && s.opts.Find != nil {
+		s.opts.Find(name)
+		e = s.known(name)
+	}
+	return e
+}
+
+func (s *Server) known(name string) *exportState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.exports[name]; e != nil || name != "" || len(s.exports) != 1 {

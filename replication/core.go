@@ -72,7 +72,7 @@ type Config struct {
 
 // Times are the core's intervals. Zero fields get the defaults.
 type Times struct {
-	Lease time.Duration // how long a member grants; default 600 ms
+	Lease time.Duration // how long a member grants; default DefaultLease
 	Drift time.Duration // added to a grant and taken from a belief: clock rate error over one lease; default Lease/300
 	Probe time.Duration // a silent peer is asked again; default 100 ms
 	Drop  time.Duration // a member that answers nothing is dropped after this; default 700 ms
@@ -80,13 +80,16 @@ type Times struct {
 	Retry time.Duration // first pause between attempts of a plan; doubled up to 32 times; default 100 ms
 }
 
+// DefaultLease is Times.Lease where nothing else is set.
+const DefaultLease = 600 * time.Millisecond
+
 func (t Times) withDefaults() Times {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
 			*d = v
 		}
 	}
-	set(&t.Lease, 600*time.Millisecond)
+	set(&t.Lease, DefaultLease)
 	set(&t.Drift, t.Lease/300)
 	set(&t.Probe, 100*time.Millisecond)
 	set(&t.Drop, 700*time.Millisecond)

@@ -77,6 +77,7 @@ type Status struct {
 	Generation Generation // of the role; of the promise, for a Secondary
 	Number     uint64     // of the newest record known; 0: none
 	Commit     Seq
+	LastGen    Generation
 	Last       Seq
 	Durable    Seq
 	Inflight   int // mutations not committed
@@ -105,7 +106,8 @@ type PeerStatus struct {
 	Slow      bool          // it takes too long to keep up
 	Lease     time.Duration // until its lease ends; 0: there is none
 	Joining   bool
-	Full      bool  // everything is copied
+	Full      bool  // content is copied: the log does not reach
+	Extents   bool  // only of what has changed
 	Copied    int64 // bytes sent of that
 	Cursor    int64 // where in the volume the copy is, bytes
 }
@@ -114,7 +116,7 @@ type PeerStatus struct {
 // nothing.
 func (c *Core) Status() Status {
 	s := Status{Role: c.role, Generation: c.prom, Commit: c.disk.Committed(), Durable: c.durable}
-	_, s.Last = c.disk.Last()
+	s.LastGen, s.Last = c.disk.Last()
 	if c.rec != nil {
 		s.Number = c.rec.Number
 	}
@@ -144,7 +146,7 @@ func (c *Core) peerStatus(p *peer) PeerStatus {
 		s.Lease = time.Duration(p.lease.till - c.now)
 	}
 	if j := c.p.join; j != nil && j.node == p.node {
-		s.Joining, s.Full, s.Copied, s.Cursor = true, j.full, j.copied, j.cursor
+		s.Joining, s.Full, s.Extents, s.Copied, s.Cursor = true, j.full, j.behind > 0, j.copied, j.cursor
 	}
 	return s
 }

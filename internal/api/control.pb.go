@@ -932,6 +932,7 @@ type ListVolumesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volumes       []*Volume              `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	Branches      []*Branch              `protobuf:"bytes,2,rep,name=branches,proto3" json:"branches,omitempty"` // with local: that the answering node keeps
+	Logs          []*ReplicaLog          `protobuf:"bytes,3,rep,name=logs,proto3" json:"logs,omitempty"`         // with local: of its replicas, whether it serves them or not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -980,6 +981,82 @@ func (x *ListVolumesResponse) GetBranches() []*Branch {
 	return nil
 }
 
+func (x *ListVolumesResponse) GetLogs() []*ReplicaLog {
+	if x != nil {
+		return x.Logs
+	}
+	return nil
+}
+
+// ReplicaLog is how far the log of a node's replica reaches, as the node itself says.
+type ReplicaLog struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	End           *metapb.LogEnd         `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	DurableSeq    uint64                 `protobuf:"varint,3,opt,name=durable_seq,json=durableSeq,proto3" json:"durable_seq,omitempty"`
+	CommitSeq     uint64                 `protobuf:"varint,4,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"` // it knows this to be committed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaLog) Reset() {
+	*x = ReplicaLog{}
+	mi := &file_internal_api_control_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaLog) ProtoMessage() {}
+
+func (x *ReplicaLog) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaLog.ProtoReflect.Descriptor instead.
+func (*ReplicaLog) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplicaLog) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ReplicaLog) GetEnd() *metapb.LogEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *ReplicaLog) GetDurableSeq() uint64 {
+	if x != nil {
+		return x.DurableSeq
+	}
+	return 0
+}
+
+func (x *ReplicaLog) GetCommitSeq() uint64 {
+	if x != nil {
+		return x.CommitSeq
+	}
+	return 0
+}
+
 type ShowVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -989,7 +1066,7 @@ type ShowVolumeRequest struct {
 
 func (x *ShowVolumeRequest) Reset() {
 	*x = ShowVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1078,7 @@ func (x *ShowVolumeRequest) String() string {
 func (*ShowVolumeRequest) ProtoMessage() {}
 
 func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1091,7 @@ func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ShowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ShowVolumeRequest) GetName() string {
@@ -1046,7 +1123,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1135,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1148,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -1175,7 +1252,7 @@ type ChangeVolumeRequest struct {
 
 func (x *ChangeVolumeRequest) Reset() {
 	*x = ChangeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1264,7 @@ func (x *ChangeVolumeRequest) String() string {
 func (*ChangeVolumeRequest) ProtoMessage() {}
 
 func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1277,7 @@ func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChangeVolumeRequest) GetName() string {
@@ -1270,7 +1347,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1359,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1372,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteVolumeRequest) GetName() string {
@@ -1328,7 +1405,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1417,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1430,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteVolumeResponse) GetNote() string {
@@ -1376,7 +1453,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1465,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1478,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResizeVolumeRequest) GetName() string {
@@ -1457,7 +1534,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1546,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1559,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PromoteRequest) GetName() string {
@@ -1545,6 +1622,7 @@ type Promotion struct {
 	Candidates    []*PromotionCandidate  `protobuf:"bytes,6,rep,name=candidates,proto3" json:"candidates,omitempty"`    // every replica, best first
 	Reasons       []string               `protobuf:"bytes,7,rep,name=reasons,proto3" json:"reasons,omitempty"`          // why this kind and this node, one line each
 	Losses        []string               `protobuf:"bytes,8,rep,name=losses,proto3" json:"losses,omitempty"`            // what would be, or was, lost of acknowledged writes; empty: nothing
+	Tails         []string               `protobuf:"bytes,11,rep,name=tails,proto3" json:"tails,omitempty"`             // what would be, or was, cut off that was never acknowledged; empty: nothing
 	Took          *durationpb.Duration   `protobuf:"bytes,9,opt,name=took,proto3" json:"took,omitempty"`                // until it served; dry run: estimated
 	Certificate   *metapb.Certificate    `protobuf:"bytes,10,opt,name=certificate,proto3" json:"certificate,omitempty"` // unset in a dry run and when there was nothing to do
 	unknownFields protoimpl.UnknownFields
@@ -1553,7 +1631,7 @@ type Promotion struct {
 
 func (x *Promotion) Reset() {
 	*x = Promotion{}
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1643,7 @@ func (x *Promotion) String() string {
 func (*Promotion) ProtoMessage() {}
 
 func (x *Promotion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1656,7 @@ func (x *Promotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
 func (*Promotion) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Promotion) GetVolume() *Volume {
@@ -1637,6 +1715,13 @@ func (x *Promotion) GetLosses() []string {
 	return nil
 }
 
+func (x *Promotion) GetTails() []string {
+	if x != nil {
+		return x.Tails
+	}
+	return nil
+}
+
 func (x *Promotion) GetTook() *durationpb.Duration {
 	if x != nil {
 		return x.Took
@@ -1666,7 +1751,7 @@ type PromotionCandidate struct {
 
 func (x *PromotionCandidate) Reset() {
 	*x = PromotionCandidate{}
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1763,7 @@ func (x *PromotionCandidate) String() string {
 func (*PromotionCandidate) ProtoMessage() {}
 
 func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1776,7 @@ func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionCandidate.ProtoReflect.Descriptor instead.
 func (*PromotionCandidate) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PromotionCandidate) GetNode() string {
@@ -1748,7 +1833,7 @@ type AddReplicaRequest struct {
 
 func (x *AddReplicaRequest) Reset() {
 	*x = AddReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1845,7 @@ func (x *AddReplicaRequest) String() string {
 func (*AddReplicaRequest) ProtoMessage() {}
 
 func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1858,7 @@ func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddReplicaRequest.ProtoReflect.Descriptor instead.
 func (*AddReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddReplicaRequest) GetName() string {
@@ -1819,7 +1904,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1916,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1929,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveReplicaRequest) GetName() string {
@@ -1895,7 +1980,7 @@ type MoveReplicaRequest struct {
 
 func (x *MoveReplicaRequest) Reset() {
 	*x = MoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1992,7 @@ func (x *MoveReplicaRequest) String() string {
 func (*MoveReplicaRequest) ProtoMessage() {}
 
 func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2005,7 @@ func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*MoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MoveReplicaRequest) GetName() string {
@@ -1970,7 +2055,7 @@ type InvalidateReplicaRequest struct {
 
 func (x *InvalidateReplicaRequest) Reset() {
 	*x = InvalidateReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2067,7 @@ func (x *InvalidateReplicaRequest) String() string {
 func (*InvalidateReplicaRequest) ProtoMessage() {}
 
 func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2080,7 @@ func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InvalidateReplicaRequest) GetName() string {
@@ -2038,7 +2123,7 @@ type VerifyReplicasRequest struct {
 
 func (x *VerifyReplicasRequest) Reset() {
 	*x = VerifyReplicasRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2135,7 @@ func (x *VerifyReplicasRequest) String() string {
 func (*VerifyReplicasRequest) ProtoMessage() {}
 
 func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2148,7 @@ func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasRequest.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VerifyReplicasRequest) GetName() string {
@@ -2110,7 +2195,7 @@ type VerifyReplicasProgress struct {
 
 func (x *VerifyReplicasProgress) Reset() {
 	*x = VerifyReplicasProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2207,7 @@ func (x *VerifyReplicasProgress) String() string {
 func (*VerifyReplicasProgress) ProtoMessage() {}
 
 func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2220,7 @@ func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasProgress.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyReplicasProgress) GetCheckedBytes() int64 {
@@ -2200,7 +2285,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2297,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2310,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Difference) GetNode() string {
@@ -2265,7 +2350,7 @@ type ListBranchesRequest struct {
 
 func (x *ListBranchesRequest) Reset() {
 	*x = ListBranchesRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2362,7 @@ func (x *ListBranchesRequest) String() string {
 func (*ListBranchesRequest) ProtoMessage() {}
 
 func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2375,7 @@ func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesRequest.ProtoReflect.Descriptor instead.
 func (*ListBranchesRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListBranchesRequest) GetVolume() string {
@@ -2310,7 +2395,7 @@ type ListBranchesResponse struct {
 
 func (x *ListBranchesResponse) Reset() {
 	*x = ListBranchesResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2407,7 @@ func (x *ListBranchesResponse) String() string {
 func (*ListBranchesResponse) ProtoMessage() {}
 
 func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2420,7 @@ func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesResponse.ProtoReflect.Descriptor instead.
 func (*ListBranchesResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListBranchesResponse) GetBranches() []*Branch {
@@ -2362,7 +2447,7 @@ type CompareBranchRequest struct {
 
 func (x *CompareBranchRequest) Reset() {
 	*x = CompareBranchRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2459,7 @@ func (x *CompareBranchRequest) String() string {
 func (*CompareBranchRequest) ProtoMessage() {}
 
 func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2472,7 @@ func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareBranchRequest.ProtoReflect.Descriptor instead.
 func (*CompareBranchRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CompareBranchRequest) GetName() string {
@@ -2415,7 +2500,7 @@ type DropBranchRequest struct {
 
 func (x *DropBranchRequest) Reset() {
 	*x = DropBranchRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2512,7 @@ func (x *DropBranchRequest) String() string {
 func (*DropBranchRequest) ProtoMessage() {}
 
 func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2525,7 @@ func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropBranchRequest.ProtoReflect.Descriptor instead.
 func (*DropBranchRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DropBranchRequest) GetName() string {
@@ -2472,7 +2557,7 @@ type DropBranchResponse struct {
 
 func (x *DropBranchResponse) Reset() {
 	*x = DropBranchResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2569,7 @@ func (x *DropBranchResponse) String() string {
 func (*DropBranchResponse) ProtoMessage() {}
 
 func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2582,7 @@ func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropBranchResponse.ProtoReflect.Descriptor instead.
 func (*DropBranchResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
 }
 
 type VerifyVolumeRequest struct {
@@ -2509,7 +2594,7 @@ type VerifyVolumeRequest struct {
 
 func (x *VerifyVolumeRequest) Reset() {
 	*x = VerifyVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2606,7 @@ func (x *VerifyVolumeRequest) String() string {
 func (*VerifyVolumeRequest) ProtoMessage() {}
 
 func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2619,7 @@ func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifyVolumeRequest) GetName() string {
@@ -2558,7 +2643,7 @@ type VerifyVolumeProgress struct {
 
 func (x *VerifyVolumeProgress) Reset() {
 	*x = VerifyVolumeProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2655,7 @@ func (x *VerifyVolumeProgress) String() string {
 func (*VerifyVolumeProgress) ProtoMessage() {}
 
 func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2668,7 @@ func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeProgress.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyVolumeProgress) GetCheckedBytes() int64 {
@@ -2633,7 +2718,7 @@ type BadBlock struct {
 
 func (x *BadBlock) Reset() {
 	*x = BadBlock{}
-	mi := &file_internal_api_control_proto_msgTypes[33]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2645,7 +2730,7 @@ func (x *BadBlock) String() string {
 func (*BadBlock) ProtoMessage() {}
 
 func (x *BadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[33]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2658,7 +2743,7 @@ func (x *BadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadBlock.ProtoReflect.Descriptor instead.
 func (*BadBlock) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BadBlock) GetOffset() int64 {
@@ -2691,7 +2776,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[34]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +2788,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[34]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +2801,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatusRequest) GetVolume() string {
@@ -2744,7 +2829,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_api_control_proto_msgTypes[35]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2841,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[35]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2854,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -2843,7 +2928,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[36]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +2940,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[36]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +2953,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
 }
 
 type VersionInfo struct {
@@ -2883,7 +2968,7 @@ type VersionInfo struct {
 
 func (x *VersionInfo) Reset() {
 	*x = VersionInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[37]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2895,7 +2980,7 @@ func (x *VersionInfo) String() string {
 func (*VersionInfo) ProtoMessage() {}
 
 func (x *VersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[37]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2908,7 +2993,7 @@ func (x *VersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionInfo.ProtoReflect.Descriptor instead.
 func (*VersionInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *VersionInfo) GetVersion() string {
@@ -2950,7 +3035,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[38]
+	mi := &file_internal_api_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3047,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[38]
+	mi := &file_internal_api_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3060,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ErrorInfo) GetNode() string {
@@ -3069,10 +3154,19 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"*\n" +
 	"\x12ListVolumesRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"m\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\x96\x01\n" +
 	"\x13ListVolumesResponse\x12)\n" +
 	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\x12+\n" +
-	"\bbranches\x18\x02 \x03(\v2\x0f.blkd.v1.BranchR\bbranches\"'\n" +
+	"\bbranches\x18\x02 \x03(\v2\x0f.blkd.v1.BranchR\bbranches\x12'\n" +
+	"\x04logs\x18\x03 \x03(\v2\x13.blkd.v1.ReplicaLogR\x04logs\"\x8d\x01\n" +
+	"\n" +
+	"ReplicaLog\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12'\n" +
+	"\x03end\x18\x02 \x01(\v2\x15.blkd.metadata.LogEndR\x03end\x12\x1f\n" +
+	"\vdurable_seq\x18\x03 \x01(\x04R\n" +
+	"durableSeq\x12\x1d\n" +
+	"\n" +
+	"commit_seq\x18\x04 \x01(\x04R\tcommitSeq\"'\n" +
 	"\x11ShowVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xbe\x03\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
@@ -3128,7 +3222,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x14\n" +
 	"\x05force\x18\x05 \x01(\bR\x05force\x12.\n" +
 	"\arequest\x18\x06 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
-	"\x05local\x18\a \x01(\bR\x05local\"\xff\x02\n" +
+	"\x05local\x18\a \x01(\bR\x05local\"\x95\x03\n" +
 	"\tPromotion\x12'\n" +
 	"\x06volume\x18\x01 \x01(\v2\x0f.blkd.v1.VolumeR\x06volume\x120\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1c.blkd.metadata.PromotionKindR\x04kind\x12\x17\n" +
@@ -3139,7 +3233,8 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"candidates\x18\x06 \x03(\v2\x1b.blkd.v1.PromotionCandidateR\n" +
 	"candidates\x12\x18\n" +
 	"\areasons\x18\a \x03(\tR\areasons\x12\x16\n" +
-	"\x06losses\x18\b \x03(\tR\x06losses\x12-\n" +
+	"\x06losses\x18\b \x03(\tR\x06losses\x12\x14\n" +
+	"\x05tails\x18\v \x03(\tR\x05tails\x12-\n" +
 	"\x04took\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04took\x12<\n" +
 	"\vcertificate\x18\n" +
 	" \x01(\v2\x1a.blkd.metadata.CertificateR\vcertificate\"\xbf\x01\n" +
@@ -3296,7 +3391,7 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
@@ -3310,137 +3405,140 @@ var file_internal_api_control_proto_goTypes = []any{
 	(*RequestInfo)(nil),              // 9: blkd.v1.RequestInfo
 	(*ListVolumesRequest)(nil),       // 10: blkd.v1.ListVolumesRequest
 	(*ListVolumesResponse)(nil),      // 11: blkd.v1.ListVolumesResponse
-	(*ShowVolumeRequest)(nil),        // 12: blkd.v1.ShowVolumeRequest
-	(*CreateVolumeRequest)(nil),      // 13: blkd.v1.CreateVolumeRequest
-	(*ChangeVolumeRequest)(nil),      // 14: blkd.v1.ChangeVolumeRequest
-	(*DeleteVolumeRequest)(nil),      // 15: blkd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 16: blkd.v1.DeleteVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 17: blkd.v1.ResizeVolumeRequest
-	(*PromoteRequest)(nil),           // 18: blkd.v1.PromoteRequest
-	(*Promotion)(nil),                // 19: blkd.v1.Promotion
-	(*PromotionCandidate)(nil),       // 20: blkd.v1.PromotionCandidate
-	(*AddReplicaRequest)(nil),        // 21: blkd.v1.AddReplicaRequest
-	(*RemoveReplicaRequest)(nil),     // 22: blkd.v1.RemoveReplicaRequest
-	(*MoveReplicaRequest)(nil),       // 23: blkd.v1.MoveReplicaRequest
-	(*InvalidateReplicaRequest)(nil), // 24: blkd.v1.InvalidateReplicaRequest
-	(*VerifyReplicasRequest)(nil),    // 25: blkd.v1.VerifyReplicasRequest
-	(*VerifyReplicasProgress)(nil),   // 26: blkd.v1.VerifyReplicasProgress
-	(*Difference)(nil),               // 27: blkd.v1.Difference
-	(*ListBranchesRequest)(nil),      // 28: blkd.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil),     // 29: blkd.v1.ListBranchesResponse
-	(*CompareBranchRequest)(nil),     // 30: blkd.v1.CompareBranchRequest
-	(*DropBranchRequest)(nil),        // 31: blkd.v1.DropBranchRequest
-	(*DropBranchResponse)(nil),       // 32: blkd.v1.DropBranchResponse
-	(*VerifyVolumeRequest)(nil),      // 33: blkd.v1.VerifyVolumeRequest
-	(*VerifyVolumeProgress)(nil),     // 34: blkd.v1.VerifyVolumeProgress
-	(*BadBlock)(nil),                 // 35: blkd.v1.BadBlock
-	(*StatusRequest)(nil),            // 36: blkd.v1.StatusRequest
-	(*NodeStatus)(nil),               // 37: blkd.v1.NodeStatus
-	(*VersionRequest)(nil),           // 38: blkd.v1.VersionRequest
-	(*VersionInfo)(nil),              // 39: blkd.v1.VersionInfo
-	(*ErrorInfo)(nil),                // 40: blkd.v1.ErrorInfo
-	(*metapb.Volume)(nil),            // 41: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 42: blkd.metadata.Plan
-	(*metapb.LogEnd)(nil),            // 43: blkd.metadata.LogEnd
-	(metapb.ReplicaState)(0),         // 44: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 45: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 46: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 47: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 48: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 49: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 50: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 51: blkd.metadata.Certificate
+	(*ReplicaLog)(nil),               // 12: blkd.v1.ReplicaLog
+	(*ShowVolumeRequest)(nil),        // 13: blkd.v1.ShowVolumeRequest
+	(*CreateVolumeRequest)(nil),      // 14: blkd.v1.CreateVolumeRequest
+	(*ChangeVolumeRequest)(nil),      // 15: blkd.v1.ChangeVolumeRequest
+	(*DeleteVolumeRequest)(nil),      // 16: blkd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 17: blkd.v1.DeleteVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 18: blkd.v1.ResizeVolumeRequest
+	(*PromoteRequest)(nil),           // 19: blkd.v1.PromoteRequest
+	(*Promotion)(nil),                // 20: blkd.v1.Promotion
+	(*PromotionCandidate)(nil),       // 21: blkd.v1.PromotionCandidate
+	(*AddReplicaRequest)(nil),        // 22: blkd.v1.AddReplicaRequest
+	(*RemoveReplicaRequest)(nil),     // 23: blkd.v1.RemoveReplicaRequest
+	(*MoveReplicaRequest)(nil),       // 24: blkd.v1.MoveReplicaRequest
+	(*InvalidateReplicaRequest)(nil), // 25: blkd.v1.InvalidateReplicaRequest
+	(*VerifyReplicasRequest)(nil),    // 26: blkd.v1.VerifyReplicasRequest
+	(*VerifyReplicasProgress)(nil),   // 27: blkd.v1.VerifyReplicasProgress
+	(*Difference)(nil),               // 28: blkd.v1.Difference
+	(*ListBranchesRequest)(nil),      // 29: blkd.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),     // 30: blkd.v1.ListBranchesResponse
+	(*CompareBranchRequest)(nil),     // 31: blkd.v1.CompareBranchRequest
+	(*DropBranchRequest)(nil),        // 32: blkd.v1.DropBranchRequest
+	(*DropBranchResponse)(nil),       // 33: blkd.v1.DropBranchResponse
+	(*VerifyVolumeRequest)(nil),      // 34: blkd.v1.VerifyVolumeRequest
+	(*VerifyVolumeProgress)(nil),     // 35: blkd.v1.VerifyVolumeProgress
+	(*BadBlock)(nil),                 // 36: blkd.v1.BadBlock
+	(*StatusRequest)(nil),            // 37: blkd.v1.StatusRequest
+	(*NodeStatus)(nil),               // 38: blkd.v1.NodeStatus
+	(*VersionRequest)(nil),           // 39: blkd.v1.VersionRequest
+	(*VersionInfo)(nil),              // 40: blkd.v1.VersionInfo
+	(*ErrorInfo)(nil),                // 41: blkd.v1.ErrorInfo
+	(*metapb.Volume)(nil),            // 42: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 43: blkd.metadata.Plan
+	(*metapb.LogEnd)(nil),            // 44: blkd.metadata.LogEnd
+	(metapb.ReplicaState)(0),         // 45: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 46: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 48: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 49: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 50: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 51: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 52: blkd.metadata.Certificate
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
 	8,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	41, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	42, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	42, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	43, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
 	5,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
 	7,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
 	4,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
-	43, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
+	44, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
 	2,  // 9: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
-	44, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	45, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
 	6,  // 11: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	45, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	46, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
 	2,  // 13: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
 	1,  // 14: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	46, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	45, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	46, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	47, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	46, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	47, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
 	3,  // 18: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
 	4,  // 19: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
-	9,  // 20: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	47, // 21: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	48, // 22: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	49, // 23: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	48, // 24: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	49, // 25: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	9,  // 26: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 27: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 28: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 29: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
-	3,  // 30: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	50, // 31: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
-	20, // 32: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	46, // 33: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	51, // 34: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	43, // 35: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
-	9,  // 36: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 37: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 38: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 39: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	27, // 40: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
-	4,  // 41: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
-	9,  // 42: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
-	35, // 43: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
-	39, // 44: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	45, // 45: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
-	3,  // 46: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
-	2,  // 47: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	10, // 48: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	12, // 49: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	13, // 50: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	15, // 51: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	17, // 52: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	14, // 53: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
-	33, // 54: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	18, // 55: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	21, // 56: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	22, // 57: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	23, // 58: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	24, // 59: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	25, // 60: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	28, // 61: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
-	30, // 62: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
-	31, // 63: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
-	36, // 64: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	38, // 65: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	11, // 66: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 67: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 68: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	16, // 69: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 70: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	3,  // 71: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
-	34, // 72: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	19, // 73: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 74: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 75: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 76: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 77: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	26, // 78: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	29, // 79: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
-	26, // 80: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
-	32, // 81: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
-	37, // 82: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	39, // 83: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	66, // [66:84] is the sub-list for method output_type
-	48, // [48:66] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	12, // 20: blkd.v1.ListVolumesResponse.logs:type_name -> blkd.v1.ReplicaLog
+	44, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
+	9,  // 22: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	48, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	49, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	50, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	49, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	50, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	9,  // 28: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 29: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 30: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 31: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
+	3,  // 32: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
+	51, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	21, // 34: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
+	47, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	52, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	44, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	9,  // 38: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 39: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 40: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 41: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	28, // 42: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
+	4,  // 43: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
+	9,  // 44: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
+	36, // 45: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
+	40, // 46: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
+	46, // 47: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	3,  // 48: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
+	2,  // 49: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
+	10, // 50: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	13, // 51: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	14, // 52: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	16, // 53: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	18, // 54: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	15, // 55: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	34, // 56: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	19, // 57: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	22, // 58: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	23, // 59: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	24, // 60: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	25, // 61: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	26, // 62: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	29, // 63: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
+	31, // 64: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
+	32, // 65: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
+	37, // 66: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	39, // 67: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	11, // 68: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 69: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 70: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	17, // 71: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 72: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 73: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	35, // 74: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	20, // 75: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 76: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 77: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 78: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 79: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	27, // 80: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	30, // 81: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
+	27, // 82: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
+	33, // 83: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
+	38, // 84: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	40, // 85: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	68, // [68:86] is the sub-list for method output_type
+	50, // [50:68] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -3448,14 +3546,14 @@ func file_internal_api_control_proto_init() {
 	if File_internal_api_control_proto != nil {
 		return
 	}
-	file_internal_api_control_proto_msgTypes[12].OneofWrappers = []any{}
+	file_internal_api_control_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -102,6 +102,7 @@ type Member struct {
 	Amnesiac    bool   `json:"amnesiac"`
 	Shard       int    `json:"shard"`
 	Log         bool   `json:"log"`
+	Leaving     bool   `json:"leaving"` // it goes when all the others count
 }
 
 // Attachment is the client that may write.
@@ -171,7 +172,7 @@ func newMembers(in []*metapb.Member) []Member {
 	out := make([]Member, 0, len(in))
 	for _, m := range in {
 		out = append(out, Member{Node: m.Node, State: api.ReplicaWord(m.State), Incarnation: hex(m.Incarnation),
-			Amnesiac: m.Amnesiac, Shard: int(m.Shard), Log: m.Log})
+			Amnesiac: m.Amnesiac, Shard: int(m.Shard), Log: m.Log, Leaving: m.Leaving})
 	}
 	return out
 }

@@ -14,6 +14,7 @@ type Promotion struct {
 	From        string       `json:"from"`   // primary before; empty: none
 	To          string       `json:"to"`     // primary after; dry run: empty if it would be refused
 	Losses      []string     `json:"losses"` // acknowledged writes that are lost; empty: none
+	Tails       []string     `json:"tails"`  // what is cut off and was never acknowledged; empty: nothing
 	Reasons     []string     `json:"reasons"`
 	Candidates  []Candidate  `json:"candidates"`   // every replica, best first
 	TookSeconds *float64     `json:"took_seconds"` // until it served; dry run: estimated; null: unknown
@@ -90,7 +91,7 @@ type Tail struct {
 
 func newPromotion(in *api.Promotion) Promotion {
 	out := Promotion{Kind: api.PromotionWord(in.Kind), DryRun: in.DryRun, From: in.From, To: in.To,
-		Losses: some(in.Losses), Reasons: some(in.Reasons), Candidates: make([]Candidate, 0, len(in.Candidates)),
+		Losses: some(in.Losses), Tails: some(in.Tails), Reasons: some(in.Reasons), Candidates: make([]Candidate, 0, len(in.Candidates)),
 		TookSeconds: seconds(in.Took), Certificate: newCertificate(in.Certificate)}
 	for _, c := range in.Candidates {
 		out.Candidates = append(out.Candidates, Candidate{Node: c.Node, Eligible: c.Eligible, End: newLogEnd(c.End),

@@ -111,6 +111,7 @@ func promotionSheet(w io.Writer, volume string, p Promotion) {
 		row(w, "lost", "nothing")
 	}
 	lines(w, "lost", p.Losses)
+	lines(w, "cut off", p.Tails)
 	lines(w, "because", p.Reasons)
 	if p.Certificate != nil {
 		certificateSheet(w, p.Certificate)

@@ -141,8 +141,11 @@ func memberWords(m Member, now *Replica) string {
 }
 
 func memberState(m Member) string {
-	if m.Amnesiac {
+	switch {
+	case m.Amnesiac:
 		return m.State + " (amnesiac)"
+	case m.Leaving:
+		return m.State + " (leaving)"
 	}
 	return m.State
 }

@@ -98,6 +98,7 @@ func (p *promotion) prepare(ctx context.Context) error {
 		p.out.Reasons = append(p.out.Reasons, fmt.Sprintf("%s does not answer: the others promise the next generation, and the best log of theirs is taken", p.r.Primary))
 	}
 	p.out.To = to.Node
+	p.foresee(to)
 	p.out.Reasons = append(p.out.Reasons, to.Node+": "+to.Why)
 	return nil
 }
@@ -114,10 +115,9 @@ func orNobody(name string) string { return cmp.Or(name, "nobody") }
 func (p *promotion) rank() {
 	for _, m := range p.r.Members {
 		c := &api.PromotionCandidate{Node: m.Node}
-		if i := slices.IndexFunc(p.live.GetReplicas(), func(x *api.Replica) bool { return x.Node == m.Node && (x.Connected || x.HeldSeq > 0) }); i >= 0 {
-			x := p.live.Replicas[i]
-			c.End = &metapb.LogEnd{Generation: p.r.Generation, Seq: x.HeldSeq}
-			c.DurableSeq = x.DurableSeq
+		if i := slices.IndexFunc(p.v.logs[m.Node], func(x *api.ReplicaLog) bool { return x.Volume == p.r.Name }); i >= 0 {
+			x := p.v.logs[m.Node][i]
+			c.End, c.DurableSeq, c.CommitSeq = x.End, x.DurableSeq, x.CommitSeq
 		}
 		n := p.v.node(m.Node)
 		switch {
@@ -142,7 +142,7 @@ func (p *promotion) rank() {
 			}
 			return 0
 		}
-		return cmp.Or(rank(a)-rank(b), cmp.Compare(b.End.GetSeq(), a.End.GetSeq()), strings.Compare(a.Node, b.Node))
+		return cmp.Or(rank(a)-rank(b), further(b.End, a.End), strings.Compare(a.Node, b.Node))
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -180,7 +181,11 @@ func (e *eviction) carryOut(ctx context.Context) (*api.Volume, error) {
 		return nil, e.noVolume(e.volume)
 	}
 	i := slices.IndexFunc(r.Members, func(m *metapb.Member) bool { return m.Node == e.of })
-	switch {
+	switch done, err := e.wasDone(ctx); {
+	case i < 0 && err != nil:
+		return nil, err
+	case i < 0 && done:
+		return e.Show(ctx, &api.ShowVolumeRequest{Name: r.Name}) // asked for again: the answer was lost
 	case i < 0:
 		return nil, e.node.refuse(codes.FailedPrecondition, "blkctl replica list "+r.Name, "node %s has no replica of volume %s", e.of, r.Name)
 	case e.of == r.Primary:
@@ -197,7 +202,12 @@ func (e *eviction) carryOut(ctx context.Context) (*api.Volume, error) {
 
 // takeOut changes the record of a replica that does not count.
 func (e *eviction) takeOut(ctx context.Context) (*api.Volume, error) {
-	result, err := e.edit(ctx, e.info, e.volume, false, func(_ *metadata.State, v *metapb.Volume) (*metapb.SetMembers, error) {
+	info := proto.CloneOf(e.info)
+	if info == nil {
+		info = &api.RequestInfo{}
+	}
+	info.Reason = e.why(ctx)
+	result, err := e.edit(ctx, info, e.volume, false, func(_ *metadata.State, v *metapb.Volume) (*metapb.SetMembers, error) {
 		set := &metapb.SetMembers{}
 		for _, m := range v.Members {
 			switch {
@@ -225,15 +235,37 @@ func (e *eviction) takeOut(ctx context.Context) (*api.Volume, error) {
 
 // evict has this node's replica, the primary, take out one that counts.
 func (e *eviction) evict(ctx context.Context) error {
-	what := "removed by "
+	return e.replicas.Evict(ctx, e.volume, e.of, e.keep, e.why(ctx))
+}
+
+// why is the reason in the volume's history: what was done, by whom, and why.
+func (e *eviction) why(ctx context.Context) string {
+	what, reason := e.words()
+	return what + asker(ctx, e.info) + reason
+}
+
+func (e *eviction) words() (what, reason string) {
+	what = e.of + " removed by "
 	if e.keep {
-		what = "declared worthless by "
+		what = e.of + " declared worthless by "
 	}
-	why := what + asker(ctx, e.info)
-	if reason := e.info.GetReason(); reason != "" {
-		why += ": " + reason
+	if text := e.info.GetReason(); text != "" {
+		reason = ": " + text
 	}
-	return e.replicas.Evict(ctx, e.volume, e.of, e.keep, why)
+	return what, reason
+}
+
+// wasDone tells whether the history has what is asked for, by the same asker for the
+// same reason; a node that has passed it on may be named too.
+func (e *eviction) wasDone(ctx context.Context) (done bool, err error) {
+	what, reason := e.words()
+	err = e.read(ctx, func(s *metadata.State) {
+		done = slices.ContainsFunc(s.History(e.volume).GetEntries(), func(h *metapb.HistoryEntry) bool {
+			by, mine := strings.CutPrefix(h.Reason, what)
+			return mine && strings.HasSuffix(by, reason) && strings.Contains(by, e.info.GetBy())
+		})
+	})
+	return done, err
 }
 
 // atPrimary carries out a call where a volume is served: here, or on its primary's

@@ -82,8 +82,12 @@ func TestReplicasComeAndGo(t *testing.T) {
 	_, err = via.volumes.RemoveReplica(brief(t), &api.RemoveReplicaRequest{Name: "v", Node: "n9"})
 	wantError(t, err, codes.FailedPrecondition, "n9 has no replica")
 
-	if v, err = via.volumes.RemoveReplica(brief(t), &api.RemoveReplicaRequest{Name: "v", Node: "n1", Request: &api.RequestInfo{By: "op", Reason: "less"}}); err != nil {
+	remove := &api.RemoveReplicaRequest{Name: "v", Node: "n1", Request: &api.RequestInfo{By: "op", Reason: "less"}}
+	if v, err = via.volumes.RemoveReplica(brief(t), remove); err != nil {
 		t.Fatal(err)
+	}
+	if again, err := c.address("n3").volumes.RemoveReplica(brief(t), remove); err != nil || again.Record.Number != v.Record.Number {
+		t.Errorf("the same request again: %v, %v", again, err)
 	}
 	if got := members(v); !slices.Equal(got, []string{"n2", "n3"}) || v.Record.Layout.Copies != 2 {
 		t.Errorf("after the removal: %v of %v", got, v.Record.Layout)

@@ -78,7 +78,7 @@ func (p *peers) close() {
 func (m *member) gather(ctx context.Context, v *view, volumes []*metapb.Volume) {
 	ctx, cancel := context.WithTimeout(ctx, runtimeTime)
 	defer cancel()
-	v.runtime = map[string]*api.Volume{}
+	v.runtime, v.logs = map[string]*api.Volume{}, map[string][]*api.ReplicaLog{}
 	var mu sync.Mutex
 	var asking sync.WaitGroup
 	asked := map[string]bool{}
@@ -95,6 +95,7 @@ func (m *member) gather(ctx context.Context, v *view, volumes []*metapb.Volume) 
 				v.runtime[found.Name] = found
 			}
 			v.branches = append(v.branches, answer.GetBranches()...)
+			v.logs[node] = answer.GetLogs()
 		})
 	}
 	for _, r := range volumes {
@@ -110,7 +111,7 @@ func (m *member) gather(ctx context.Context, v *view, volumes []*metapb.Volume) 
 // it keeps; nothing if it does not answer.
 func (m *member) told(ctx context.Context, node string) *api.ListVolumesResponse {
 	if node == m.node.cfg.NodeName {
-		return &api.ListVolumesResponse{Volumes: m.servedHere(), Branches: m.branchesHere()}
+		return m.tellHere()
 	}
 	client, err := m.peer(node)
 	if err != nil {
@@ -122,6 +123,25 @@ func (m *member) told(ctx context.Context, node string) *api.ListVolumesResponse
 		return nil
 	}
 	return answer
+}
+
+func (m *member) tellHere() *api.ListVolumesResponse {
+	return &api.ListVolumesResponse{Volumes: m.servedHere(), Branches: m.branchesHere(), Logs: m.logsHere()}
+}
+
+// logsHere tells how far the logs of this node's replicas reach.
+func (m *member) logsHere() []*api.ReplicaLog {
+	if m.replicas == nil {
+		return nil
+	}
+	var all []*api.ReplicaLog
+	for _, s := range m.replicas.Status() {
+		if s.Failed == nil && !s.Waits {
+			all = append(all, &api.ReplicaLog{Volume: s.Volume, DurableSeq: uint64(s.Durable), CommitSeq: uint64(s.Commit),
+				End: &metapb.LogEnd{Generation: uint64(s.LastGen), Seq: uint64(s.Last)}})
+		}
+	}
+	return all
 }
 
 // servedHere describes the volumes that this node is primary of.
@@ -169,7 +189,13 @@ func describePeer(s *replicas.Status, p *replication.PeerStatus) *api.Replica {
 	}
 	if p.Joining {
 		out.Resync = &api.Resync{Kind: api.ResyncKind_RESYNC_KIND_LOG, SyncedBytes: p.Copied, TotalBytes: p.Copied}
-		if p.Full {
+		switch {
+		case p.Extents: // how much has changed further on is guessed from what came so far
+			out.Resync.Kind = api.ResyncKind_RESYNC_KIND_EXTENTS
+			if p.Cursor > 0 {
+				out.Resync.TotalBytes = max(p.Copied, int64(float64(p.Copied)*float64(s.Store.SizeBytes)/float64(p.Cursor)))
+			}
+		case p.Full:
 			out.Resync.Kind, out.Resync.TotalBytes = api.ResyncKind_RESYNC_KIND_FULL, max(s.Store.AllocatedBytes, p.Copied)
 		}
 	}

@@ -20,7 +20,8 @@ type view struct {
 	leader  string // name; empty: unknown
 	// runtime is what the serving nodes tell, by volume; nil: they were not asked.
 	runtime  map[string]*api.Volume
-	branches []*api.Branch // that nodes keep, likewise
+	branches []*api.Branch                // that nodes keep, likewise
+	logs     map[string][]*api.ReplicaLog // by node, likewise
 }
 
 // take fills the view; it is for Read and Local.

@@ -22,7 +22,7 @@ type clusterVolumes struct {
 // List implements api.VolumeService.
 func (s *clusterVolumes) List(ctx context.Context, req *api.ListVolumesRequest) (*api.ListVolumesResponse, error) {
 	if req.Local {
-		return &api.ListVolumesResponse{Volumes: s.servedHere(), Branches: s.branchesHere()}, nil
+		return s.tellHere(), nil
 	}
 	v, err := s.look(ctx)
 	if err != nil {

@@ -37,6 +37,7 @@ const (
 func (m *member) startReplicas(clock env.Clock) {
 	n := m.node
 	m.exports = newExports(m)
+	n.clustered.Store(m.exports)
 	n.serving.Go(m.exports.run)
 	m.replicas = replicas.Start(replicas.Config{
 		Node: n.cfg.NodeName, Dir: filepath.Join(n.cfg.DataDir, volumesDir), Cluster: m.cluster,

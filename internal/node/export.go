@@ -11,7 +11,11 @@ import (
 
 // newServer makes the NBD server, which has no exports and listens nowhere yet.
 func (n *Node) newServer() error {
-	o := nbd.Options{Logger: n.log, MaxConnections: n.cfg.NBD.MaxConnections}
+	o := nbd.Options{Logger: n.log, MaxConnections: n.cfg.NBD.MaxConnections, Find: func(name string) {
+		if e := n.clustered.Load(); e != nil {
+			e.find(name)
+		}
+	}}
 	if n.cfg.NBD.TLS != "off" {
 		certs, err := newCertificates(n.cfg.NBD)
 		if err != nil {

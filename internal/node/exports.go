@@ -29,6 +29,8 @@ type exports struct {
 	// They come over mutual TLS, or over loopback.
 	direct *nbd.Server
 
+	reconciling sync.Mutex
+
 	mu       sync.Mutex
 	volumes  map[string]*exported
 	sessions map[sessionID]*session
@@ -83,8 +85,24 @@ func (e *exports) run() {
 	}
 }
 
-// reconcile exports what is recorded, and nothing else.
+// findTime bounds the search for a volume that this node does not know.
+const findTime = 2 * time.Second
+
+// find exports a volume that the quorum has and this node has not heard of yet: it may
+// have been created a moment ago over another one.
+func (e *exports) find(name string) {
+	ctx, cancel := context.WithTimeout(e.m.node.stopping, findTime)
+	defer cancel()
+	known := false
+	if err := e.m.cluster.Read(ctx, func(s *metadata.State) { known = s.Volume(name) != nil }); err == nil && known {
+		e.reconcile()
+	}
+}
+
+// reconcile exports what is recorded, and nothing else. When it returns, that is done.
 func (e *exports) reconcile() {
+	e.reconciling.Lock()
+	defer e.reconciling.Unlock()
 	var records []*metapb.Volume
 	e.m.cluster.Local(func(s *metadata.State) { records = s.Volumes() })
 	known := map[string]bool{}

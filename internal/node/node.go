@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -52,6 +53,7 @@ type Node struct {
 	listeners []net.Listener // of nbd
 	control   *grpc.Server
 	member    *member // nil: it stands alone
+	clustered atomic.Pointer[exports]
 
 	web     *web          // nil without a metrics address
 	ready   chan struct{} // closed when the node serves

@@ -15,6 +15,7 @@ import (
 	"blkd/internal/api"
 	"blkd/internal/env"
 	"blkd/metadata/metapb"
+	"blkd/replication"
 )
 
 // failFS is a file system on which the logs of stores cannot be synced any more,
@@ -171,6 +172,11 @@ func TestForcedPromotion(t *testing.T) {
 		t.Fatalf("promoted without force: %v", err)
 	}
 	ask.Force, ask.Request = true, &api.RequestInfo{Reason: "n1 burnt down"}
+	dry, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n2", Force: true, DryRun: true, Request: ask.Request})
+	if err != nil || len(dry.Losses) == 0 || !strings.Contains(strings.Join(dry.Losses, "; "), "only n1 has, which does not tell") ||
+		dry.Took.AsDuration() < replication.DefaultLease {
+		t.Errorf("a dry run: %v, %v", dry, err)
+	}
 	p, err := via.volumes.Promote(brief(t), ask)
 	if err != nil {
 		t.Fatal(err)
