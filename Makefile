@@ -174,6 +174,10 @@ bench: build ## everything under fio, with a verdict per target: one node, mirro
 bench-nbd: build ## one node only, beside qemu-nbd and nbdkit
 	deploy/test/bench-nbd.sh -only disk,memory,tls,checksums
 
+.PHONY: bench-curves
+bench-curves: build ## how it scales with depth, block size, replicas, volumes and size
+	deploy/test/bench-nbd.sh -only by-load,by-replicas,by-volumes,by-size
+
 .PHONY: bench-go
 bench-go: ## Go benchmarks of the data path
 	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./nbd ./internal/env/...

@@ -17,6 +17,13 @@
 //	           copies with durability flush and write.
 //	cluster-tls  two copies with and without TLS between the nodes.
 //
+// How one node and mirrors scale, only if asked for:
+//
+//	by-load      with depth and block size
+//	by-replicas  with the number of replicas, each on a node of its own
+//	by-volumes   with the number of volumes that share the load
+//	by-size      of a sparse volume: memory, and the time to serve again after a crash
+//
 // Every process that it starts is ended by its id, on errors and signals too.
 package main
 
@@ -92,6 +99,7 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	scenarios := map[string]func(context.Context) ([]verdict, error){
 		"disk": b.disk, "memory": b.memory, "tls": b.tls, "checksums": b.checksums,
 		"mirror": b.mirror, "durable": b.durable, "cluster-tls": b.clusterTLS,
+		"by-load": b.byLoad, "by-replicas": b.byReplicas, "by-volumes": b.byVolumes, "by-size": b.bySize,
 	}
 	var verdicts []verdict
 	for _, name := range only {
@@ -104,6 +112,9 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		verdicts = append(verdicts, v...)
+	}
+	if len(verdicts) == 0 {
+		return nil
 	}
 	return printVerdicts(os.Stdout, verdicts)
 }
