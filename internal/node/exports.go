@@ -51,6 +51,8 @@ type exported struct {
 	remote     net.Conn        // to the primary that requests are passed on to
 	primary    string          // who that is,
 	generation uint64          // and in which generation
+	stays      context.Context // ends when either changes, and move ends it
+	move       context.CancelFunc
 	size       int64
 }
 
@@ -142,6 +144,7 @@ func (e *exports) follow(r *metapb.Volume) {
 		v = &exported{e: e, name: r.Name, id: r.Id}
 		rand.Read(v.own[:]) // never fails
 		v.dev = v.device()
+		v.stays, v.move = context.WithCancel(context.Background())
 		e.volumes[r.Name] = v
 	}
 	if v.size != r.SizeBytes {
@@ -151,6 +154,8 @@ func (e *exports) follow(r *metapb.Volume) {
 	if v.generation != r.Generation || v.primary != r.Primary {
 		v.primary, v.generation = r.Primary, r.Generation
 		v.cut()
+		v.move()
+		v.stays, v.move = context.WithCancel(context.Background())
 		e.wake()
 	}
 	dev := v.dev
@@ -258,13 +263,13 @@ func (v *exported) connect(ctx context.Context) (blockdev.Device, error) {
 	e := v.e
 	for {
 		e.mu.Lock()
-		local, primary, changed := v.local, v.primary, e.changed
+		local, primary, stays, changed := v.local, v.primary, v.stays, e.changed
 		e.mu.Unlock()
 		switch {
 		case local != nil:
 			return local, nil
 		case primary != "" && primary != e.m.node.cfg.NodeName:
-			return v.dial(ctx, primary)
+			return v.dial(ctx, stays, primary)
 		}
 		select {
 		case <-ctx.Done():
@@ -275,8 +280,9 @@ func (v *exported) connect(ctx context.Context) (blockdev.Device, error) {
 	}
 }
 
-// dial connects to the volume on another node.
-func (v *exported) dial(ctx context.Context, primary string) (blockdev.Device, error) {
+// dial connects to the volume on another node, as long as that stays primary: one that
+// cannot be heard would hold it until the attempt times out.
+func (v *exported) dial(ctx, stays context.Context, primary string) (blockdev.Device, error) {
 	address := ""
 	v.e.m.cluster.Local(func(s *metadata.State) {
 		if n := s.Node(primary); n != nil {
@@ -288,6 +294,7 @@ func (v *exported) dial(ctx context.Context, primary string) (blockdev.Device, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, dataTime)
 	defer cancel()
+	defer context.AfterFunc(stays, cancel)()
 	client, err := nbd.Dial(ctx, "nbd://"+address+"/"+v.name, nbd.DialOptions{
 		MaxRequests: 1024, HandshakeTimeout: dataTime,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {

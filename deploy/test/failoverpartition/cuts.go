@@ -93,8 +93,9 @@ func (r *rig) make(ctx context.Context, c cut) error {
 	if err := c.do(r.network, p); err != nil {
 		return err
 	}
-	after, err := r.served(ctx, c.served(p), time.Now())
-	fmt.Printf("%s: clients of %s are served %v after the cut\n", c.text, r.names(c.served(p)), after.Round(time.Millisecond))
+	after, last, err := r.served(ctx, c.served(p), time.Now())
+	fmt.Printf("%s (%s): clients of %s are served %v after the cut, that of %s last\n",
+		c.text, r.Nodes[p.primary].Name, r.names(c.served(p)), after.Round(time.Millisecond), last)
 	if err != nil {
 		return errors.Join(err, r.network.Heal())
 	}

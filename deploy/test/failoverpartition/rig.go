@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -104,19 +105,25 @@ func (r *rig) history(ctx context.Context) (*metapb.History, error) {
 }
 
 // served waits until a client of each of some nodes has got a write acknowledged that
-// it sent after a moment, and tells how long that took.
-func (r *rig) served(ctx context.Context, nodes []int, after time.Time) (time.Duration, error) {
-	for _, i := range nodes {
-		for !r.crowd.LastSent(i).After(after) {
-			if time.Since(after) > patience {
-				return time.Since(after), fmt.Errorf("the client of %s is not served\n%s", r.Nodes[i].Name, r.Nodes[i].Log())
+// it sent after a moment, and tells how long that took, and which was the last.
+func (r *rig) served(ctx context.Context, nodes []int, after time.Time) (took time.Duration, last string, err error) {
+	for waiting := slices.Clone(nodes); len(waiting) > 0; {
+		waiting = slices.DeleteFunc(waiting, func(i int) bool {
+			served := r.crowd.LastSent(i).After(after)
+			if served {
+				last = r.Nodes[i].Name
 			}
-			if err := sleep(ctx, time.Millisecond); err != nil {
-				return time.Since(after), err
-			}
+			return served
+		})
+		took = time.Since(after)
+		if len(waiting) > 0 && took > patience {
+			return took, last, fmt.Errorf("clients of %s are not served\n%s", r.names(waiting), r.Nodes[waiting[0]].Log())
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return took, last, err
 		}
 	}
-	return time.Since(after), nil
+	return took, last, nil
 }
 
 func (r *rig) names(nodes []int) string {
