@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 		"internal/version",
 	},
 	"internal/replicas": {
-		"internal/cluster", "replication", "metadata", "metadata/metapb", "fencing", "blockdev", "internal/env", "internal/mutant",
+		"internal/cluster", "replication", "metadata", "metadata/metapb", "fencing", "blockdev", "internal/env", "internal/erasure", "internal/mutant",
 	},
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
@@ -56,7 +56,7 @@ var mayImport = map[string][]string{
 	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device
-	"replication":     {"blockdev", "fencing", "internal/crc32c", "internal/env", "internal/mutant", "internal/socket"},
+	"replication":     {"blockdev", "fencing", "internal/crc32c", "internal/env", "internal/erasure", "internal/mutant", "internal/socket"},
 	"metadata":        {"metadata/metapb", "fencing", "internal/env", "internal/env/pebblefs", "internal/mutant", "internal/units"},
 	"fio":             {"nbd", "blockdev", "internal/units"},
 	"internal/api":    {"metadata/metapb"},
@@ -68,6 +68,7 @@ var mayImport = map[string][]string{
 	"fencing":             {"blockdev", "internal/env", "internal/mutant"}, // blockdev for the type of generations
 
 	"internal/crc32c":            {}, // golang.org/x/sys/cpu besides
+	"internal/erasure":           {},
 	"internal/forward":           {"blockdev"},
 	"internal/env":               {},
 	"internal/env/crashfs":       {"internal/env"},
