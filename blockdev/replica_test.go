@@ -22,6 +22,14 @@ func TestReplicaCrash(t *testing.T) {
 	}
 }
 
+// TestStagingCrash is TestReplicaCrash of a store without an image: entries are
+// dropped, and whatever was not must be there.
+func TestStagingCrash(t *testing.T) {
+	if seed, err := crashHunt(uint64(*crashSeeds)/2, stagingRun); err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+}
+
 const replicaVolume = 40 * BlockSize
 
 type replicaRunner struct {
@@ -34,12 +42,19 @@ type replicaRunner struct {
 	keep   int
 	gen    Generation
 
+	staging bool
+	dropped int // entries that may be gone
+
 	logBytes int64
 	high     uint64 // how far the log was ever written
 }
 
-func replicaRun(seed uint64) error {
-	r := &replicaRunner{rng: rand.New(rand.NewPCG(seed, 5)), fs: crashfs.New(), gen: 1, logBytes: MinLog}
+func replicaRun(seed uint64) error { return runReplica(seed, false) }
+
+func stagingRun(seed uint64) error { return runReplica(seed, true) }
+
+func runReplica(seed uint64, staging bool) error {
+	r := &replicaRunner{rng: rand.New(rand.NewPCG(seed, 5)), fs: crashfs.New(), gen: 1, logBytes: MinLog, staging: staging}
 	if r.rng.IntN(2) == 0 {
 		r.logBytes *= 4
 	}
@@ -56,7 +71,7 @@ func replicaRun(seed uint64) error {
 }
 
 func (r *replicaRunner) options() StoreOptions {
-	return StoreOptions{FS: r.fs, Dir: "/v", Volume: "v", LogBytes: r.logBytes, Manual: true, Replica: true}
+	return StoreOptions{FS: r.fs, Dir: "/v", Volume: "v", LogBytes: r.logBytes, Manual: true, Replica: true, Staging: r.staging}
 }
 
 func (r *replicaRunner) round() error {
@@ -104,6 +119,10 @@ func (r *replicaRunner) step() error {
 			return fmt.Errorf("synced: durable up to %d of %d", d, len(r.log))
 		}
 		return nil
+	case n == 1 && r.staging:
+		n := r.rng.IntN(r.commit + 1)
+		r.dropped = max(r.dropped, n)
+		return r.s.Drop(Seq(n))
 	case n == 1:
 		return r.s.Destage()
 	case n < 5:
@@ -229,7 +248,7 @@ func (r *replicaRunner) firstReadable() int {
 		if e.Kind == EntryWrite && e.Len == chunkBytes {
 			chunks++
 		}
-		if n <= r.commit && (n <= r.keep || bytes > r.logBytes*3/4 || chunks > r.logBytes/chunkBytes) {
+		if n <= r.commit && (!r.staging || n <= r.dropped) && (n <= r.keep || bytes > r.logBytes*3/4 || chunks > r.logBytes/chunkBytes) {
 			return n + 1
 		}
 	}
@@ -255,6 +274,11 @@ func (r *replicaRunner) check() error {
 	}
 	if err := r.s.Commit(seq); err != nil {
 		return err
+	}
+	if r.staging {
+		err := r.checkStaged()
+		r.synced, r.commit = n, n
+		return errors.Join(err, r.s.Sync())
 	}
 	want := make([]byte, replicaVolume)
 	for _, e := range r.log[:n] {
@@ -304,4 +328,46 @@ func TestMarkGrows(t *testing.T) {
 	if err := ReadAt(again, got, pageSpan); err != nil || !bytes.Equal(got, beyond.Data) || again.Size() != 3*pageSpan {
 		t.Errorf("%d bytes, read %v, %v", again.Size(), got[:4], err)
 	}
+}
+
+// checkStaged compares what a staging store holds with the log: of each block, what
+// the last entry that was not dropped has made of it.
+func (r *replicaRunner) checkStaged() error {
+	want, last := make([]byte, replicaVolume), map[int64]int{}
+	for i, e := range r.log {
+		clear(want[e.Off : e.Off+e.Len])
+		copy(want[e.Off:], e.Data)
+		for b := e.Off / BlockSize; b < (e.Off+e.Len)/BlockSize; b++ {
+			last[b] = i + 1
+		}
+	}
+	got, held := make([]byte, replicaVolume), map[int64]bool{}
+	for b := range int64(replicaVolume / BlockSize) {
+		held[b] = true
+	}
+	err := r.s.ReadStaged(got, 0, func(off, n int64) {
+		for ; n > 0; off, n = off+BlockSize, n-BlockSize {
+			held[off/BlockSize] = false
+		}
+	})
+	for b := range int64(replicaVolume / BlockSize) {
+		at := b * BlockSize
+		switch {
+		case err != nil:
+		case !held[b] && last[b] > r.dropped:
+			err = fmt.Errorf("block %d of entry %d is gone, dropped were the first %d", b, last[b], r.dropped)
+		case held[b] && !bytes.Equal(got[at:at+BlockSize], want[at:at+BlockSize]):
+			err = fmt.Errorf("block %d is not what entry %d made of it", b, last[b])
+		}
+	}
+	upto, blocks, ok := r.s.Staged(3)
+	if err == nil && ok && (upto == 0 || int(upto) > len(r.log) || len(blocks) > 3+16) {
+		err = fmt.Errorf("the oldest entries up to %d have blocks %v", upto, blocks)
+	}
+	for _, b := range blocks {
+		if !held[b] {
+			err = fmt.Errorf("block %d is staged, and not held", b)
+		}
+	}
+	return err
 }

@@ -66,13 +66,15 @@ type Store struct {
 
 	commit atomic.Uint64 // entries up to here are committed and applied; changes under mu
 
-	mu      sync.Mutex
-	over    overlay
-	maps    *pageFile
-	alloc   *allocator
-	freed   []freedChunk // until the next checkpoint
-	pins    pins
-	pending pendingQueue
+	mu           sync.Mutex
+	over         overlay
+	staged       staging // of a staging store
+	stagedBlocks atomic.Int64
+	maps         *pageFile
+	alloc        *allocator
+	freed        []freedChunk // until the next checkpoint
+	pins         pins
+	pending      pendingQueue
 	// applying: entries up to here are committed, and the last one may be applied
 	// in part.
 	applying Seq

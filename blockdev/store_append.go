@@ -252,6 +252,9 @@ func (s *Store) awaitSpace(p *piece) error {
 // destageForSpace is awaitSpace without background work: nobody commits or cuts
 // while it waits, so it must not wait for that.
 func (s *Store) destageForSpace(p *piece) error {
+	if s.o.Staging {
+		return fmt.Errorf("volume %s: %w: its log is full of what was not dropped", s.o.Volume, ErrNoSpace)
+	}
 	tail := s.log.tail.Load()
 	if err := s.Destage(); err != nil {
 		return err

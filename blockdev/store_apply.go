@@ -8,17 +8,19 @@ import "blkd/internal/mutant"
 func (s *Store) apply(r *record, crc []uint32) error {
 	var err error
 	s.applying = r.seq
-	switch r.kind {
-	case recData:
+	switch {
+	case s.o.Staging:
+		s.stage(r, crc)
+	case r.kind == recData:
 		block, pos := r.off/BlockSize, r.pos+uint64(r.headerBytes())
 		for i, c := range crc {
 			s.over.put(block+int64(i), loc{pos: pos + uint64(i)*BlockSize, crc: c})
 		}
-	case recRef:
+	case r.kind == recRef:
 		if err = s.applyRef(r, crc); err == nil {
 			s.pinRef(r)
 		}
-	case recZero:
+	case r.kind == recZero:
 		err = s.applyZero(r)
 	}
 	if err != nil {

@@ -178,7 +178,8 @@ func (s *Store) empty(at logPoint) {
 // restart is the state in memory of a store whose log is empty from a point on.
 // It holds mu.
 func (s *Store) restart(at logPoint) {
-	s.pending = pendingQueue{}
+	s.pending, s.staged = pendingQueue{}, staging{}
+	s.stagedBlocks.Store(0)
 	s.keep.Store(uint64(at.seq))
 	s.commit.Store(uint64(at.seq))
 	s.applying, s.applied, s.round = at.seq, at, at
@@ -339,8 +340,12 @@ func (s *Store) Complete() error {
 		return fmt.Errorf("volume %s: complete: %w: entries up to %d, which the copy reflects, were cut off after %d",
 			s.o.Volume, ErrIncomplete, s.copied, s.seq)
 	}
+	pour := s.pourAll
+	if s.o.Staging {
+		pour = s.Sync
+	}
 	if !mutant.On(mutant.StoreCompleteEarly) {
-		if err := s.pourAll(); err != nil {
+		if err := pour(); err != nil {
 			return err
 		}
 	}

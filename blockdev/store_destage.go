@@ -20,6 +20,9 @@ func (s *Store) Destage() error {
 	if err := s.failed(); err != nil {
 		return err
 	}
+	if s.o.Staging {
+		return fmt.Errorf("volume %s: destage: %w: a staging store has no image", s.o.Volume, ErrNotSupported)
+	}
 	if err := s.beginRound(); err != nil {
 		return err
 	}
@@ -379,7 +382,6 @@ const (
 
 // runPourer is the goroutine that destages.
 func (s *Store) runPourer() {
-	defer s.workers.Done()
 	timer := time.NewTimer(pourIdle)
 	defer timer.Stop()
 	for {

@@ -120,9 +120,10 @@ func OpenStore(o StoreOptions) (*Store, error) {
 	}
 	if !o.Manual {
 		s.flusher.wake = make(chan struct{}, 1)
-		s.workers.Add(2)
-		go s.runFlusher()
-		go s.runPourer()
+		s.workers.Go(s.runFlusher)
+		if !o.Staging {
+			s.workers.Go(s.runPourer)
+		}
 	}
 	return s, nil
 }
@@ -229,6 +230,10 @@ func (s *Store) Close() error {
 
 func (s *Store) closeClean() error {
 	err := s.failed()
+	if err == nil && s.o.Staging {
+		// What it holds is replayed by the next start.
+		return errors.Join(s.Sync(), s.saveSuper(func(sb *superblock) { sb.clean = true }))
+	}
 	if err == nil {
 		err = s.Destage()
 	}

@@ -123,7 +123,7 @@ func (s *Store) covers(off, n int64) bool {
 // planWhole makes one piece of an entry: a reference if it is whole chunks that
 // found one run of fresh space, else data.
 func (s *Store) planWhole(b *writeBatch, e *Entry) {
-	if e.Off%chunkBytes == 0 && e.Len%chunkBytes == 0 {
+	if e.Off%chunkBytes == 0 && e.Len%chunkBytes == 0 && !s.o.Staging {
 		first := len(b.pieces)
 		if done := s.writeChunks(b, e.Off, e.Data); done == e.Len && len(b.pieces) == first+1 {
 			return

@@ -101,7 +101,6 @@ func (s *Store) syncFiles(image bool) error {
 
 // runFlusher is the goroutine that answers flushes.
 func (s *Store) runFlusher() {
-	defer s.workers.Done()
 	for {
 		select {
 		case <-s.flusher.wake:

@@ -46,6 +46,9 @@ type StoreOptions struct {
 	// Replica: entries found in the log at open are kept uncommitted until
 	// Commit or Truncate decides them. Otherwise all of them are committed.
 	Replica bool
+	// Staging: there is no image. What is committed stays in the log until its
+	// owner lets it go; see ReadStaged and Drop. For replicas.
+	Staging bool
 	// NoChecksums leaves checksums out, for benchmarks only.
 	NoChecksums bool
 	// Manual: no background work; the caller drives Sync and Destage. For
