@@ -68,6 +68,8 @@ type Config struct {
 	// Durable: the log was synced up to here when it was opened.
 	Durable Seq
 	Events  Events
+	// Coded: the volume is erasure-coded, and Replica is this. Nil: it is a mirror.
+	Coded *Coded
 }
 
 // Times are the core's intervals. Zero fields get the defaults.
@@ -168,6 +170,10 @@ type Request struct {
 	serve func(error)
 	fail  func(error) // a read of the core itself: nobody has the content
 	mends int64       // bad blocks that it has found
+	batch batchID     // with serve: of the shard that was read
+	// Of an erasure code: whole blocks around Data, and what of them is in the shards.
+	whole   []byte
+	missing []missingRange
 }
 
 // Send is a message for one node.
@@ -202,6 +208,7 @@ type Effects struct {
 	Sends     []Send
 	Done      []*Request // answer them; Err is set
 	Reads     []*Request // fill Data from the replica, then call Read
+	Tasks     []*Task    // run them, then call Finished
 	Sync      bool       // sync the replica, then call Synced
 	Proposals []Proposal
 	// Hangup: close every data connection of clients without an answer, and send
@@ -219,6 +226,7 @@ type Core struct {
 	self  NodeID
 	inc   Incarnation
 	disk  Replica
+	coded *Coded // disk, of an erasure-coded volume; nil: it is a mirror
 	gate  Gate
 	times Times
 	lim   Limits
@@ -257,7 +265,7 @@ type Core struct {
 
 // NewCore makes the core of a replica that was just opened.
 func NewCore(cfg Config) *Core {
-	c := &Core{cfg: cfg, self: cfg.Self, inc: cfg.Incarnation, disk: cfg.Replica, gate: cfg.Gate,
+	c := &Core{cfg: cfg, self: cfg.Self, inc: cfg.Incarnation, disk: cfg.Replica, coded: cfg.Coded, gate: cfg.Gate,
 		times: cfg.Times.withDefaults(), lim: cfg.Limits.withDefaults(), now: cfg.Now, durable: cfg.Durable,
 		links: map[NodeID]link{}}
 	c.lineage, c.prom = c.gate.Promised()
@@ -282,6 +290,7 @@ func (c *Core) Take() Effects {
 // again.
 func (c *Core) TakeInto(e *Effects) {
 	e.reset()
+	c.dropPoured()
 	*e, c.out = c.out, *e
 	c.mem.taken = true
 }
@@ -291,8 +300,9 @@ func (e *Effects) reset() {
 	clear(e.Sends)
 	clear(e.Done)
 	clear(e.Reads)
+	clear(e.Tasks)
 	clear(e.Proposals)
-	*e = Effects{Sends: e.Sends[:0], Done: e.Done[:0], Reads: e.Reads[:0], Proposals: e.Proposals[:0]}
+	*e = Effects{Sends: e.Sends[:0], Done: e.Done[:0], Reads: e.Reads[:0], Tasks: e.Tasks[:0], Proposals: e.Proposals[:0]}
 }
 
 // Stop ends this run of the replica: what is under way is answered with ErrMoved,
@@ -478,7 +488,9 @@ func (c *Core) Receive(now Instant, from NodeID, m *Message) {
 		c.onRead(from, m)
 	case MsgDigest:
 		c.onDigest(from, m)
-	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined, MsgBlock, MsgDigested:
+	case MsgPrepare:
+		c.onPrepare(from, m)
+	case MsgAck, MsgReject, MsgSealed, MsgFetched, MsgJoined, MsgBlock, MsgDigested, MsgPrepared:
 		c.onAnswer(from, m)
 	}
 }

@@ -264,6 +264,8 @@ func (c *Core) lost(m Member) string {
 		return "refuses to follow"
 	case p.ready && p.slow(c.now, Instant(c.times.Slow)):
 		return "does not keep up"
+	case c.partLate(p):
+		return "does not store its shard"
 	}
 	return ""
 }

@@ -253,5 +253,5 @@ func (c *Core) onDigest(from NodeID, m *Message) {
 
 // Busy tells whether requests of clients are under way.
 func (c *Core) Busy() bool {
-	return c.p.inflight.len()+len(c.p.parked)+len(c.p.flushes)+len(c.p.unread) > 0
+	return c.p.inflight.len()+len(c.p.parked)+len(c.p.flushes)+len(c.p.unread)+len(c.p.reading) > 0
 }

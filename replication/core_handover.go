@@ -74,7 +74,7 @@ func (c *Core) endHandover(why string) {
 // drained tells whether nothing is under way.
 func (c *Core) drained() bool {
 	_, last := c.disk.Last()
-	return c.p.inflight.len()+len(c.p.mends)+len(c.p.locked)+len(c.p.flushes)+len(c.p.unread) == 0 && c.p.commit >= last && c.p.pend == nil
+	return c.p.inflight.len()+len(c.p.mends)+len(c.p.locked)+len(c.p.flushes)+len(c.p.unread)+len(c.p.reading) == 0 && c.p.commit >= last && c.p.pend == nil
 }
 
 // release gives every lease up, also one whose grant is still on its way here.

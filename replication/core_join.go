@@ -64,6 +64,8 @@ func (c *Core) tickJoin() {
 		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
 			c.endJoin("it does not answer")
 			p.silent = true
+		case j.full && !c.rebuildable() && c.candidate() != p:
+			c.endJoin("too few shards can be read to rebuild its own")
 		case !j.joined && c.now.after(j.invited.add(c.times.Probe)):
 			c.invite(p)
 		}
@@ -117,7 +119,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	}
 	_, end := c.disk.Last()
 	at, sound := c.inCommon(p, m, end)
-	if sound {
+	if sound && c.shardFollows(m) {
 		if _, err := c.disk.ReadLog(at, 1); at == end || err == nil {
 			j.joined = true
 			c.level(p, at, min(m.Durable, at))
@@ -131,6 +133,10 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin("the log does not reach it")
 		return
 	}
+	if !c.rebuildable() {
+		c.endJoin("too few shards can be read to rebuild its own")
+		return
+	}
 	if j.safe == 0 {
 		j.safe = c.p.commit
 	}
@@ -140,20 +146,28 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.needDurable(j.safe)
 		return
 	}
-	// Its log begins after what is committed; the copy holds everything before.
-	gen, ok := c.disk.GenAt(c.p.commit)
+	// Its log begins after what is committed; the copy holds everything before. Of an
+	// erasure code, the shards hold what was poured.
+	begin := c.p.commit
+	if c.coded != nil && !mutant.On(mutant.ReplicaSkipStaged) {
+		begin = c.coded.decision().upto
+	}
+	gen, ok := c.disk.GenAt(begin)
 	if !ok {
-		c.endJoin(fmt.Sprintf("the generation of entry %d is not known", c.p.commit))
+		c.endJoin(fmt.Sprintf("the generation of entry %d is not known", begin))
 		return
 	}
 	j.joined, j.full, j.behind = true, true, c.changesSince(p, m)
 	reset := c.mem.message(MsgReset)
-	reset.Gen, reset.PrevGen, reset.PrevSeq, reset.Commit = c.gen, gen, c.p.commit, j.behind
+	reset.Gen, reset.PrevGen, reset.PrevSeq, reset.Commit = c.gen, gen, begin, j.behind
 	if !mutant.On(mutant.ReplicaCopySmall) {
 		reset.Off = c.disk.Size()
 	}
+	if c.coded != nil {
+		reset.Copy = uint64(c.coded.batch())
+	}
 	c.send(p, reset)
-	c.level(p, c.p.commit, c.p.commit)
+	c.level(p, begin, begin)
 }
 
 // inCommon is up to where this log and that of a replica are the same. They must
@@ -171,6 +185,7 @@ func (c *Core) inCommon(p *peer, m *Message, end Seq) (at Seq, sound bool) {
 
 // level begins sending from the log.
 func (c *Core) level(p *peer, at, durable Seq) {
+	c.partGone(p)
 	p.starts(at, durable)
 	c.note("%s joins from entry %d", p.node, at)
 	c.probe(p)
@@ -216,6 +231,10 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 		j.sent = n
 		c.sendPiece(p, n, piece{}, nil)
 		return true
+	}
+	if c.coded != nil {
+		c.copyShard(p, j, n)
+		return j.sent == n
 	}
 	if c.lockedRange(at.off, at.off+at.n) {
 		return false // an answer or a tick comes back to it

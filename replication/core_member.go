@@ -236,6 +236,9 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 	answer.PrevSeq = answer.Commit
 	answer.PrevGen, _ = c.disk.GenAt(answer.Commit)
 	c.tellBase(answer)
+	if c.coded != nil {
+		answer.Copy = uint64(c.coded.newest())
+	}
 	c.sendTo(from, m.From, answer)
 }
 
@@ -247,6 +250,9 @@ func (c *Core) onReset(from NodeID, m *Message) {
 	}
 	if m.Off > c.disk.Size() && !c.must("resize", c.disk.Resize(m.Off)) {
 		return
+	}
+	if c.coded != nil {
+		c.coded.beginWith(batchID(m.Copy))
 	}
 	if !c.restart(m.PrevGen, m.PrevSeq, m.Commit) {
 		return

@@ -35,7 +35,7 @@ type mend struct {
 // not what is wrong, or the read has found more bad blocks than it has blocks.
 func (c *Core) mended(r *Request, err error) bool {
 	var bad *blockdev.ChecksumError
-	if !errors.As(err, &bad) || c.role != Primary || r.mends > r.Len/blockSize+1 {
+	if c.coded != nil || !errors.As(err, &bad) || c.role != Primary || r.mends > r.Len/blockSize+1 {
 		return false
 	}
 	r.mends++
@@ -187,7 +187,8 @@ func (c *Core) onRead(from NodeID, m *Message) {
 		}
 		x := c.mem.message(MsgBlock)
 		x.Gen, x.Copy, x.Off, x.Len = gen, id, r.Off, r.Len
-		if x.Refused = err != nil; err == nil {
+		x.LastGen = Generation(r.batch)
+		if x.Refused = err != nil; err == nil && (c.coded == nil || !allBlocksZero(r.Data)) {
 			x.Data = r.Data
 		}
 		c.sendTo(from, inc, x)

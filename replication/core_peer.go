@@ -104,6 +104,9 @@ func (c *Core) refreshPeers() {
 				c.p.best = nil
 			}
 		}
+		if joins := c.p.join != nil && c.p.join.node == m.Node; c.coded != nil && m.State != UpToDate && !joins {
+			p.ready = false // batches are decided without it from now on, so it cannot follow
+		}
 		peers = append(peers, p)
 	}
 	c.p.peers = peers
@@ -176,6 +179,7 @@ func (c *Core) reconnect(p *peer, up bool) {
 	p.emptyWindow()
 	p.asked = 0
 	p.lease.at = 0
+	c.partLost(p)
 	if j := c.p.join; j != nil && j.node == p.node {
 		// What was sent may be lost; a copy goes on where it was, unless it had
 		// not begun.

@@ -41,7 +41,13 @@ type primary struct {
 	// refusal is why the quorum decided against the last change of the policy.
 	refusal   string
 	mends     []*mend
-	reads     uint64 // questions for content
+	pour      *pour   // of an erasure code: the batch under way
+	poured    Instant // when the last one had ended, or there was nothing to do
+	batches   uint32  // of this generation
+	fetches   map[uint64]*fetch
+	questions map[uint64]question
+	reading   []*Request // wait for shards
+	reads     uint64     // questions for content
 	compare   *Comparison
 	rewriting *Comparison // its range is being written again
 	evict     *eviction
@@ -76,7 +82,7 @@ func (c *Core) stepDown(why string) {
 	for _, f := range c.p.locked {
 		moved(f.req)
 	}
-	for _, list := range [][]*Request{c.p.parked, c.p.flushes, c.p.unread} {
+	for _, list := range [][]*Request{c.p.parked, c.p.flushes, c.p.unread, c.p.reading} {
 		for _, r := range list {
 			moved(r)
 		}
@@ -195,7 +201,7 @@ func (c *Core) advance() {
 	if c.p.frozen != 0 && c.role == Primary && !mutant.On(mutant.ReplicaUnfrozen) || c.role != Chosen && c.role != Primary {
 		return
 	}
-	q := c.quorum(c.strict() && !mutant.On(mutant.ReplicaHeldIsDurable))
+	q := c.undecidable(c.quorum(c.strict() && !mutant.On(mutant.ReplicaHeldIsDurable)))
 	if q <= c.p.commit || q < c.p.first && !mutant.On(mutant.ReplicaOldEntries) {
 		return
 	}
@@ -203,6 +209,7 @@ func (c *Core) advance() {
 		return
 	}
 	c.p.commit, c.p.retry = q, true
+	c.decidedBy(q)
 	if c.role == Chosen && q >= c.p.first {
 		c.serve()
 	}
@@ -351,7 +358,13 @@ func (c *Core) onAnswer(from NodeID, m *Message) {
 	case MsgJoined:
 		c.onJoined(p, m)
 	case MsgBlock:
+		if c.coded != nil {
+			c.onShard(p, m)
+			return
+		}
 		c.onBlock(p, m)
+	case MsgPrepared:
+		c.onPrepared(p, m)
 	case MsgDigested:
 		c.onDigested(p, m)
 	}
@@ -433,6 +446,7 @@ func (c *Core) tickPrimary() {
 	c.tickEviction()
 	c.tickMends()
 	c.tickCompare()
+	c.tickPour()
 	c.tryChange()
 	c.progress()
 	c.copyOn()

@@ -67,6 +67,9 @@ func (c *Core) restart(gen Generation, seq, since Seq) (ok bool) {
 
 // nextPiece finds what is to be copied from the cursor on.
 func (c *Core) nextPiece(j *join) (off, n int64, err error) {
+	if c.coded != nil {
+		return j.cursor, c.coded.shardSize() - j.cursor, nil
+	}
 	if d, ok := c.disk.(Rejoiner); ok && j.behind > 0 {
 		return d.NextChange(j.behind, j.cursor)
 	}

@@ -212,8 +212,14 @@ func (c *Core) plan(entries []blockdev.Entry, last Seq, r *Request, off, n int64
 			off, data = off+k, data[k:]
 		}
 	} else {
-		last++
-		entries = append(entries, blockdev.Entry{Gen: c.gen, Seq: last, Kind: blockdev.EntryZero, Off: off, Len: n})
+		most := n
+		if c.coded != nil {
+			most = maxPouredZero
+		}
+		for end := off + n; off < end; off += most {
+			last++
+			entries = append(entries, blockdev.Entry{Gen: c.gen, Seq: last, Kind: blockdev.EntryZero, Off: off, Len: min(most, end-off)})
+		}
 	}
 	f.last, r.last = last, last
 	c.p.inflight.push(f)
@@ -315,6 +321,11 @@ func (c *Core) Read(now Instant, r *Request, err error) {
 		r.serve(err)
 		return
 	}
+	c.readDone(r, err)
+}
+
+// readDone is what follows a read.
+func (c *Core) readDone(r *Request, err error) {
 	switch {
 	case c.role == Secondary || r.gen != c.gen:
 		if r.job == nil {

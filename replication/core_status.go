@@ -127,7 +127,7 @@ func (c *Core) Status() Status {
 		return s
 	}
 	s.Generation, s.Inflight = c.gen, c.p.inflight.len()
-	s.Waiting = len(c.p.parked) + len(c.p.locked) + len(c.p.flushes) + len(c.p.unread)
+	s.Waiting = len(c.p.parked) + len(c.p.locked) + len(c.p.flushes) + len(c.p.unread) + len(c.p.reading)
 	s.CanRead, s.Changing = c.leaseValid(), c.p.pend != nil
 	s.Attachment, s.Settled = c.p.base.Attachment, c.p.commit >= c.p.fence || mutant.On(mutant.ReplicaEarlyTakeover)
 	if h := c.p.drain; h != nil {

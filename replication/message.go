@@ -57,6 +57,12 @@ const (
 	// MsgDigested answers it: Lease is the digest. Incomplete tells that something
 	// failed its check, Refused that it cannot answer.
 	MsgDigested
+	// MsgPrepare asks a member of an erasure-coded volume to store Entries in its
+	// shard, beside what that has: its part of batch Copy, with everything decided
+	// up to Commit done before.
+	MsgPrepare
+	// MsgPrepared answers it: the part is durable, or it was Refused.
+	MsgPrepared
 	numKinds
 )
 
@@ -64,7 +70,7 @@ var kindNames = [numKinds]string{
 	MsgAppend: "append", MsgAck: "ack", MsgReject: "reject", MsgSeal: "seal", MsgSealed: "sealed", MsgFetch: "fetch",
 	MsgFetched: "fetched", MsgJoin: "join", MsgJoined: "joined", MsgReset: "reset", MsgCopy: "copy", MsgRelease: "release",
 	MsgCollect: "collect", MsgCollected: "collected", MsgRead: "read", MsgBlock: "block",
-	MsgDigest: "digest", MsgDigested: "digested",
+	MsgDigest: "digest", MsgDigested: "digested", MsgPrepare: "prepare", MsgPrepared: "prepared",
 }
 
 // String is the kind's name in logs and traces.

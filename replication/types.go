@@ -60,6 +60,7 @@ type Member struct {
 	Node        NodeID
 	Incarnation Incarnation
 	State       MemberState
+	Shard       int // of an erasure code: the number of its shard; else 0
 	// Amnesiac: its machine may have lost acknowledged entries. It is a member,
 	// but counts for nothing until it has caught up and a change says so.
 	Amnesiac bool

@@ -39,7 +39,8 @@ func (e *RefusedError) Error() string { return e.Text }
 
 // VolumeConfig is what a Volume is made of.
 type VolumeConfig struct {
-	// Core describes the replica; Replica and Now are filled in.
+	// Core describes the replica; Replica and Now are filled in. Of an erasure-coded
+	// volume, Disk is its Coded.
 	Core      Config
 	Disk      Disk
 	Clock     env.Clock
@@ -85,6 +86,7 @@ type Volume struct {
 	}
 
 	syncNow  chan struct{} // the core wants a sync
+	coded    *codedVolume  // nil: a mirror
 	ctx      context.Context
 	cancel   context.CancelFunc
 	workers  sync.WaitGroup
@@ -99,10 +101,16 @@ func NewVolume(cfg VolumeConfig) *Volume {
 	}
 	v.room.Cond.L = &v.room.Mutex
 	cfg.Core.Replica, cfg.Core.Now = cfg.Disk, v.now()
+	if cfg.Core.Coded != nil {
+		v.coded = newCodedVolume(cfg.Core.Coded)
+	}
 	v.core = NewCore(cfg.Core)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	v.workers.Go(v.tick)
 	v.workers.Go(v.sync)
+	if v.coded != nil {
+		v.workers.Go(v.runTasks)
+	}
 	return v
 }
 
@@ -193,6 +201,7 @@ func (v *Volume) step(f func(now Instant)) {
 // work is what one step leaves to do.
 type work struct {
 	effects Effects
+	tasks   []*Task
 	conns   []*conn // that have something to send
 	reads   []*Request
 	errs    []error // of reads
@@ -243,19 +252,32 @@ func (v *Volume) carryOut(w *work) {
 			v.fail(e.Failed)
 		}
 		w.reads = append(w.reads[:0], e.Reads...)
-		if len(w.reads) == 0 {
+		w.tasks = v.enqueue(w.tasks[:0], e.Tasks)
+		if len(w.reads)+len(w.tasks) == 0 {
 			break
 		}
 		w.errs = w.errs[:0]
 		for _, r := range w.reads {
-			w.errs = append(w.errs, v.disk.ReadCommitted(r.Data, r.Off))
+			w.errs = append(w.errs, v.read(r))
+		}
+		for _, t := range w.tasks {
+			w.errs = append(w.errs, t.Run())
 		}
 		v.mu.Lock()
 		now := v.now()
 		for i, r := range w.reads {
-			v.core.Read(now, r, w.errs[i])
-			w.reads[i], w.errs[i] = nil, nil
+			if w.errs[i] != nil || len(r.missing) == 0 {
+				v.core.Read(now, r, w.errs[i])
+			} else {
+				v.core.ReadRest(now, r)
+			}
 		}
+		for i, t := range w.tasks {
+			v.core.Finished(now, t, w.errs[len(w.reads)+i])
+		}
+		clear(w.reads)
+		clear(w.tasks)
+		clear(w.errs)
 		v.take(w)
 		v.mu.Unlock()
 	}
@@ -316,14 +338,14 @@ func (v *Volume) propose(p Proposal) {
 
 // reserve counts a mutation, and waits while too much is under way.
 func (v *Volume) reserve(n int64) {
-	if v.inflight.Add(n) <= v.cfg.InflightBytes {
+	if v.inflight.Add(n) <= v.cfg.InflightBytes && !v.crowded() {
 		return
 	}
 	v.room.Lock()
 	defer v.room.Unlock()
 	v.room.waiting.Add(1)
 	defer v.room.waiting.Add(-1)
-	for v.inflight.Load() > max(v.cfg.InflightBytes, n) && v.ctx.Err() == nil {
+	for (v.inflight.Load() > max(v.cfg.InflightBytes, n) || v.crowded()) && v.ctx.Err() == nil {
 		v.room.Wait()
 	}
 }

@@ -55,7 +55,15 @@ var wireSamples = map[string]*Message{
 	"block":     {Kind: MsgBlock, Lineage: 1, Gen: 2, From: 3, To: 4, Copy: 6, Off: 8192, Len: 4096, Data: pattern(3, 4096)},
 	"digest":    {Kind: MsgDigest, Lineage: 1, Gen: 2, From: 3, To: 4, Commit: 5, Copy: 6, Off: 65536, Len: 65536, Sync: true},
 	"digested":  {Kind: MsgDigested, Lineage: 1, Gen: 2, From: 3, To: 4, Copy: 6, Off: 65536, Len: 65536, Lease: 7},
-	"release":   {Kind: MsgRelease, Lineage: 1, Gen: 2, From: 3, To: 4, Lease: 5},
+	"prepare": {
+		Kind: MsgPrepare, Lineage: 1, Gen: 2, From: 3, To: 4, Commit: 5, Copy: 2<<32 | 6,
+		Entries: []blockdev.Entry{
+			{Kind: blockdev.EntryWrite, Off: 65536, Len: 4096, Data: pattern(4, 4096)},
+			{Kind: blockdev.EntryZero, Off: 131072, Len: 8192},
+		},
+	},
+	"prepared": {Kind: MsgPrepared, Lineage: 1, Gen: 2, From: 3, To: 4, Copy: 2<<32 | 6},
+	"release":  {Kind: MsgRelease, Lineage: 1, Gen: 2, From: 3, To: 4, Lease: 5},
 }
 
 // wireGreetings are the first frames of a connection, the same in all versions.
@@ -359,7 +367,7 @@ func TestWireErrors(t *testing.T) {
 		{"append", "header: CRC-32C", func(b []byte) { b[5]++ }},
 		{"append", "4096 bytes of fields in a frame of", func(b []byte) { le.PutUint32(b[12:], 4096); le.PutUint32(b[8:], 4000); reseal(b) }},
 		{"append", "kind 0", func(b []byte) { b[20] = 0; reseal(b) }},
-		{"append", "kind 19", func(b []byte) { b[20] = byte(numKinds); reseal(b) }},
+		{"append", "kind 21", func(b []byte) { b[20] = byte(numKinds); reseal(b) }},
 		{"append", "append of version 2", func(b []byte) { b[21] = 2; reseal(b) }},
 		{"append", "reserved", func(b []byte) { b[23] = 1; reseal(b) }},
 		{"append", "with 143 bytes of fields", func(b []byte) { le.PutUint32(b[12:], messageBytes-1); reseal(b) }},

@@ -152,6 +152,12 @@ const (
 	ReplicaRecoverOwn
 	ReplicaRecoverVolatile
 	BranchDrop
+	ReplicaUnprepared
+	ReplicaShardOutsider
+	ReplicaNewestBatch
+	ReplicaReuseBatch
+	ReplicaMixBatches
+	ReplicaSkipStaged
 	QuorumStaleRead
 	numIDs
 )
@@ -292,6 +298,12 @@ var table = [numIDs]Info{
 	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
 	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},
 	{BranchDrop, "branch/drop", "What a forced promotion has left is emptied, not kept."},
+	{ReplicaUnprepared, "replica/unprepared", "A batch is decided before every shard has stored it."},
+	{ReplicaShardOutsider, "replica/shard-outsider", "A batch is decided when enough shards have it, whether they count or not."},
+	{ReplicaNewestBatch, "replica/newest-batch", "A shard recovers to the newest batch that it holds, decided or not."},
+	{ReplicaReuseBatch, "replica/reuse-batch", "The next generation gives its batches numbers that were used before."},
+	{ReplicaMixBatches, "replica/mix-batches", "A shard is rebuilt from shards of different batches."},
+	{ReplicaSkipStaged, "replica/skip-staged", "A member whose shard is rebuilt does not get what is only in the log of the others."},
 	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 

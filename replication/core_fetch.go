@@ -1,0 +1,337 @@
+package replication
+
+import (
+	"maps"
+	"math/bits"
+	"slices"
+
+	"blkd/blockdev"
+	"blkd/internal/mutant"
+)
+
+// Task is work that takes long: the caller runs it without holding the core up, and
+// then calls Finished. Serial ones of a core are run one after the other, in order.
+type Task struct {
+	Serial bool
+	run    func() error
+	done   func(error)
+}
+
+// Run does the work, on any goroutine.
+func (t *Task) Run() error { return t.run() }
+
+// Finished reports how a task that the effects asked for went.
+func (c *Core) Finished(now Instant, t *Task, err error) {
+	if c.enter(now) {
+		t.done(err)
+	}
+}
+
+func (c *Core) task(serial bool, run func() error, done func(error)) {
+	c.out.Tasks = append(c.out.Tasks, &Task{serial, run, done})
+}
+
+// fetch brings a range of some shards to the primary: from their members, or, if one
+// does not answer or fails its check, from k others of the same batch. It goes on
+// until it has them, or the generation ends.
+type fetch struct {
+	id     uint64
+	off, n int64
+	need   uint32 // shards, as bits
+	except uint32 // not to be asked
+	bad    uint32 // cannot be read now
+	asked  uint32
+	got    [32][]byte
+	of     [32]batchID
+	batch  batchID // of what was rebuilt; 0: nothing was
+	done   func(*fetch)
+	again  Instant // nothing is under way: begin anew then; 0: something is
+	busy   bool    // it is being rebuilt
+}
+
+// question is a part of a fetch that a member was asked for.
+type question struct {
+	f     *fetch
+	shard int
+	peer  *peer
+	at    Instant
+}
+
+// fetch begins one.
+func (c *Core) fetchShards(f *fetch) {
+	if c.p.fetches == nil {
+		c.p.fetches, c.p.questions = map[uint64]*fetch{}, map[uint64]question{}
+	}
+	c.p.reads++
+	f.id = c.p.reads
+	c.p.fetches[f.id] = f
+	c.beginFetch(f)
+}
+
+func (c *Core) beginFetch(f *fetch) {
+	f.asked, f.again, f.bad = 0, 0, f.except
+	clear(f.got[:])
+	for s := range c.width() {
+		if f.need>>s&1 != 0 {
+			c.askShard(f, s)
+		}
+	}
+	c.goOn(f)
+}
+
+// width is the number of shards.
+func (c *Core) width() int { return c.coded.code.K() + c.coded.code.M() }
+
+// askShard asks the member that has a shard.
+func (c *Core) askShard(f *fetch, shard int) {
+	if f.bad>>shard&1 != 0 {
+		return
+	}
+	f.asked |= 1 << shard
+	i := slices.IndexFunc(c.p.base.Members, func(m Member) bool { return m.Shard == shard && m.State == UpToDate && !m.Amnesiac })
+	if i < 0 {
+		f.bad |= 1 << shard
+		return
+	}
+	if m := &c.p.base.Members[i]; m.Node != c.self {
+		c.askPeer(f, shard, c.peer(m.Node))
+		return
+	}
+	p, batch := make([]byte, f.n), batchID(0)
+	c.task(false, func() (err error) {
+		batch, err = c.coded.readShard(p, f.off)
+		return err
+	}, func(err error) { c.gotShard(f, shard, p, batch, err) })
+}
+
+func (c *Core) askPeer(f *fetch, shard int, p *peer) {
+	need := c.coded.decision().seq
+	if p == nil || !p.up || !p.ready || p.next <= need {
+		f.bad |= 1 << shard
+		return
+	}
+	c.p.reads++
+	c.p.questions[c.p.reads] = question{f, shard, p, c.now}
+	m := c.mem.message(MsgRead)
+	m.Gen, m.Commit, m.Copy, m.Off, m.Len = c.gen, need, c.p.reads, f.off, f.n
+	c.send(p, m)
+}
+
+// onShard takes a member's answer in.
+func (c *Core) onShard(p *peer, m *Message) {
+	q, ok := c.p.questions[m.Copy]
+	if !ok || q.peer != p {
+		return
+	}
+	delete(c.p.questions, m.Copy)
+	var err error
+	data := make([]byte, q.f.n) // nothing was sent of zeros
+	if m.Refused || len(m.Data) > 0 && int64(len(m.Data)) != q.f.n {
+		err = blockdev.ErrIO
+	}
+	copy(data, m.Data)
+	c.gotShard(q.f, q.shard, data, batchID(m.LastGen), err)
+}
+
+func (c *Core) gotShard(f *fetch, shard int, data []byte, batch batchID, err error) {
+	if c.p.fetches[f.id] != f || f.asked>>shard&1 == 0 || f.got[shard] != nil {
+		return
+	}
+	if err != nil {
+		f.bad |= 1 << shard
+	} else {
+		f.got[shard], f.of[shard] = data, batch
+	}
+	c.goOn(f)
+}
+
+// goOn ends a fetch that has everything, asks further shards, or rebuilds.
+func (c *Core) goOn(f *fetch) {
+	if f.busy {
+		return
+	}
+	have, missing := uint32(0), f.need
+	for s := range c.width() {
+		if f.got[s] != nil {
+			have |= 1 << s
+		}
+	}
+	missing &^= have
+	if missing == 0 {
+		c.endFetch(f)
+		return
+	}
+	if missing&f.bad == 0 {
+		return // they are on their way
+	}
+	k := c.coded.code.K()
+	for s := 0; s < c.width() && bits.OnesCount32(f.asked&^f.bad) < k; s++ {
+		if f.asked>>s&1 == 0 {
+			c.askShard(f, s)
+		}
+	}
+	switch {
+	case bits.OnesCount32(f.asked&^f.bad) < k:
+		c.retryFetch(f) // too few can be read now
+	case bits.OnesCount32(have) >= k:
+		c.rebuild(f, have)
+	}
+}
+
+// retryFetch begins anew, a little later, with every shard.
+func (c *Core) retryFetch(f *fetch) {
+	if f.again == 0 {
+		f.again = c.now.add(c.times.Probe / 4)
+	}
+}
+
+// rebuild makes what is missing of k shards, which must be of one batch: a mixture is
+// not what anybody wrote (I14).
+func (c *Core) rebuild(f *fetch, have uint32) {
+	code := c.coded.code
+	var from []int
+	var data [][]byte
+	for s := range c.width() {
+		if have>>s&1 == 0 || len(from) == code.K() {
+			continue
+		}
+		if len(from) > 0 && f.of[s] != f.of[from[0]] && !mutant.On(mutant.ReplicaMixBatches) {
+			c.retryFetch(f)
+			return
+		}
+		from, data = append(from, s), append(data, f.got[s])
+	}
+	f.busy, f.batch = true, f.of[from[0]]
+	made := map[int][]byte{}
+	c.task(false, func() error {
+		for s := range code.K() + code.M() {
+			if f.need>>s&1 == 0 || have>>s&1 != 0 {
+				continue
+			}
+			made[s] = make([]byte, f.n)
+			if err := code.Rebuild(made[s], s, from, data); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(err error) {
+		if f.busy = false; c.p.fetches[f.id] != f || !c.must("rebuild", err) {
+			return
+		}
+		for s, p := range made {
+			f.got[s] = p
+		}
+		c.goOn(f)
+	})
+}
+
+func (c *Core) endFetch(f *fetch) {
+	delete(c.p.fetches, f.id)
+	f.done(f)
+}
+
+// tickFetches gives up members that do not answer, and begins anew what could not be
+// done.
+func (c *Core) tickFetches() {
+	for _, id := range slices.Sorted(maps.Keys(c.p.questions)) {
+		q, ok := c.p.questions[id]
+		if !ok || c.peer(q.peer.node) == q.peer && q.peer.up && !c.now.after(q.at.add(c.times.Drop)) {
+			continue
+		}
+		delete(c.p.questions, id)
+		c.gotShard(q.f, q.shard, nil, 0, blockdev.ErrIO)
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.p.fetches)) {
+		if f := c.p.fetches[id]; f != nil && f.again != 0 && c.now.after(f.again) {
+			c.beginFetch(f)
+		}
+	}
+}
+
+// missingRange is a part of a read that is not in the log.
+type missingRange struct{ off, n int64 }
+
+// ReadRequest fills a request as far as the log goes, and notes in it what is missing.
+func (d *Coded) ReadRequest(r *Request) error {
+	off, end := span(r)
+	r.whole, r.missing = r.Data, nil
+	if end-off != r.Len {
+		r.whole = make([]byte, end-off)
+	}
+	err := d.ReadStaged(r.whole, off, func(off, n int64) { r.missing = append(r.missing, missingRange{off, n}) })
+	if err == nil && len(r.missing) == 0 && end-off != r.Len {
+		copy(r.Data, r.whole[r.Off-off:])
+	}
+	return err
+}
+
+// ReadRest goes on with a request that ReadRequest has filled in part: what is missing
+// is in the shards.
+func (c *Core) ReadRest(now Instant, r *Request) {
+	if !c.enter(now) || c.role == Secondary || r.gen != c.gen {
+		if r.job == nil {
+			c.finish(r, ErrMoved)
+		}
+		return
+	}
+	c.p.reading = append(c.p.reading, r)
+	off, end := span(r)
+	waits := 1
+	done := func() {
+		if waits--; waits > 0 {
+			return
+		}
+		c.p.reading = slices.DeleteFunc(c.p.reading, func(x *Request) bool { return x == r })
+		if end-off != r.Len {
+			copy(r.Data, r.whole[r.Off-off:])
+		}
+		c.readDone(r, nil)
+	}
+	for _, m := range r.missing {
+		for _, f := range c.coded.parts(m) {
+			waits++
+			shard := bits.TrailingZeros32(f.need)
+			f.done = func(f *fetch) {
+				c.coded.scatter(r.whole, off, m, shard, f)
+				done()
+			}
+			c.fetchShards(f)
+		}
+	}
+	done()
+}
+
+// parts are the fetches that bring a range of the volume. What lies in a shard of a
+// range lies there in one piece.
+func (d *Coded) parts(m missingRange) (parts []*fetch) {
+	for shard := range d.code.K() {
+		from, to := int64(-1), int64(0)
+		for off := m.off; off < m.off+m.n; {
+			end := min((off/d.unit+1)*d.unit, m.off+m.n)
+			if s, at := d.place(off); s == shard {
+				if from < 0 {
+					from = at
+				}
+				to = at + end - off
+			}
+			off = end
+		}
+		for ; from >= 0 && from < to; from += maxRead {
+			parts = append(parts, &fetch{off: from, n: min(maxRead, to-from), need: 1 << shard})
+		}
+	}
+	return parts
+}
+
+// scatter puts what was fetched of a shard where it belongs in a range of the volume.
+func (d *Coded) scatter(buf []byte, off int64, m missingRange, shard int, f *fetch) {
+	for at := f.off; at < f.off+f.n; {
+		end := min((at/d.unit+1)*d.unit, f.off+f.n)
+		from := d.origin(shard, at)
+		n := end - at
+		if from >= m.off && from+n <= m.off+m.n {
+			copy(buf[from-off:from-off+n], f.got[shard][at-f.off:])
+		}
+		at = end
+	}
+}

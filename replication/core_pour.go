@@ -1,0 +1,471 @@
+package replication
+
+import (
+	"bytes"
+	"math/bits"
+	"slices"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/internal/mutant"
+)
+
+// pour is one batch on its way from the log to the shards, at the primary (protocol
+// section 8):
+//
+//	collect   the oldest blocks of the log, by rows: a row is 4 KiB at one place of
+//	          every shard
+//	read      what else is in these rows, from the shards
+//	encode    the parity
+//	prepare   every recorded shard stores its part beside what it has, durably
+//	decide    an entry of the log; when that is committed, so is the batch
+//
+// One batch at a time. A primary that steps down forgets it: the log alone tells the
+// next one whether it was decided.
+type pour struct {
+	rows  rows
+	upto  Seq // what the log holds up to here is in the shards then
+	batch batchID
+	waits int // reads under way
+	seq   Seq // of the decision; 0: it is not in the log yet
+	// By the run of a node: since when it was sent its part, and whether it has it.
+	sent  map[Incarnation]Instant
+	holds map[Incarnation]bool
+}
+
+const (
+	pourRows = 2048            // of a batch, about
+	pourIdly = 2 * time.Second // what waits in the log is poured after so long
+
+	maxPouredZero = 4 << 20 // bytes of an entry of zeros, so that a batch is not much larger
+)
+
+// tickPour begins a batch when there is something to do, and goes on with one.
+func (c *Core) tickPour() {
+	if c.coded == nil || c.role != Primary {
+		return
+	}
+	c.tickFetches()
+	if c.p.pour != nil {
+		c.tryPour()
+		return
+	}
+	if c.p.drain != nil || len(c.participants()) < max(c.coded.code.K(), c.p.base.MinCopies) {
+		return // it could not be decided
+	}
+	used, size := c.coded.LogUsed()
+	fill := size / 16
+	if len(c.p.base.set()) < c.width() {
+		// Whoever is away for a short while needs only the log if nothing is poured
+		// meanwhile.
+		fill = size * 3 / 8
+	}
+	idle := len(c.p.base.set()) == c.width() && used > 0 && c.now.after(c.p.poured.add(pourIdly))
+	if used > fill || idle {
+		c.collectRows(used > fill)
+	}
+}
+
+// collectRows takes the oldest blocks of the log. Full: even if there are none, the
+// log has to be let go.
+func (c *Core) collectRows(full bool) {
+	p := &pour{sent: map[Incarnation]Instant{}, holds: map[Incarnation]bool{}}
+	c.p.pour = p
+	c.task(true, func() (err error) {
+		p.rows, p.upto, err = c.coded.collect(pourRows)
+		return err
+	}, func(err error) {
+		switch {
+		case c.p.pour != p:
+			return
+		case err != nil:
+			c.note("the log cannot be poured: %v", err)
+			fallthrough
+		case len(p.rows.at) == 0 && !full, p.upto == 0:
+			c.p.pour, c.p.poured = nil, c.now
+			return
+		}
+		c.readRows(p)
+	})
+}
+
+// collect reads the oldest blocks of the log, and what else it has in their rows.
+func (d *Coded) collect(most int) (r rows, upto Seq, err error) {
+	upto, blocks, ok := d.Staged(most)
+	if !ok {
+		return r, 0, nil
+	}
+	for _, b := range blocks {
+		if b*blockSize != d.at {
+			_, at := d.place(b * blockSize)
+			r.at = append(r.at, at/blockSize)
+		}
+	}
+	slices.Sort(r.at)
+	r.at = slices.Compact(r.at)
+	k := d.code.K()
+	r.fresh = make([]uint32, len(r.at))
+	r.data = make([][]byte, k+d.code.M())
+	for s := range r.data {
+		r.data[s] = make([]byte, len(r.at)*blockSize)
+	}
+	for i := 0; i < len(r.at); {
+		n := r.run(i, func(j int) bool { return r.at[j]*blockSize/d.unit == r.at[i]*blockSize/d.unit })
+		for s := range k {
+			if err := d.stagedRun(&r, i, n, s); err != nil {
+				return r, 0, err
+			}
+		}
+		i += n
+	}
+	return r, upto, nil
+}
+
+// stagedRun reads n rows of a shard from i on, which lie in one piece of the volume,
+// as far as the log has them.
+func (d *Coded) stagedRun(r *rows, i, n, shard int) error {
+	off := d.origin(shard, r.at[i]*blockSize)
+	if off >= d.at {
+		return nil // behind the volume's end
+	}
+	n = min(n, int((d.at-off)/blockSize))
+	missing := uint32(1) << shard
+	for j := range n {
+		r.fresh[i+j] |= missing
+	}
+	return d.ReadStaged(r.data[shard][i*blockSize:(i+n)*blockSize], off, func(at, length int64) {
+		for j := range length / blockSize {
+			r.fresh[i+int((at-off)/blockSize+j)] &^= missing
+		}
+	})
+}
+
+// rows are 4 KiB of every shard at some places.
+type rows struct {
+	at    []int64  // block of the shards, rising
+	fresh []uint32 // which data shards have something new there, as bits
+	data  [][]byte // by shard: the rows, one after the other
+}
+
+// run is how many rows follow i, that one included, one after the other in the shards,
+// of which same holds.
+func (r *rows) run(i int, same func(j int) bool) int {
+	n := 1
+	for i+n < len(r.at) && r.at[i+n] == r.at[i]+int64(n) && n < maxRead/blockSize && same(i+n) {
+		n++
+	}
+	return n
+}
+
+// readRows reads what the log does not have of the rows.
+func (c *Core) readRows(p *pour) {
+	all := uint32(1)<<c.coded.code.K() - 1
+	p.waits = 1
+	n := 0
+	for first := 0; first < len(p.rows.at); first += n {
+		i := first
+		n = p.rows.run(i, func(j int) bool { return p.rows.fresh[j] == p.rows.fresh[i] })
+		if need := all &^ p.rows.fresh[i]; need != 0 {
+			p.waits++
+			c.fetchShards(&fetch{off: p.rows.at[i] * blockSize, n: int64(n) * blockSize, need: need, done: func(f *fetch) {
+				for s := range c.coded.code.K() {
+					if need>>s&1 != 0 {
+						copy(p.rows.data[s][i*blockSize:], f.got[s])
+					}
+				}
+				c.rowsRead(p)
+			}})
+		}
+	}
+	c.rowsRead(p)
+}
+
+func (c *Core) rowsRead(p *pour) {
+	if p.waits--; p.waits > 0 || c.p.pour != p {
+		return
+	}
+	c.task(true, func() error {
+		c.coded.code.Encode(p.rows.data)
+		return nil
+	}, func(error) {
+		if c.p.pour == p {
+			c.p.batches++
+			p.batch = newBatchID(c.gen, c.p.batches)
+			c.tryPour()
+		}
+	})
+}
+
+// part is what a shard has to store of a batch.
+func (r *rows) part(shard, k int) (entries []blockdev.Entry) {
+	const chunk = StripeUnit / blockSize
+	touched := func(i int) bool { return shard >= k || r.fresh[i]>>shard&1 != 0 }
+	for i := 0; i < len(r.at); {
+		if !touched(i) {
+			i++
+			continue
+		}
+		block := func(j int) []byte { return r.data[shard][j*blockSize : (j+1)*blockSize] }
+		zero := isZero(block(i))
+		n := r.run(i, func(j int) bool { return touched(j) && isZero(block(j)) == zero })
+		// Whole chunks by themselves: they are stored without a detour.
+		if head := int((chunk - r.at[i]%chunk) % chunk); head > 0 {
+			n = min(n, head)
+		} else if n > chunk {
+			n -= n % chunk
+		}
+		e := blockdev.Entry{Kind: blockdev.EntryZero, Off: r.at[i] * blockSize, Len: int64(n) * blockSize}
+		if !zero {
+			e.Kind, e.Data = blockdev.EntryWrite, r.data[shard][i*blockSize:(i+n)*blockSize]
+		}
+		entries = append(entries, e)
+		i += n
+	}
+	return entries
+}
+
+var zeroBlock [blockSize]byte
+
+func isZero(block []byte) bool { return bytes.Equal(block, zeroBlock[:]) }
+
+// participants are the runs of all members whose shards count, may come to count by a
+// change that is undecided, or are being rebuilt.
+func (c *Core) participants() (all []*Member) {
+	add := func(m *Member) {
+		if m != nil && !slices.ContainsFunc(all, func(x *Member) bool { return x.Incarnation == m.Incarnation }) {
+			all = append(all, m)
+		}
+	}
+	count := func(members []Member) {
+		for i := range members {
+			if members[i].State == UpToDate {
+				add(&members[i])
+			}
+		}
+	}
+	count(c.p.base.Members)
+	if c.p.pend != nil {
+		count(c.p.pend.Members)
+	}
+	if j := c.p.join; j != nil && j.joined {
+		add(c.p.base.member(j.node))
+	}
+	return all
+}
+
+// tryPour has the batch prepared, and decided when all have it.
+func (c *Core) tryPour() {
+	p := c.p.pour
+	if p == nil || p.batch == 0 || c.role != Primary {
+		return
+	}
+	for _, m := range c.participants() {
+		if !p.holds[m.Incarnation] && p.sent[m.Incarnation] == 0 {
+			c.sendPart(p, m)
+		}
+	}
+	if p.seq != 0 || c.p.drain != nil || !c.prepared() {
+		return
+	}
+	_, last := c.disk.Last()
+	p.seq = last + 1
+	d := decision{batch: p.batch, upto: p.upto}
+	if c.appendEntries([]blockdev.Entry{{Gen: c.gen, Seq: p.seq, Kind: blockdev.EntryWrite, Off: c.coded.at, Len: blockSize, Data: d.encode()}}) {
+		c.progress()
+	}
+}
+
+// prepared tells whether every shard that counts has the batch, durably.
+func (c *Core) prepared() bool {
+	lacking := 0
+	for _, m := range c.participants() {
+		if !c.p.pour.holds[m.Incarnation] {
+			lacking++
+		}
+	}
+	if mutant.On(mutant.ReplicaShardOutsider) {
+		return len(c.p.pour.holds) >= len(c.participants())-1
+	}
+	return lacking == 0 || mutant.On(mutant.ReplicaUnprepared)
+}
+
+// undecidable is the highest seq that may be committed: a decision waits until every
+// shard that counts by then has its batch.
+func (c *Core) undecidable(q Seq) Seq {
+	if p := c.p.pour; p != nil && p.seq != 0 && q >= p.seq && !c.prepared() {
+		return p.seq - 1
+	}
+	return q
+}
+
+func (c *Core) sendPart(p *pour, m *Member) {
+	entries := p.rows.part(m.Shard, c.coded.code.K())
+	if m.Node == c.self {
+		p.sent[m.Incarnation] = c.now
+		batch := p.batch
+		c.task(true, func() error { return c.coded.prepare(batch, entries) }, func(err error) {
+			if c.must("prepare a batch", err) && c.p.pour == p {
+				p.holds[c.inc] = true
+				c.tryPour()
+			}
+		})
+		return
+	}
+	need := c.coded.decision().seq
+	q := c.peer(m.Node)
+	if q == nil || q.inc != m.Incarnation || !q.up || !q.ready || q.next <= need {
+		return
+	}
+	p.sent[m.Incarnation] = c.now
+	x := c.mem.message(MsgPrepare)
+	x.Gen, x.Commit, x.Copy, x.Entries = c.gen, need, uint64(p.batch), entries
+	c.send(q, x)
+}
+
+// onPrepare stores a part of a batch beside what the shard has.
+func (c *Core) onPrepare(from NodeID, m *Message) {
+	gen, inc, batch := m.Gen, m.From, m.Copy
+	answer := func(refused bool) {
+		x := c.mem.message(MsgPrepared)
+		x.Gen, x.Copy, x.Refused = gen, batch, refused
+		c.sendTo(from, inc, x)
+	}
+	if c.coded == nil || gen != c.prom || c.role != Secondary || m.Commit > c.matched && m.Commit > c.disk.Committed() {
+		answer(true)
+		return
+	}
+	// What was decided before is done first. So whatever is prepared still was never
+	// decided.
+	if m.Commit > c.disk.Committed() && !c.must("commit", c.disk.Commit(m.Commit)) {
+		return
+	}
+	entries := slices.Clone(m.Entries)
+	for i := range entries {
+		entries[i].Data = slices.Clone(entries[i].Data) // the caller's
+	}
+	c.task(true, func() error { return c.coded.prepare(batchID(batch), entries) }, func(err error) {
+		if c.must("prepare a batch", err) && c.prom == gen && c.role == Secondary {
+			answer(false)
+		}
+	})
+}
+
+// onPrepared counts a shard that has the batch.
+func (c *Core) onPrepared(p *peer, m *Message) {
+	b := c.p.pour
+	if b == nil || batchID(m.Copy) != b.batch {
+		return
+	}
+	if m.Refused {
+		delete(b.sent, p.inc) // again, when it follows the log
+		return
+	}
+	b.holds[p.inc] = true
+	c.tryPour()
+	c.progress() // the decision may have waited for it
+}
+
+// partLost tells that a part may be lost with a connection.
+func (c *Core) partLost(p *peer) {
+	if b := c.p.pour; b != nil {
+		delete(b.sent, p.inc)
+	}
+}
+
+// partGone tells that a member begins anew: what it has stored of a batch may be gone.
+func (c *Core) partGone(p *peer) {
+	if c.partLost(p); c.p.pour != nil {
+		delete(c.p.pour.holds, p.inc)
+	}
+}
+
+// partLate tells whether a member takes too long to store its part.
+func (c *Core) partLate(p *peer) bool {
+	b := c.p.pour
+	return b != nil && b.sent[p.inc] != 0 && !b.holds[p.inc] && c.now.after(b.sent[p.inc].add(c.times.Slow))
+}
+
+// decidedBy ends a batch when its decision is committed.
+func (c *Core) decidedBy(commit Seq) {
+	if p := c.p.pour; p != nil && p.seq != 0 && commit >= p.seq {
+		c.p.pour, c.p.poured = nil, c.now
+	}
+}
+
+// copyShard sends piece n of a copy, rebuilt from other shards; pieces of zeros are
+// left out.
+func (c *Core) copyShard(p *peer, j *join, n uint64) {
+	at := j.pieces[n]
+	m := c.p.base.member(j.node)
+	j.reading = true
+	f := &fetch{off: at.off, n: at.n, need: 1 << m.Shard, except: 1 << m.Shard}
+	f.done = func(f *fetch) {
+		j.reading = false
+		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up || f.batch != c.coded.batch() {
+			return // read again
+		}
+		data := f.got[bits.TrailingZeros32(f.need)]
+		if allBlocksZero(data) && j.cursor < c.coded.shardSize() {
+			j.planned = n - 1 // another range takes its number
+			c.copyOn()
+			return
+		}
+		if need := c.coded.decision().seq; p.next <= need {
+			return
+		}
+		j.sent = n
+		j.copied += at.n
+		c.sendPiece(p, n, at, data)
+		c.copyOn()
+	}
+	c.fetchShards(f)
+}
+
+func allBlocksZero(p []byte) bool {
+	for ; len(p) > 0; p = p[blockSize:] {
+		if !isZero(p[:blockSize]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *Coded) shardSize() int64 { return shardSize(d.size, d.code.K(), d.unit) }
+
+// shardFollows tells whether a joiner's shard has every batch that is decided by what
+// the log holds, so that the log alone brings it level.
+func (c *Core) shardFollows(m *Message) bool {
+	if c.coded == nil {
+		return true
+	}
+	underWay := batchID(0)
+	if c.p.pour != nil {
+		underWay = c.p.pour.batch
+	}
+	return batchID(m.Copy) >= c.coded.latest(underWay)
+}
+
+// dropPoured lets the log go as far as the shards have it.
+func (c *Core) dropPoured() {
+	if c.coded == nil || c.failed != nil {
+		return
+	}
+	if seq := c.coded.toDrop(); seq > 0 {
+		c.task(true, func() error { return c.coded.dropTo(seq) }, func(err error) { c.must("let the log go", err) })
+	}
+}
+
+// rebuildable tells whether as many shards can be read as bring another one back.
+func (c *Core) rebuildable() bool {
+	if c.coded == nil {
+		return true
+	}
+	readable := 0
+	for i := range c.p.base.Members {
+		m := &c.p.base.Members[i]
+		if p := c.peer(m.Node); m.State == UpToDate && !m.Amnesiac && (m.Node == c.self || p.up && p.ready) {
+			readable++
+		}
+	}
+	return readable >= c.coded.code.K()
+}
