@@ -14,7 +14,9 @@ const (
 	sector     = 512     // bytes, the unit of sizes
 	blockBytes = 4096
 	maxCopies  = 7  // of a mirror
-	maxShards  = 32 // of an erasure code
+	maxShards  = 32 // in all, of a member list
+	maxData    = 16 // shards of an erasure code
+	maxParity  = 4
 )
 
 // checkShape refuses sizes, layouts and policies that make no sense, in a record
@@ -49,8 +51,8 @@ func checkLayout(l *metapb.Layout) *Refusal {
 			return invalid("layout mirror %d: a mirror has 1 to %d copies", l.Copies, maxCopies)
 		}
 	case metapb.LayoutKind_LAYOUT_KIND_EC:
-		if l.Data < 2 || l.Parity < 1 || l.Data > maxShards || l.Parity > maxShards || l.Data+l.Parity > maxShards || l.Copies != 0 {
-			return invalid("layout ec %d+%d: an erasure code has 2 or more data shards, 1 or more parity shards and at most %d in all", l.Data, l.Parity, maxShards).
+		if l.Data < 1 || l.Parity < 1 || l.Data > maxData || l.Parity > maxParity || l.Copies != 0 {
+			return invalid("layout ec %d+%d: an erasure code has 1 to %d data shards and 1 to %d parity shards", l.Data, l.Parity, maxData, maxParity).
 				advise("write for example ec 4+2; for copies of everything, mirror N")
 		}
 	default:
@@ -68,8 +70,8 @@ func checkPolicy(v *metapb.Volume) *Refusal {
 	switch v.Ack {
 	case metapb.AckPolicy_ACK_POLICY_ALL:
 	case metapb.AckPolicy_ACK_POLICY_MAJORITY:
-		if full < 3 || logWidth(v.Layout, v.Ack) > full {
-			return invalid("%s is too small for ack policy majority", metapb.LayoutWord(v.Layout)).advise("use --ack all, or a mirror of 3 or more, or ec k+m with more data than parity shards")
+		if full < 3 {
+			return invalid("%s is too small for ack policy majority", metapb.LayoutWord(v.Layout)).advise("use --ack all, or a layout of 3 or more members")
 		}
 	default:
 		return invalid("ack policy %d is neither all nor majority", v.Ack)
@@ -77,9 +79,8 @@ func checkPolicy(v *metapb.Volume) *Refusal {
 	if v.MinCopies < least || int(v.MinCopies) > full {
 		return invalid("min-copies %d: with %s it is %d to %d", v.MinCopies, metapb.LayoutWord(v.Layout), least, full)
 	}
-	logs := logWidth(v.Layout, v.Ack)
-	if w := ackQuorum(v.Ack, logs); w < minLogs(v.Layout, v.MinCopies) {
-		return invalid("min-copies %d: ack policy %s waits for %d of %d only", v.MinCopies, metapb.AckWord(v.Ack), w, logs).advise("use --ack all, or fewer --min-copies")
+	if w := ackQuorum(v.Ack, full); w < minLogs(v.Layout, v.MinCopies) {
+		return invalid("min-copies %d: ack policy %s waits for %d of %d only", v.MinCopies, metapb.AckWord(v.Ack), w, full).advise("use --ack all, or fewer --min-copies")
 	}
 	if v.Durability != metapb.Durability_DURABILITY_FLUSH && v.Durability != metapb.Durability_DURABILITY_WRITE {
 		return invalid("durability %d is neither flush nor write", v.Durability)
@@ -104,14 +105,16 @@ func fill(c *metapb.CreateVolume, dataNodes int) *metapb.CreateVolume {
 	mirror3 := c.Layout.Kind == metapb.LayoutKind_LAYOUT_KIND_MIRROR && c.Layout.Copies >= 3
 	if c.Ack == metapb.AckPolicy_ACK_POLICY_UNSPECIFIED {
 		c.Ack = metapb.AckPolicy_ACK_POLICY_ALL
-		if mirror3 {
+		// Of an erasure code, a majority of the members is more than m, and any m may
+		// fail, if there is no more parity than data.
+		if mirror3 || isEC(c.Layout) && c.Layout.Data >= c.Layout.Parity && width(c.Layout) >= 3 {
 			c.Ack = metapb.AckPolicy_ACK_POLICY_MAJORITY
 		}
 	}
 	if c.MinCopies == 0 {
 		switch {
 		case isEC(c.Layout):
-			c.MinCopies = c.Layout.Data + 1
+			c.MinCopies = c.Layout.Data
 		case mirror3:
 			c.MinCopies = 2
 		default:

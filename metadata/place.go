@@ -45,8 +45,7 @@ type placement struct {
 // place chooses the members of a volume whose defaults are filled in. Each choice
 // takes the candidate whose failure domains hold the fewest chosen so far, zone
 // before rack before host; then the one with the most free space, in tenths; then
-// the one with the fewest replicas; then the first name. So the first choices,
-// which keep the log of an erasure code, are spread as well as can be.
+// the one with the fewest replicas; then the first name.
 func place(s *State, c *metapb.CreateVolume) (*metapb.Plan, *Refusal) {
 	need := width(c.Layout)
 	p := newPlacement(s)
@@ -70,18 +69,17 @@ func place(s *State, c *metapb.CreateVolume) (*metapb.Plan, *Refusal) {
 	}
 	slices.Sort(p.rejected)
 	plan := &metapb.Plan{Rejected: p.rejected}
-	logs := logWidth(c.Layout, c.Ack)
 	for i, ch := range p.chosen {
 		m := &metapb.Member{
 			Node: ch.node.Name, Incarnation: ch.node.Incarnation,
-			State: metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE, Log: i < logs,
+			State: metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE, Log: true,
 		}
 		if isEC(c.Layout) {
 			m.Shard = int32(i)
 		}
 		plan.Members = append(plan.Members, m)
 	}
-	plan.Primary = p.primary(logs, len(c.Nodes) > 0)
+	plan.Primary = p.primary(need, len(c.Nodes) > 0)
 	plan.Reasons = p.reasons
 	plan.Survives = survives(s, c, plan.Members)
 	return plan, nil

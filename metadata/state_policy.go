@@ -47,24 +47,13 @@ func tallyOf(members []*metapb.Member) (t tally) {
 // isEC tells whether a volume is erasure-coded.
 func isEC(l *metapb.Layout) bool { return l.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC }
 
-// width is the number of members that a volume of this layout has in full.
+// width is the number of members that a volume of this layout has in full. All of
+// them keep its log: so each decides about its shard by what it knows itself.
 func width(l *metapb.Layout) int {
 	if isEC(l) {
 		return int(l.Data) + int(l.Parity)
 	}
 	return int(l.Copies)
-}
-
-// logWidth is the number of them that keep its log: all of a mirror; of an
-// erasure code just as many as let the log survive what the shards survive.
-func logWidth(l *metapb.Layout, p metapb.AckPolicy) int {
-	switch {
-	case !isEC(l):
-		return width(l)
-	case p == metapb.AckPolicy_ACK_POLICY_MAJORITY:
-		return 2*int(l.Parity) + 1
-	}
-	return int(l.Parity) + 1
 }
 
 // minLogs is what min-copies asks of the log. Of k+m shards that go down to

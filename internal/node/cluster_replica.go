@@ -188,6 +188,9 @@ func (e *eviction) carryOut(ctx context.Context) (*api.Volume, error) {
 		return e.Show(ctx, &api.ShowVolumeRequest{Name: r.Name}) // asked for again: the answer was lost
 	case i < 0:
 		return nil, e.node.refuse(codes.FailedPrecondition, "blkctl replica list "+r.Name, "node %s has no replica of volume %s", e.of, r.Name)
+	case !e.keep && r.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC:
+		return nil, e.node.refuse(codes.FailedPrecondition, "to have its content rebuilt: blkctl replica invalidate "+r.Name+" "+e.of,
+			"volume %s has layout %s: this version cannot take one of its shards away", r.Name, api.LayoutWord(r.Layout))
 	case e.of == r.Primary:
 		return nil, e.node.refuse(codes.FailedPrecondition, "promote another replica first: blkctl promote "+r.Name, "the replica of volume %s on %s is the primary", r.Name, e.of)
 	case !e.silent && v.node(e.of).GetHealth() == metapb.Health_HEALTH_DOWN:

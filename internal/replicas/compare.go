@@ -3,6 +3,7 @@ package replicas
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -61,6 +62,9 @@ func (m *Manager) Compare(ctx context.Context, volume string, x Comparison) (*Fi
 	r, err := m.served(volume)
 	if err != nil {
 		return nil, err
+	}
+	if r.coded != nil {
+		return nil, fmt.Errorf("%w: volume %s is erasure-coded, and no two of its members have the same", blockdev.ErrNotSupported, volume)
 	}
 	c := &comparer{Comparison: x, r: r, found: Findings{Nodes: []string{m.cfg.Node}}}
 	total := (r.store.Size() + blockdev.BlockSize - 1) / blockdev.BlockSize * blockdev.BlockSize

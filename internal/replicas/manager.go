@@ -227,7 +227,7 @@ func (m *Manager) remove(r *replica, deleted bool) {
 	m.work.Go(func() {
 		err := r.close()
 		dir := m.dirOf(r.name, r.id)
-		err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir)))
+		err = errors.Join(err, m.removeStores(dir))
 		if deleted {
 			err = errors.Join(err, m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
 		}
@@ -238,6 +238,17 @@ func (m *Manager) remove(r *replica, deleted bool) {
 		m.wakeUp()
 		m.fire()
 	})
+}
+
+// removeStores deletes what a replica has, but for its promise.
+func (m *Manager) removeStores(dir string) error {
+	files, err := m.cfg.FS.ReadDir(dir)
+	for _, name := range []string{storeDir, shardDir} {
+		if slices.Contains(files, name) {
+			err = errors.Join(err, blockdev.RemoveStore(m.cfg.FS, path.Join(dir, name)))
+		}
+	}
+	return err
 }
 
 // wakeUp makes the manager look again.

@@ -23,7 +23,7 @@ func RecordOf(v *metapb.Volume) *replication.Record {
 	for _, m := range v.Members {
 		r.Members = append(r.Members, replication.Member{
 			Node: replication.NodeID(m.Node), Incarnation: replication.Incarnation(m.Incarnation),
-			State: states[m.State], Amnesiac: m.Amnesiac, Leaving: m.Leaving,
+			State: states[m.State], Shard: int(m.Shard), Amnesiac: m.Amnesiac, Leaving: m.Leaving,
 		})
 	}
 	return r
@@ -41,7 +41,7 @@ var states = map[metapb.ReplicaState]replication.MemberState{
 func membersOf(members []replication.Member) []*metapb.Member {
 	var list []*metapb.Member
 	for _, m := range members {
-		p := &metapb.Member{Node: string(m.Node), Incarnation: uint64(m.Incarnation), Amnesiac: m.Amnesiac, Leaving: m.Leaving, Log: true}
+		p := &metapb.Member{Node: string(m.Node), Incarnation: uint64(m.Incarnation), Shard: int32(m.Shard), Amnesiac: m.Amnesiac, Leaving: m.Leaving, Log: true}
 		for word, state := range states {
 			if state == m.State {
 				p.State = word

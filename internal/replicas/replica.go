@@ -19,8 +19,11 @@ import (
 	"blkd/replication"
 )
 
-// storeDir is where the store is, in a replica's directory.
-const storeDir = "store"
+// The stores in a replica's directory.
+const (
+	storeDir = "store" // of an erasure-coded volume: its log
+	shardDir = "shard" // of an erasure-coded volume
+)
 
 // leastLog is the smallest log of a replica, in bytes, whatever the node is
 // configured with: what is not committed fills it and cannot be poured, and how much
@@ -35,6 +38,8 @@ type replica struct {
 	log  *slog.Logger
 
 	store  *blockdev.Store
+	shard  *blockdev.Store    // of an erasure-coded volume
+	coded  *replication.Coded // store and shard
 	gate   *fencing.Gate
 	volume *replication.Volume
 	turn   chan struct{} // the role may have changed
@@ -82,20 +87,48 @@ func (m *Manager) open(v *metapb.Volume) (*replica, error) {
 	if r.gate, err = fencing.OpenGate(m.cfg.FS, dir); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", v.Name, err)
 	}
-	made := true
-	if err = blockdev.CreateStore(options, v.SizeBytes); errors.Is(err, fs.ErrExist) {
-		made, err = false, nil
+	made := false
+	if v.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC {
+		made, err = r.openCoded(options, v)
+	} else {
+		r.store, made, err = openStore(options, v.SizeBytes)
 	}
 	if err == nil {
-		r.store, err = blockdev.OpenStore(options)
+		err = r.start(made)
 	}
 	if err != nil {
-		return nil, errors.Join(err, r.gate.Close())
-	}
-	if err := r.start(made); err != nil {
-		return nil, errors.Join(err, r.store.Close(), r.gate.Close())
+		return nil, errors.Join(err, r.closeStores(), r.gate.Close())
 	}
 	return r, nil
+}
+
+// openStore opens a store, and makes it first if there is none.
+func openStore(o blockdev.StoreOptions, size int64) (s *blockdev.Store, made bool, err error) {
+	made = true
+	if err := blockdev.CreateStore(o, size); errors.Is(err, fs.ErrExist) {
+		made = false
+	} else if err != nil {
+		return nil, false, err
+	}
+	s, err = blockdev.OpenStore(o)
+	return s, made, err
+}
+
+func (r *replica) closeStores() (err error) {
+	for _, s := range []*blockdev.Store{r.store, r.shard} {
+		if s != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}
+	return err
+}
+
+// disk is what the replica keeps.
+func (r *replica) disk() replication.Disk {
+	if r.coded != nil {
+		return r.coded
+	}
+	return r.store
 }
 
 // start begins the replica's part in the volume.
@@ -106,7 +139,7 @@ func (r *replica) start(made bool) error {
 		// It had promised something once, so it had a store then: what that held
 		// is lost or set aside, and an empty log must not count as a beginning of it.
 		r.log.Warn("this replica begins anew without a store: everything is copied from another member")
-		if err := r.store.Reset(0, 0); err != nil {
+		if err := r.disk().Reset(0, 0); err != nil {
 			return err
 		}
 	}
@@ -119,9 +152,9 @@ func (r *replica) start(made bool) error {
 	r.volume = replication.NewVolume(replication.VolumeConfig{
 		Core: replication.Config{
 			Self: replication.NodeID(r.m.cfg.Node), Incarnation: replication.Incarnation(r.m.incarnation), Gate: promises{r.gate},
-			Times: r.m.cfg.Times, Fresh: made && promised == 0, KeepBranches: true, Durable: durable, Events: r.events(),
+			Times: r.m.cfg.Times, Fresh: made && promised == 0, KeepBranches: true, Durable: durable, Coded: r.coded, Events: r.events(),
 		},
-		Disk: r.store, Clock: r.m.cfg.Clock, Authority: r,
+		Disk: r.disk(), Clock: r.m.cfg.Clock, Authority: r,
 		InflightBytes: min(16<<20, r.store.Stats().LogSizeBytes/8),
 		Hangup:        func() { r.m.cfg.Withdraw(r.name, true) },
 		Failed:        r.fail,
@@ -129,7 +162,9 @@ func (r *replica) start(made bool) error {
 	r.work.Go(r.follow)
 	r.work.Go(r.deliver)
 	r.work.Go(r.reportMarks)
-	r.work.Go(r.scrub)
+	if r.coded == nil {
+		r.work.Go(r.scrub)
+	}
 	if lost {
 		r.work.Go(r.confess)
 	}
@@ -394,7 +429,7 @@ func (r *replica) close() error {
 	r.m.cfg.Withdraw(r.name, false)
 	r.volume.Close()
 	r.work.Wait()
-	err := errors.Join(r.store.Close(), r.gate.Close())
+	err := errors.Join(r.closeStores(), r.gate.Close())
 	if failed != nil {
 		return nil // told before
 	}

@@ -29,7 +29,7 @@ type Status struct {
 func (m *Manager) Status() []Status {
 	var all []Status
 	for _, r := range m.list() {
-		s := Status{Volume: r.name, ID: r.id, Store: r.store.Stats()}
+		s := Status{Volume: r.name, ID: r.id, Store: r.stats()}
 		known := r.volume.TryInspect(func(_ replication.Instant, c *replication.Core) { s.Status = c.Status() })
 		r.mu.Lock()
 		s.Waits = !known
@@ -43,6 +43,19 @@ func (m *Manager) Status() []Status {
 		all = append(all, Status{Volume: b.name, ID: id, Failed: b.err})
 	}
 	return all
+}
+
+// stats are those of the store; of an erasure-coded volume, those of its log, with the
+// space that its shard takes.
+func (r *replica) stats() blockdev.StoreStats {
+	s := r.store.Stats()
+	if r.shard != nil {
+		shard := r.shard.Stats()
+		s.AllocatedBytes, s.ImageBytes, s.MetaBytes = shard.AllocatedBytes, shard.ImageBytes+shard.LogBytes, shard.MetaBytes
+		s.MemoryBytes += shard.MemoryBytes
+		s.Full, s.BadBlocks = s.Full || shard.Full, s.BadBlocks+shard.BadBlocks
+	}
+	return s
 }
 
 // find is the open replica of a volume; nil if there is none.

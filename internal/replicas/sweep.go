@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"blkd/blockdev"
 	"blkd/fencing"
 	"blkd/metadata"
 	"blkd/metadata/metapb"
@@ -61,8 +60,8 @@ func (m *Manager) sweepOne(name string, id uint64) {
 	if slices.Contains(files, storeDir) && m.sweepAside(name, id, dir) || !m.takenAway(name, id, dir) {
 		return
 	}
-	if slices.Contains(files, storeDir) {
-		err = blockdev.RemoveStore(m.cfg.FS, path.Join(dir, storeDir))
+	if slices.Contains(files, storeDir) || slices.Contains(files, shardDir) {
+		err = m.removeStores(dir)
 		m.cfg.Log.Info("the replica on this node was removed: it was taken away while the node was down", "volume", name, "err", err)
 	}
 	if err == nil && m.isDeleted(name, id) {

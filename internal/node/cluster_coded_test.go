@@ -1,0 +1,163 @@
+package node
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"blkd/blockdev"
+	"blkd/internal/api"
+	"blkd/internal/replicas"
+	"blkd/metadata/metapb"
+	"blkd/nbd"
+)
+
+// coded makes an erasure-coded volume and waits until it is served.
+func (c *trio) coded(via services, name string, size int64, data, parity int32) *api.Volume {
+	c.t.Helper()
+	_, err := via.volumes.Create(brief(c.t), &api.CreateVolumeRequest{Name: name, SizeBytes: size,
+		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_EC, Data: data, Parity: parity}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.wait(via, name, api.WaitCondition_WAIT_CONDITION_PRIMARY)
+}
+
+// model is what a volume has to hold.
+type model struct {
+	t    *testing.T
+	data []byte
+	rnd  *rand.Rand
+}
+
+func newModel(t *testing.T, size int) *model {
+	return &model{t, make([]byte, size), rand.New(rand.NewPCG(1, 2))}
+}
+
+// write changes n places, of up to most bytes each: some of them are trimmed, some
+// are not whole blocks.
+func (m *model) write(client *nbd.Client, n, most int) {
+	m.t.Helper()
+	for i := range n {
+		length := 1 + m.rnd.IntN(most)
+		off := m.rnd.IntN(len(m.data) - length)
+		if i%4 != 0 {
+			off, length = off/4096*4096, (length+4095)/4096*4096
+			length = min(length, len(m.data)-off)
+		}
+		part := m.data[off : off+length]
+		var err error
+		if i%7 == 3 {
+			clear(part)
+			err = blockdev.Trim(client, int64(off), int64(length), 0)
+		} else {
+			for j := range part {
+				part[j] = byte(m.rnd.Uint32())
+			}
+			err = blockdev.WriteAt(client, part, int64(off), 0)
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	if err := blockdev.Flush(client); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// check reads everything, in pieces of different sizes.
+func (m *model) check(client *nbd.Client, what string) {
+	m.t.Helper()
+	buf := make([]byte, 3<<20)
+	for off := 0; off < len(m.data); {
+		n := min(1+m.rnd.IntN(len(buf)), len(m.data)-off)
+		if err := blockdev.ReadAt(client, buf[:n], int64(off)); err != nil {
+			m.t.Fatalf("%s: %v", what, err)
+		}
+		if !bytes.Equal(buf[:n], m.data[off:off+n]) {
+			for i := range n {
+				if buf[i] != m.data[off+i] {
+					m.t.Fatalf("%s: byte %d is %d, not %d", what, off+i, buf[i], m.data[off+i])
+				}
+			}
+		}
+		off += n
+	}
+}
+
+// poured waits until the log of a node's replica holds no more than a few blocks.
+func (c *trio) poured(node, volume string) {
+	c.t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var s replicas.Status
+		for _, x := range c.nodes[node].member.replicas.Status() {
+			if x.Volume == volume {
+				s = x
+			}
+		}
+		if s.Store.OverlayBlocks <= 4 {
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Fatalf("%s has not poured its log: %+v", node, s.Store)
+		}
+	}
+}
+
+func TestErasureCodedVolume(t *testing.T) {
+	const size = 24 << 20
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n3")
+	c.coded(via, "v", size, 2, 1)
+	promote := func(to string) {
+		t.Helper()
+		for ctx := brief(t); ; time.Sleep(20 * time.Millisecond) { // it may be known as down still
+			_, err := via.volumes.Promote(ctx, &api.PromoteRequest{Name: "v", To: to})
+			if err == nil {
+				return
+			}
+			if ctx.Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	promote("n1")
+	m := newModel(t, size)
+	client := c.dial("n3", "v")
+	m.write(client, 100, 300_000)
+	m.check(client, "in the log")
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+	m.check(client, "in the shards")
+	m.write(client, 50, 20_000)
+	m.check(client, "in both")
+
+	c.kill("n2")
+	m.check(client, "without n2")
+	m.write(client, 100, 300_000)
+	m.check(client, "written without n2")
+	c.start("n2")
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+
+	c.kill("n1") // the primary
+	m.check(client, "after a failover")
+	m.write(client, 100, 300_000)
+	m.check(client, "written after a failover")
+	c.start("n1")
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	promote("n1")
+	m.check(client, "handed back")
+
+	client.Close()
+	c.kill(three...)
+	for _, n := range three {
+		c.start(n)
+	}
+	m.check(c.dial("n2", "v"), "after a restart of all")
+}
