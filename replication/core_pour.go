@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"fmt"
 	"math/bits"
 	"slices"
 	"time"
@@ -468,4 +469,23 @@ func (c *Core) rebuildable() bool {
 		}
 	}
 	return readable >= c.coded.code.K()
+}
+
+// pouring tells what the batch under way waits for.
+func (c *Core) pouring() string {
+	p := c.p.pour
+	switch {
+	case p == nil:
+		return ""
+	case p.waits > 0:
+		return fmt.Sprintf("%d reads of shards", p.waits)
+	case p.batch == 0:
+		return "its rows"
+	}
+	for _, m := range c.participants() {
+		if !p.holds[m.Incarnation] {
+			return "the shard on " + string(m.Node)
+		}
+	}
+	return "the commit of its decision"
 }

@@ -86,6 +86,7 @@ type Status struct {
 	Attachment uint64 // what is admitted now
 	Settled    bool   // nothing of an earlier attachment is under way
 	Changing   bool   // the quorum was asked for a change
+	Pouring    string // of an erasure code, at the primary: what the batch under way waits for; empty: there is none
 	Handover   NodeID // to whom the volume is handed over; empty: to nobody
 	Peers      []PeerStatus
 	// Missing are the members that a recovery waits for; Recovering that one is
@@ -130,6 +131,7 @@ func (c *Core) Status() Status {
 	s.Waiting = len(c.p.parked) + len(c.p.locked) + len(c.p.flushes) + len(c.p.unread) + len(c.p.reading)
 	s.CanRead, s.Changing = c.leaseValid(), c.p.pend != nil
 	s.Attachment, s.Settled = c.p.base.Attachment, c.p.commit >= c.p.fence || mutant.On(mutant.ReplicaEarlyTakeover)
+	s.Pouring = c.pouring()
 	if h := c.p.drain; h != nil {
 		s.Handover = h.to
 	}

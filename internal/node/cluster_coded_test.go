@@ -100,7 +100,7 @@ func (c *trio) poured(node, volume string) {
 			return
 		}
 		if time.Now().After(end) {
-			c.t.Fatalf("%s has not poured its log: %+v", node, s.Store)
+			c.t.Fatalf("%s has not poured its log: %+v, %+v", node, s.Status, s.Store)
 		}
 	}
 }

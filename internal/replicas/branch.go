@@ -73,7 +73,7 @@ func (m *Manager) isLeft(v *metapb.Volume, lineage uint64, store *blockdev.Store
 
 func (r *replica) isLeft(v *metapb.Volume) bool {
 	lineage, _ := r.gate.Promised()
-	return r.m.isLeft(v, lineage, r.store)
+	return r.coded == nil && r.m.isLeft(v, lineage, r.store) // a shard alone is nothing to read
 }
 
 // setAside keeps what a replica holds as a branch, and lets the replica begin anew

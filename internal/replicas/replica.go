@@ -323,7 +323,7 @@ func (g *growth) unrecorded(r *replica) bool {
 	r.mu.Lock()
 	recorded := r.latest.GetSizeBytes()
 	r.mu.Unlock()
-	size := r.store.Size()
+	size := r.disk().Size()
 	known := g.size == size && size > recorded && r.store.Committed() >= g.seq
 	if g.size != size {
 		g.size = size

@@ -51,6 +51,7 @@ func (r *replica) stats() blockdev.StoreStats {
 	s := r.store.Stats()
 	if r.shard != nil {
 		shard := r.shard.Stats()
+		s.SizeBytes = r.coded.Size()
 		s.AllocatedBytes, s.ImageBytes, s.MetaBytes = shard.AllocatedBytes, shard.ImageBytes+shard.LogBytes, shard.MetaBytes
 		s.MemoryBytes += shard.MemoryBytes
 		s.Full, s.BadBlocks = s.Full || shard.Full, s.BadBlocks+shard.BadBlocks

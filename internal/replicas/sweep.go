@@ -57,7 +57,7 @@ func (m *Manager) sweepOne(name string, id uint64) {
 	if err != nil {
 		return
 	}
-	if slices.Contains(files, storeDir) && m.sweepAside(name, id, dir) || !m.takenAway(name, id, dir) {
+	if slices.Contains(files, storeDir) && !slices.Contains(files, shardDir) && m.sweepAside(name, id, dir) || !m.takenAway(name, id, dir) {
 		return
 	}
 	if slices.Contains(files, storeDir) || slices.Contains(files, shardDir) {
