@@ -122,13 +122,9 @@ type Coded struct {
 	begin    batchID // what the next copy of the shard begins with
 }
 
-// NewCoded opens a member of a volume of so many bytes, of which StripeUnit in a row lie
-// in one shard, and does to its shard what the log has decided.
-func NewCoded(log Staging, shard Shard, code *erasure.Code, size int64) (*Coded, error) {
-	return newCoded(log, shard, code, size, StripeUnit)
-}
-
-func newCoded(log Staging, shard Shard, code *erasure.Code, size, unit int64) (*Coded, error) {
+// NewCoded opens a member of a volume of size bytes, of which unit bytes in a row lie in
+// one shard, and does to its shard what the log has decided.
+func NewCoded(log Staging, shard Shard, code *erasure.Code, size, unit int64) (*Coded, error) {
 	d := &Coded{Staging: log, shard: shard, code: code, unit: unit, size: size, at: StagingSize(size) - blockSize}
 	if err := d.recover(); err != nil {
 		return nil, err

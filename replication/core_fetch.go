@@ -202,7 +202,7 @@ func (c *Core) rebuild(f *fetch, have uint32) {
 		from, data = append(from, s), append(data, f.got[s])
 	}
 	f.busy, f.batch = true, f.of[from[0]]
-	made := map[int][]byte{}
+	var made [32][]byte
 	c.task(false, func() error {
 		for s := range code.K() + code.M() {
 			if f.need>>s&1 == 0 || have>>s&1 != 0 {
@@ -219,7 +219,9 @@ func (c *Core) rebuild(f *fetch, have uint32) {
 			return
 		}
 		for s, p := range made {
-			f.got[s] = p
+			if p != nil {
+				f.got[s] = p
+			}
 		}
 		c.goOn(f)
 	})
@@ -251,8 +253,19 @@ func (c *Core) tickFetches() {
 // missingRange is a part of a read that is not in the log.
 type missingRange struct{ off, n int64 }
 
-// ReadRequest fills a request as far as the log goes, and notes in it what is missing.
-func (d *Coded) ReadRequest(r *Request) error {
+// Read fills a request that the effects ask for: what another node wants to know from
+// the shard, else as far as the log goes. It tells whether there is a rest, for
+// [Core.ReadRest].
+func (d *Coded) Read(r *Request) (rest bool, err error) {
+	if r.serve != nil {
+		r.batch, err = d.readShard(r.Data, r.Off)
+		return false, err
+	}
+	err = d.readLog(r)
+	return err == nil && len(r.missing) > 0, err
+}
+
+func (d *Coded) readLog(r *Request) error {
 	off, end := span(r)
 	r.whole, r.missing = r.Data, nil
 	if end-off != r.Len {
@@ -265,7 +278,7 @@ func (d *Coded) ReadRequest(r *Request) error {
 	return err
 }
 
-// ReadRest goes on with a request that ReadRequest has filled in part: what is missing
+// ReadRest goes on with a request that [Coded.Read] has filled in part: what is missing
 // is in the shards.
 func (c *Core) ReadRest(now Instant, r *Request) {
 	if !c.enter(now) || c.role == Secondary || r.gen != c.gen {

@@ -1,5 +1,7 @@
 package replication
 
+import "blkd/blockdev"
+
 // View lets a simulator look into a core, to check what no message shows. It
 // changes nothing, and is good until the core's next call.
 type View struct{ c *Core }
@@ -92,4 +94,15 @@ func (c *Core) Outrun(n NodeID) {
 	if p := c.peer(n); p != nil {
 		p.behind = true
 	}
+}
+
+// Decision tells what an entry of the log decides, if it is a decision, which lie in
+// the block at off: that a batch is current, and that the shards have the log up to an
+// entry.
+func Decision(e *blockdev.Entry, off int64) (batch uint64, upto Seq, ok bool) {
+	if e.Kind != blockdev.EntryWrite || e.Off != off {
+		return 0, 0, false
+	}
+	d, err := decodeDecision(e.Seq, e.Data)
+	return uint64(d.batch), d.upto, err == nil
 }

@@ -75,15 +75,12 @@ func (v *Volume) roomAgain() {
 
 // read fills a request from the disk. Of an erasure code, what another node asks for
 // is of the shard; for clients it reads what the log has.
-func (v *Volume) read(r *Request) (err error) {
-	switch {
-	case v.coded == nil:
+func (v *Volume) read(r *Request) error {
+	if v.coded == nil {
 		return v.disk.ReadCommitted(r.Data, r.Off)
-	case r.serve != nil:
-		r.batch, err = v.coded.readShard(r.Data, r.Off)
-		return err
 	}
-	return v.coded.ReadRequest(r)
+	_, err := v.coded.Read(r)
+	return err
 }
 
 // ReadCommitted implements Disk for ranges of whole blocks that the log has; the rest

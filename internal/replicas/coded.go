@@ -48,6 +48,6 @@ func (r *replica) openCoded(o blockdev.StoreOptions, v *metapb.Volume) (made boo
 			}
 		}
 	}
-	r.coded, err = replication.NewCoded(r.store, r.shard, code, v.SizeBytes)
+	r.coded, err = replication.NewCoded(r.store, r.shard, code, v.SizeBytes, replication.StripeUnit)
 	return made, err
 }

@@ -26,6 +26,7 @@ type disk struct {
 	retain  int     // entries kept behind the commit point
 	keep    replication.Seq
 	size    int64 // bytes
+	staging bool  // the log of an erasure-coded volume
 	lineage uint64
 	prom    replication.Generation
 	rot     [mostBlocks]bool // blocks that fail their check, until they are written
@@ -55,6 +56,9 @@ type content struct {
 	copied     replication.Seq // effects of entries up to here were imported
 	floor      replication.Seq // changes before are not known
 	changed    [mostBlocks]replication.Seq
+	staged     [decisions + 1]replication.Seq // of an erasure code: which entry of the log has the block; 0: none
+	decided    []byte                         // what the last block of these holds
+	dropped    replication.Seq
 	reigns     []reign // also of entries that are not kept
 }
 
@@ -173,7 +177,7 @@ func (d *disk) Append(entries []blockdev.Entry) error {
 		}
 		if e.Kind == blockdev.EntryMark {
 			d.size = max(d.size, e.Off)
-		} else if e.Off+e.Len > d.size {
+		} else if e.Off+e.Len > d.size && !d.staging {
 			return fmt.Errorf("entry (%d, %d) covers %d bytes at %d of %d", e.Gen, e.Seq, e.Len, e.Off, d.size)
 		}
 		d.push(*e)
@@ -201,9 +205,14 @@ func (d *disk) Commit(seq replication.Seq) error {
 		}
 		each(e, func(block int64, tag uint64) {
 			d.rot[block], d.changed[block], d.image[block] = false, e.Seq, tag
+			d.stage(block, e)
 		})
 	}
-	if n := int(min(d.commit, d.keep)) - int(d.baseSeq) - d.retain; n > 0 {
+	free := min(d.commit, d.keep)
+	if d.staging {
+		free = min(free, d.dropped)
+	}
+	if n := int(free) - int(d.baseSeq) - d.retain; n > 0 {
 		d.baseGen, d.baseSeq = d.log[n-1].Gen, d.log[n-1].Seq
 		d.log = slices.Clone(d.log[n:])
 	}

@@ -131,8 +131,10 @@ func (s *sim) crash(n *node, power bool) {
 
 // crashWith is crash, where survive draws what survives a loss of power.
 func (s *sim) crashWith(n *node, power bool, survive func(most int) int) {
+	s.tear(n)
 	if power && n.has {
 		n.disk.losePower(survive)
+		n.shard.losePower(survive)
 	}
 	if power {
 		n.boot++
@@ -178,13 +180,13 @@ func (s *sim) fill(n *node, rnd *rand.Rand) { n.paused = s.during(rnd, time.Seco
 func (s *sim) oldDisk(n *node) {
 	switch {
 	case n.image == nil && n.has:
-		n.image = &image{disk: *n.disk, identity: n.identity}
+		n.image = &image{disk: *n.disk, shard: n.shard, identity: n.identity}
 	case n.image != nil && n.previous != n.image.identity.previous:
 		s.crash(n, false)
 		s.logf("%s has the disk of an earlier time", n.name)
-		n.newest = &image{disk: *n.disk, identity: n.identity}
+		n.newest = &image{disk: *n.disk, shard: n.shard, identity: n.identity}
 		boot := n.boot
-		*n.disk, n.identity = n.image.disk, n.image.identity
+		*n.disk, n.shard, n.identity = n.image.disk, n.image.shard, n.image.identity
 		n.disk.synced = n.disk.content
 		n.boot, n.old = boot, true
 		n.has, n.image = true, nil
@@ -196,12 +198,16 @@ func (s *sim) oldDisk(n *node) {
 // image is a copy of a node's data directory.
 type image struct {
 	disk     disk
+	shard    shard
 	identity identity
 }
 
 // rot lets a block fail its check. Of one block, only one node's does.
 func (s *sim) rot(n *node, rnd *rand.Rand) {
 	b := rnd.Int64N(8)
+	if s.code != nil {
+		return
+	}
 	for _, x := range s.nodes {
 		if x.disk.rot[b] {
 			return
@@ -236,7 +242,7 @@ func (s *sim) handover(to *node) {
 
 // change asks for another policy.
 func (s *sim) change(rnd *rand.Rand) {
-	if s.replicas < 3 {
+	if s.replicas < 3 || s.code != nil {
 		return
 	}
 	shape := replication.Shape{Policy: replication.AckAll, MinCopies: 1 + rnd.IntN(2), Durability: replication.DurableFlush}
@@ -268,7 +274,7 @@ func (s *sim) grow() {
 
 // evict lets a primary take a replica out, or declare it worthless.
 func (s *sim) evict(n *node, rnd *rand.Rand) {
-	keep := rnd.IntN(3) == 0
+	keep := rnd.IntN(3) == 0 || s.code != nil // a shard cannot be had again
 	for _, p := range s.primaries() {
 		core := p.core
 		err := core.Evict(s.clock(p), replication.Eviction{Node: n.name, Keep: keep, Why: "evicted", Done: func(err error) {

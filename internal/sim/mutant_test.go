@@ -58,6 +58,9 @@ func hunt(seeds uint64) (v *Violation, by string, ran uint64) {
 		if r := Run(Plan(seed), nil); r.Violation != nil {
 			return r.Violation, "seeds", seed
 		}
+		if r := Run(Plan(CodedSeeds+seed), nil); r.Violation != nil {
+			return r.Violation, "seeds of erasure codes", seed
+		}
 	}
 	return nil, "", seeds
 }

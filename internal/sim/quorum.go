@@ -44,7 +44,7 @@ func (s *sim) found() {
 	if s.external || len(s.nodes) == 1 {
 		s.voters = s.nodes[len(s.nodes)-1:]
 	} else {
-		s.voters = s.nodes[:min(len(s.nodes), 3+2*(len(s.nodes)/5))]
+		s.voters = s.nodes[:min(len(s.nodes), 3+2*min(len(s.nodes)/5, 1))]
 	}
 	found := &metapb.FoundCluster{Cluster: 7}
 	for _, n := range s.nodes {
@@ -60,6 +60,9 @@ func (s *sim) found() {
 	create := &metapb.CreateVolume{Name: volumeName, SizeBytes: volumeBlocks * blockSize, MinCopies: int32(s.shape.MinCopies),
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(s.replicas)},
 		Ack:    metapb.AckPolicy_ACK_POLICY_ALL, Durability: metapb.Durability_DURABILITY_FLUSH}
+	if s.code != nil {
+		create.Layout = &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_EC, Data: int32(s.code.K()), Parity: int32(s.code.M())}
+	}
 	if s.shape.Policy == replication.AckMajority {
 		create.Ack = metapb.AckPolicy_ACK_POLICY_MAJORITY
 	}
@@ -179,7 +182,7 @@ func (s *sim) oldDiskFound(n *node) {
 		return
 	}
 	s.logf("%s gets its newest disk back", n.name)
-	*n.disk, n.identity = n.newest.disk, n.newest.identity
+	*n.disk, n.shard, n.identity = n.newest.disk, n.newest.shard, n.newest.identity
 	n.boot++
 	delete(s.promised, n)
 }
@@ -197,6 +200,7 @@ func (s *sim) told(n *node, r *replication.Record) {
 	case n.core == nil && !n.has && r == s.rec && r.Member(n.name) != nil:
 		s.logf("%s gets a replica", n.name)
 		n.disk.empty()
+		n.shard = shard{}
 		s.boot(n, true)
 		s.told(n, r)
 	case n.core == nil:

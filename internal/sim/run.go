@@ -9,7 +9,7 @@ import (
 // noticed.
 type Tally struct {
 	Answered, Reads, Flushes, Takeovers, Generations, Certified, Failovers, Recoveries, Shapes, Evictions, Resizes, Mended, Unmended,
-	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins int
+	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins, Rebuilt int
 }
 
 // Add adds what has happened in another run.
@@ -22,7 +22,7 @@ func (t *Tally) Add(o Tally) {
 		{&t.Generations, o.Generations}, {&t.Certified, o.Certified}, {&t.Failovers, o.Failovers}, {&t.Recoveries, o.Recoveries},
 		{&t.Shapes, o.Shapes}, {&t.Evictions, o.Evictions}, {&t.Resizes, o.Resizes}, {&t.Mended, o.Mended}, {&t.Unmended, o.Unmended},
 		{&t.Comparisons, o.Comparisons}, {&t.Replaced, o.Replaced}, {&t.OldDisks, o.OldDisks}, {&t.DiskErrors, o.DiskErrors},
-		{&t.Copies, o.Copies}, {&t.Rejoins, o.Rejoins},
+		{&t.Copies, o.Copies}, {&t.Rejoins, o.Rejoins}, {&t.Rebuilt, o.Rebuilt},
 	} {
 		*x.to += x.from
 	}
@@ -57,7 +57,7 @@ func Run(p Schedule, out io.Writer) Result {
 
 func (s *sim) result(v *Violation) Result {
 	for _, n := range s.nodes {
-		s.Copies += n.disk.imports
+		s.Copies += n.disk.imports + n.shard.imports
 		s.Rejoins += n.disk.rejoins
 	}
 	return Result{Violation: v, Hash: s.hash, Simulated: time.Duration(s.now), Tally: s.Tally}

@@ -66,6 +66,9 @@ func setupOf(seed uint64) setup {
 		c.replicas = 5
 		c.shape.Policy, c.shape.MinCopies = replication.AckMajority, 2
 	}
+	if seed >= CodedSeeds {
+		c.codedSetup(seed, rnd)
+	}
 	if rnd.IntN(3) > 0 {
 		c.scale = 6
 	}
@@ -77,7 +80,9 @@ func setupOf(seed uint64) setup {
 	if c.replicas < 5 && rnd.IntN(4) == 0 {
 		c.spares = 1
 	}
-	c.tempo = []float64{1, 1, 4, 16}[rnd.IntN(4)]
+	if c.code == nil {
+		c.tempo = []float64{1, 1, 4, 16}[rnd.IntN(4)]
+	}
 	return c
 }
 

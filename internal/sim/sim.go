@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"blkd/blockdev"
+	"blkd/internal/erasure"
 	"blkd/metadata"
 	"blkd/replication"
 )
@@ -21,6 +22,7 @@ type instant = replication.Instant
 // the quorum answers late or not at all.
 type sim struct {
 	rnd   *rand.Rand // of everything but what the plan says
+	dice  *rand.Rand // of checks
 	out   io.Writer  // of the trace; nil: nobody reads it
 	hash  uint64     // of everything that has happened
 	now   instant
@@ -49,6 +51,7 @@ type sim struct {
 // setup is what a seed says of the cluster.
 type setup struct {
 	shape    replication.Shape
+	code     *erasure.Code // nil: a mirror
 	replicas int
 	spares   int  // nodes without a replica, at first
 	external bool // the quorum is not among the nodes that fail
@@ -82,7 +85,8 @@ type node struct {
 	beats    []uint64 // sent to each
 	watches  int      // the runs of nodes that the detector knows of
 	image    *image   // of an earlier time; nil: none
-	newest   *image   // what was there when it got that
+	codedNode
+	newest *image // what was there when it got that
 }
 
 // wire carries messages one way, in order.
@@ -125,7 +129,7 @@ func (q *queue) Pop() any {
 }
 
 func newSim(seed uint64, c setup, out io.Writer) *sim {
-	return &sim{setup: c, rnd: rand.New(rand.NewPCG(seed, 3)), out: out, hash: 14695981039346656037, readMs: 1, syncMs: 4}
+	return &sim{setup: c, rnd: rand.New(rand.NewPCG(seed, 3)), dice: rand.New(rand.NewPCG(seed, 6)), out: out, hash: 14695981039346656037, readMs: 1, syncMs: 4}
 }
 
 // build makes the cluster, which begins to work.
@@ -138,6 +142,7 @@ func (s *sim) build() {
 	for i := range total {
 		n := &node{id: i, name: replication.NodeID(fmt.Sprintf("n%d", i+1)), witness: i >= s.data, disk: newDisk(), up: true, registered: true,
 			reqs: map[*replication.Request]*op{}, beats: make([]uint64, total)}
+		n.disk.staging = s.code != nil
 		n.skew = instant(s.rnd.Int64N(int64(time.Hour)))
 		n.rate = s.rnd.Int64N(2001) - 1000
 		if s.rnd.IntN(2) == 0 {
@@ -261,13 +266,14 @@ func (s *sim) boot(n *node, made bool) {
 	_, promised := n.disk.Promised()
 	if made && promised > 0 {
 		// It had a store once: an empty log must not count as a beginning of it.
-		_ = n.disk.Reset(0, 0)
+		_, _ = n.disk.Reset(0, 0), n.shard.Reset(0, 0)
 	}
 	n.has = true
 	n.disk.synced = n.disk.content // what is found is synced
 	n.disk.onCommit = func(e *blockdev.Entry) { s.committedBy(n, e) }
 	n.disk.onAppend = func(prev replication.Generation, e *blockdev.Entry) { s.appendedBy(n, prev, e) }
-	n.core = replication.NewCore(replication.Config{Self: n.name, Incarnation: n.inc, Replica: n.disk, Gate: n.disk, Now: s.clock(n),
+	replica := s.replica(n)
+	n.core = replication.NewCore(replication.Config{Self: n.name, Incarnation: n.inc, Replica: replica, Coded: n.coded, Gate: n.disk, Now: s.clock(n),
 		Fresh: made && promised == 0, Durable: n.disk.durable(), Limits: s.limits, Times: s.times(),
 		Events: replication.Events{
 			Note:   s.notes(n),
@@ -337,6 +343,9 @@ func (s *sim) effects(n *node) {
 	}
 	for _, r := range e.Reads {
 		s.readLocal(n, core, r)
+	}
+	for _, t := range e.Tasks {
+		s.runTask(n, core, t)
 	}
 	if e.Sync {
 		s.sync(n, core)
@@ -425,9 +434,14 @@ func (s *sim) receive(from, to *node, m *replication.Message) {
 // readLocal reads from the disk, at one moment, and tells the core at another.
 func (s *sim) readLocal(n *node, core *replication.Core, r *replication.Request) {
 	var err error
+	var rest bool
 	answer := func() {
 		if n.core == core {
-			core.Read(s.clock(n), r, err)
+			if rest {
+				core.ReadRest(s.clock(n), r)
+			} else {
+				core.Read(s.clock(n), r, err)
+			}
 			s.effects(n)
 		}
 	}
@@ -435,7 +449,7 @@ func (s *sim) readLocal(n *node, core *replication.Core, r *replication.Request)
 		if n.core != core {
 			return
 		}
-		err = n.disk.read(r.Data, r.Off/blockSize*blockSize)
+		rest, err = s.read(n, r)
 		if s.rnd.IntN(2) == 0 {
 			answer()
 		} else {

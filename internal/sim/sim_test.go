@@ -46,6 +46,26 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
+// TestSimulationCoded runs seeds of erasure codes: there is no torn stripe.
+func TestSimulationCoded(t *testing.T) {
+	seeds := *simSeeds / 2
+	if testing.Short() {
+		seeds /= 10
+	}
+	var sum Tally
+	for seed := CodedSeeds + *simFirst; seed < CodedSeeds+*simFirst+seeds; seed++ {
+		r := Run(Plan(seed), nil)
+		if r.Violation != nil {
+			t.Fatalf("seed %d: %v\nto see its trace: go run ./cmd/blksim replay %d", seed, r.Violation, seed)
+		}
+		sum.Add(r.Tally)
+	}
+	t.Logf("%d seeds: %+v", seeds, sum)
+	if sum.Rebuilt == 0 || sum.Copies == 0 || sum.Reads == 0 {
+		t.Errorf("nothing was rebuilt, copied or read: %+v", sum)
+	}
+}
+
 // TestScenarios plays all scenarios.
 func TestScenarios(t *testing.T) {
 	for i := range scenarios {

@@ -1,0 +1,448 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+
+	"blkd/blockdev"
+	"blkd/internal/erasure"
+	"blkd/replication"
+)
+
+// CodedSeeds is the first seed of a volume with an erasure code; those below are of
+// mirrors.
+const CodedSeeds = 1_000_000_000
+
+// decisions is the block of the log that tells which batch is decided.
+const decisions = volumeBlocks
+
+// codedSetup spreads seeds over codes.
+func (c *setup) codedSetup(seed uint64, rnd *rand.Rand) {
+	km := [][2]int{{2, 1}, {4, 2}, {1, 2}, {2, 2}, {2, 1}, {8, 3}}[seed%6]
+	var err error
+	if c.code, err = erasure.New(km[0], km[1]); err != nil {
+		panic(err)
+	}
+	c.replicas, c.spares = km[0]+km[1], 0
+	c.shape = replication.Shape{Policy: replication.AckAll, MinCopies: km[0], Durability: replication.DurableFlush}
+	if km[0] >= km[1] && rnd.IntN(4) > 0 {
+		c.shape.Policy = replication.AckMajority
+	}
+	if rnd.IntN(7) == 0 {
+		c.shape.Durability = replication.DurableWrite
+	}
+	if rnd.IntN(5) == 0 {
+		c.shape.MinCopies++
+	}
+	c.tempo = 1
+}
+
+// codedNode is what a node of an erasure-coded volume has besides its disk.
+type codedNode struct {
+	shard shard
+	coded *replication.Coded
+	tasks []*replication.Task // serial, not run
+}
+
+// replica is what a node's core keeps.
+func (s *sim) replica(n *node) replication.Replica {
+	if n.tasks = nil; s.code == nil {
+		return n.disk
+	}
+	n.shard.commit = n.shard.known // as the disk knows
+	var err error
+	if n.coded, err = replication.NewCoded(n.disk, &n.shard, s.code, volumeBlocks*blockSize, blockSize); err != nil {
+		s.violate("S9", "%s cannot be opened: %v", n.name, err)
+	}
+	return n.coded
+}
+
+// runTask runs a task some time later; serial ones in order.
+func (s *sim) runTask(n *node, core *replication.Core, t *replication.Task) {
+	if t.Serial {
+		if n.tasks = append(n.tasks, t); len(n.tasks) == 1 {
+			s.later(n, s.delay(s.syncMs), func() { s.runSerial(n, core) })
+		}
+		return
+	}
+	s.later(n, s.delay(s.readMs), func() { s.finish(n, core, t) })
+}
+
+func (s *sim) runSerial(n *node, core *replication.Core) {
+	if n.core != core || len(n.tasks) == 0 {
+		return
+	}
+	t := n.tasks[0]
+	if n.tasks = n.tasks[1:]; len(n.tasks) > 0 {
+		s.later(n, s.delay(s.syncMs), func() { s.runSerial(n, core) })
+	}
+	s.finish(n, core, t)
+}
+
+func (s *sim) finish(n *node, core *replication.Core, t *replication.Task) {
+	if n.core == core {
+		err := t.Run()
+		core.Finished(s.clock(n), t, err)
+		s.effects(n)
+	}
+}
+
+// tear does a part of what a node is doing to its shard when it stops.
+func (s *sim) tear(n *node) {
+	if n.core != nil && len(n.tasks) > 0 && s.rnd.IntN(2) == 0 {
+		n.shard.torn, n.shard.left = true, s.rnd.IntN(4)
+		_ = n.tasks[0].Run()
+		n.shard.torn = false
+	}
+}
+
+// read fills a request as a volume does; rest: what is missing is in shards.
+func (s *sim) read(n *node, r *replication.Request) (rest bool, err error) {
+	if s.code == nil {
+		return false, n.disk.read(r.Data, r.Off/blockSize*blockSize)
+	}
+	return n.coded.Read(r)
+}
+
+// checkShards checks as if everything stopped now: what the log has decided is on
+// every shard that counts, and any k of these, whichever others are lost, bring back
+// what was written, but for what the log still has.
+func (s *sim) checkShards() {
+	if s.code == nil {
+		return
+	}
+	var batch uint64
+	var upto replication.Seq
+	var values [volumeBlocks]uint64
+	var at [volumeBlocks]replication.Seq
+	for i := range s.committed {
+		if b, u, ok := replication.Decision(&s.committed[i], decisions*blockSize); ok {
+			batch, upto = b, u
+		}
+	}
+	for i := range s.committed {
+		e := &s.committed[i]
+		each(e, func(b int64, tag uint64) {
+			if b < volumeBlocks {
+				if at[b] = e.Seq; e.Seq <= upto {
+					values[b] = tag
+				}
+			}
+		})
+	}
+	views := map[int]map[int64][]byte{}
+	for _, m := range s.rec.Set() {
+		n := s.node(m.Node)
+		if m.Incarnation != n.inc && n.registered || n.old {
+			continue
+		}
+		view, ok := n.shard.view(batch)
+		if !ok {
+			s.violate("S9", "%s counts, and its shard has not batch %x, which is decided: it has %x, and %x", n.name, batch, n.shard.at(n.shard.commit), n.shard.at(n.shard.last()))
+		}
+		views[m.Shard] = view
+	}
+	k := s.code.K()
+	if len(views) < k {
+		return
+	}
+	have := slices.Sorted(maps.Keys(views))
+	s.dice.Shuffle(len(have), func(i, j int) { have[i], have[j] = have[j], have[i] })
+	s.compareRows(have[:k], views, batch, upto, &values, &at)
+	s.checkStaged()
+}
+
+func (s *sim) compareRows(have []int, views map[int]map[int64][]byte, batch uint64, upto replication.Seq, values *[volumeBlocks]uint64, at *[volumeBlocks]replication.Seq) {
+	k := int64(s.code.K())
+	got, from := make([]byte, blockSize), make([][]byte, k)
+	for b := range int64(volumeBlocks) {
+		if at[b] > upto {
+			continue
+		}
+		for i, h := range have {
+			if from[i] = views[h][b/k]; from[i] == nil {
+				from[i] = zeros[:]
+			}
+		}
+		if err := s.code.Rebuild(got, int(b%k), have, from); err != nil {
+			s.violate("S9", "%v", err)
+		}
+		if tagOf(got) != values[b] {
+			s.violate("I14", "block %d is %d in shards %v of batch %x; what was written is %d", b, tagOf(got), have, batch, values[b])
+		}
+		s.Rebuilt++
+	}
+}
+
+// checkStaged checks that a member that counts has in its log what is committed there
+// and not in the shards: it may be the next primary.
+func (s *sim) checkStaged() {
+	m := &s.rec.Members[s.dice.IntN(len(s.rec.Members))]
+	n := s.node(m.Node)
+	if m.State != replication.UpToDate || m.Amnesiac || n.core == nil || n.inc != m.Incarnation {
+		return
+	}
+	if n.disk.incomplete || n.shard.incomplete {
+		s.violate("S9", "%s counts, and is incomplete", n.name)
+	}
+	upto, at := replication.Seq(0), [decisions + 1]replication.Seq{}
+	for i := range s.committed[:min(int(n.disk.commit), len(s.committed))] {
+		e := &s.committed[i]
+		if _, u, ok := replication.Decision(e, decisions*blockSize); ok {
+			upto = u
+		}
+		each(e, func(b int64, _ uint64) { at[b] = e.Seq })
+	}
+	for b, seq := range at {
+		if x := n.disk.staged[b]; seq > upto && x != seq {
+			s.violate("S9", "the log of %s lacks block %d of entry %d: it has that of %d; the shards have the log up to %d", n.name, b, seq, x, upto)
+		}
+	}
+}
+
+var zeros [blockSize]byte
+
+// stage remembers that the log has a block.
+func (d *disk) stage(b int64, e *blockdev.Entry) {
+	if d.staging {
+		if d.staged[b] = e.Seq; b == decisions {
+			d.decided = e.Data
+		}
+	}
+}
+
+// Sync implements replication.Staging, like the methods below. The simulation syncs
+// by itself.
+func (d *disk) Sync() error { return nil }
+
+// ReadStaged reads what the log has.
+func (d *disk) ReadStaged(p []byte, off int64, missing func(off, n int64)) error {
+	for o := int64(0); o < int64(len(p)); o += blockSize {
+		switch b := (off + o) / blockSize; {
+		case d.staged[b] == 0:
+			missing(off+o, blockSize)
+		case b == decisions:
+			copy(p[o:], d.decided)
+		default:
+			clear(p[o : o+blockSize])
+			putTag(p[o:], d.image[b])
+		}
+	}
+	return nil
+}
+
+// Staged lists the older half of what the log has.
+func (d *disk) Staged(int) (upto replication.Seq, blocks []int64, ok bool) {
+	var seqs []replication.Seq
+	for _, seq := range d.staged {
+		if seq > 0 {
+			seqs = append(seqs, seq)
+		}
+	}
+	if slices.Sort(seqs); len(seqs) > 0 {
+		upto = seqs[len(seqs)/2]
+	}
+	for b, seq := range d.staged {
+		if seq > 0 && seq <= upto {
+			blocks = append(blocks, int64(b))
+		}
+	}
+	return upto, blocks, upto > d.dropped
+}
+
+// Drop lets a part of the log go.
+func (d *disk) Drop(seq replication.Seq) error {
+	if seq > d.commit {
+		return fmt.Errorf("drop up to %d, committed up to %d", seq, d.commit)
+	}
+	for b, at := range d.staged {
+		if at <= seq {
+			d.staged[b] = 0
+		}
+	}
+	d.dropped = max(d.dropped, seq)
+	d.settle()
+	return nil
+}
+
+// LogUsed is such that a few blocks are worth a batch.
+func (d *disk) LogUsed() (used, size int64) {
+	for _, seq := range d.staged {
+		if seq > 0 {
+			used++
+		}
+	}
+	return used, 48
+}
+
+// shard is a shard on a disk, with whole blocks, by row. What it is changed by is
+// replaced, so that a copy of it stays as it is.
+type shard struct {
+	base       map[int64][]byte // of all entries up to known
+	baseGen    replication.Generation
+	known      replication.Seq // this is committed, as the disk knows
+	log        []blockdev.Entry
+	commit     replication.Seq
+	synced     int // of log
+	incomplete bool
+
+	torn bool // the machine stops after so many entries more
+	left int
+	// imports counts pieces of copies.
+	imports int
+}
+
+var errTorn = errors.New("the machine has stopped")
+
+func (m *shard) last() replication.Seq { return m.known + replication.Seq(len(m.log)) }
+
+func (m *shard) at(seq replication.Seq) replication.Generation {
+	if seq <= m.known {
+		return m.baseGen
+	}
+	return m.log[seq-m.known-1].Gen
+}
+
+// Append implements replication.Shard, like the methods below. With an entry the disk
+// gets to know what was committed before.
+func (m *shard) Append(entries []blockdev.Entry) error {
+	m.settle()
+	m.log = slices.Clone(m.log)
+	for _, e := range entries {
+		if m.torn {
+			if m.left--; m.left < 0 {
+				return errTorn
+			}
+		}
+		if e.Seq != m.last()+1 || e.Gen < m.at(m.last()) {
+			return fmt.Errorf("entry (%d, %d) after (%d, %d)", e.Gen, e.Seq, m.at(m.last()), m.last())
+		}
+		e.Data = slices.Clone(e.Data)
+		m.log = append(m.log, e)
+	}
+	return nil
+}
+
+func (m *shard) settle() {
+	n := int(m.commit - m.known)
+	if n == 0 {
+		return
+	}
+	m.base = maps.Clone(m.base)
+	m.base = applied(m.base, m.log[:n])
+	m.baseGen, m.known, m.log, m.synced = m.log[n-1].Gen, m.commit, m.log[n:], max(0, m.synced-n)
+}
+
+func applied(rows map[int64][]byte, entries []blockdev.Entry) map[int64][]byte {
+	if rows == nil {
+		rows = map[int64][]byte{}
+	}
+	for i := range entries {
+		e := &entries[i]
+		for off := int64(0); off < e.Len; off += blockSize {
+			rows[(e.Off+off)/blockSize] = nil
+			if e.Kind == blockdev.EntryWrite {
+				rows[(e.Off+off)/blockSize] = e.Data[off : off+blockSize : off+blockSize]
+			}
+		}
+	}
+	return rows
+}
+
+// Sync makes entries durable.
+func (m *shard) Sync() error {
+	if m.torn {
+		return errTorn
+	}
+	m.synced = len(m.log)
+	return nil
+}
+
+// Commit moves the commit point.
+func (m *shard) Commit(seq replication.Seq) error {
+	m.commit = max(m.commit, min(seq, m.last()))
+	return nil
+}
+
+// Truncate cuts the end off the log.
+func (m *shard) Truncate(seq replication.Seq) error {
+	if seq < m.commit {
+		return fmt.Errorf("truncate to %d below the commit point %d", seq, m.commit)
+	}
+	m.log = slices.Clip(m.log[:seq-m.known])
+	m.synced = min(m.synced, len(m.log))
+	return nil
+}
+
+// Last is the last entry.
+func (m *shard) Last() (replication.Generation, replication.Seq) { return m.at(m.last()), m.last() }
+
+// Committed is the commit point.
+func (m *shard) Committed() replication.Seq { return m.commit }
+
+// GenAt is the generation of an entry.
+func (m *shard) GenAt(seq replication.Seq) (replication.Generation, bool) {
+	return m.at(seq), seq >= m.known
+}
+
+// ReadLog returns what is kept after an entry.
+func (m *shard) ReadLog(after replication.Seq, _ int) ([]blockdev.Entry, error) {
+	return m.log[after-m.known:], nil
+}
+
+// ReadCommitted reads what is current.
+func (m *shard) ReadCommitted(p []byte, off int64) error {
+	rows, _ := m.view(uint64(m.at(m.commit)))
+	clear(p)
+	for o := int64(0); o < int64(len(p)); o += blockSize {
+		copy(p[o:], rows[(off+o)/blockSize])
+	}
+	return nil
+}
+
+// view is the content as of a batch, if that is current, or prepared and would survive
+// whatever happens now.
+func (m *shard) view(batch uint64) (rows map[int64][]byte, ok bool) {
+	if m.baseGen == replication.Generation(batch) {
+		return m.base, true
+	}
+	for i := range m.log {
+		if e := &m.log[i]; e.Gen == replication.Generation(batch) && e.Kind == blockdev.EntryMark && i < m.synced {
+			return applied(maps.Clone(m.base), m.log[:i+1]), true
+		}
+	}
+	return nil, false
+}
+
+// Import puts a part of a copy under the log.
+func (m *shard) Import(off, n int64, data []byte) error {
+	m.imports++
+	m.settle()
+	m.base = applied(maps.Clone(m.base), []blockdev.Entry{{Kind: blockdev.EntryWrite, Off: off, Len: n, Data: slices.Clone(data)}})
+	return nil
+}
+
+// Reset empties the shard.
+func (m *shard) Reset(gen replication.Generation, seq replication.Seq) error {
+	*m = shard{baseGen: gen, known: seq, commit: seq, incomplete: true, imports: m.imports}
+	return nil
+}
+
+// Complete ends a copy.
+func (m *shard) Complete() error {
+	m.incomplete = false
+	return nil
+}
+
+// Incomplete tells whether a copy is under way.
+func (m *shard) Incomplete() bool { return m.incomplete }
+
+func (m *shard) losePower(survive func(most int) int) {
+	m.commit = m.known
+	if lost := len(m.log) - m.synced; lost > 0 {
+		m.log = slices.Clip(m.log[:m.synced+survive(lost)])
+	}
+}
