@@ -44,7 +44,9 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 	$(GO) vet ./...
 	cd internal/third_party/errors && $(GO) test ./...
 	$(MAKE) --no-print-directory size
-	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v '/blockdev$$')
+	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v -e '/blockdev$$' -e '/internal/sim$$' -e '/internal/model$$')
+	$(RACE) -short -timeout 10m ./internal/sim ./internal/model
+	$(GO) test -timeout 10m ./internal/sim ./internal/model
 	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
 	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
 	$(GO) test -run '^Test(CoreCrash|DetectorCallsNoLivingNodeDown)$$' ./metadata -crash.seeds=500 -detector.hours=6

@@ -76,6 +76,7 @@ var mayImport = map[string][]string{
 	"internal/env/pebblefs":      {"internal/env"},
 	"internal/history":           {},
 	"internal/history/reference": {"internal/history"}, // porcupine besides
+	"internal/model":             {},
 	"internal/mutant":            {},
 	"internal/socket":            {}, // golang.org/x/sys/unix besides
 	"internal/suggest":           {},

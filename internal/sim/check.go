@@ -418,19 +418,23 @@ func (s *sim) checkCounted(n *node, rec *replication.Record) {
 func (s *sim) recovered(p *replication.Proposal) {
 	s.Recoveries++
 	n := s.node(p.Promote)
-	_, last := n.disk.Last()
-	if d := n.disk.durable(); d < last {
+	disk := n.disk
+	if n.old && !n.registered {
+		disk = &n.newest.disk // it asked with that, and gets it back
+	}
+	_, last := disk.Last()
+	if d := disk.durable(); d < last {
 		s.violate("S8", "the volume is recovered with the log of %s up to %d, durable up to %d", n.name, last, d)
 	}
 	common := min(replication.Seq(len(s.committed)), last)
-	if common > 0 && !n.disk.holds(s.committed[common-1].Gen, common) {
+	if common > 0 && !disk.holds(s.committed[common-1].Gen, common) {
 		s.violate("S8", "the volume is recovered with the log of %s, which has another entry %d than was committed", n.name, common)
 	}
 	if common < s.flushed && len(p.Waived) == 0 {
 		s.violate("I13", "the volume is recovered with the log of %s up to %d, flushed was everything up to %d", n.name, last, s.flushed)
 	}
 	s.committed = s.committed[:common:common]
-	tail, err := n.disk.ReadLog(common, 1<<30)
+	tail, err := disk.ReadLog(common, 1<<30)
 	if err != nil {
 		s.violate("S8", "%v", err)
 	}
