@@ -78,8 +78,8 @@ func TestClusterVolumes(t *testing.T) {
 	_, err = ask(2).Create(brief(t), &api.CreateVolumeRequest{Name: "x", SizeBytes: 1 << 30, Request: &api.RequestInfo{Id: []byte("short")}})
 	wantError(t, err, codes.InvalidArgument, "16 bytes, not 5")
 
-	_, err = ask(1).Resize(brief(t), &api.ResizeVolumeRequest{Name: "demo", SizeBytes: 2 << 30})
-	wantError(t, err, codes.FailedPrecondition, "this version cannot change the size")
+	_, err = ask(1).Resize(brief(t), &api.ResizeVolumeRequest{Name: "demo", SizeBytes: 1 << 29})
+	wantError(t, err, codes.FailedPrecondition, "cannot be made smaller")
 	if v, err := ask(0).Show(brief(t), &api.ShowVolumeRequest{Name: "demo"}); err != nil || v.SizeBytes != 1<<30 {
 		t.Errorf("%v, %v", v, err)
 	}
