@@ -1,6 +1,9 @@
 package blockdev
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // allocator hands out chunks of the image.
 //
@@ -19,6 +22,7 @@ type allocator struct {
 	end   uint32   // chunks from here on were never used
 	free  int      // chunks before end that are not used
 	bare  int      // of these, without space
+	low   int      // least kept since surplus was called
 	scan  uint32   // where to look for a free chunk next
 	inUse int      // mapped chunks
 }
@@ -120,6 +124,7 @@ func (a *allocator) reserve(c uint32) {
 	}
 	if c < a.end {
 		a.free--
+		a.low = min(a.low, a.kept())
 		return
 	}
 	a.free += int(c - a.end)
@@ -137,6 +142,25 @@ func (a *allocator) release(c uint32) {
 func (a *allocator) strip(c uint32) {
 	a.bares[c/64] |= 1 << (c % 64)
 	a.bare++
+}
+
+// surplus reserves chunks whose space is to be given back: of those that have some,
+// what was not needed since the last call, but for keep. They are in order.
+func (a *allocator) surplus(keep int) (chunks []uint32) {
+	n := min(a.low, a.kept()-keep)
+	for w := (a.end + 63) / 64; w > 0 && n > len(chunks); w-- {
+		for kept := ^(a.used[w-1] | a.bares[w-1]); kept != 0 && n > len(chunks); {
+			bit := 63 - bits.LeadingZeros64(kept)
+			kept &^= 1 << bit
+			if c := (w-1)*64 + uint32(bit); c < a.end {
+				a.reserve(c)
+				chunks = append(chunks, c)
+			}
+		}
+	}
+	a.low = a.kept()
+	slices.Reverse(chunks)
+	return chunks
 }
 
 // isMapped tells whether a map page refers to c.

@@ -218,7 +218,9 @@ func (c *crasher) step() error {
 		return c.flush()
 	case n == 2:
 		c.logf("destage")
-		return c.tolerate(c.s.Destage())
+		err := c.s.Destage()
+		c.s.giveBack(0)
+		return c.tolerate(err)
 	case n == 3:
 		budget := int64(-1)
 		if c.rng.IntN(3) == 0 {

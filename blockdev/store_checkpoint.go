@@ -92,8 +92,8 @@ func (s *Store) abortCheckpoint(maps, alloc snapshot, freed []freedChunk, err er
 }
 
 // keepFree is how many chunks that are free may keep their space in the file
-// system, and their pages in the page cache: an eighth of the volume, from 16 to
-// 512 MiB. The next large writes go there; a place of which the file system and
+// system, and their pages in the page cache, for good: an eighth of the volume, from
+// 16 to 512 MiB. The next large writes go there; a place of which the file system and
 // the page cache know nothing costs several times as much.
 func (s *Store) keepFree() int {
 	return int(min(max(s.size.Load()/chunkBytes/8, 256), 8192))
@@ -107,18 +107,9 @@ func (s *Store) kickFreed() {
 	}
 }
 
-// reuse makes freed chunks available, and gives back the space of those that
-// were trimmed or are more than is worth keeping.
+// reuse makes freed chunks available, and gives back the space of those that were
+// trimmed.
 func (s *Store) reuse(freed []freedChunk) {
-	s.mu.Lock()
-	spare := s.keepFree() - s.alloc.kept()
-	s.mu.Unlock()
-	for i := range freed {
-		if f := &freed[i]; !f.punch {
-			f.punch = spare <= 0
-			spare--
-		}
-	}
 	for i := 0; i < len(freed); {
 		n := 1
 		for i+n < len(freed) && freed[i+n] == (freedChunk{freed[i].chunk + uint32(n), freed[i].punch}) {
@@ -137,6 +128,20 @@ func (s *Store) reuse(freed []freedChunk) {
 		}
 	}
 	s.mu.Unlock()
+}
+
+// giveBack gives back the space of free chunks that no write needed since it was
+// called last, but for keep of them. While large writes outrun the checkpoints, what is
+// given back would have to be taken anew at once, and that slows both down further.
+func (s *Store) giveBack(keep int) {
+	s.mu.Lock()
+	chunks := s.alloc.surplus(keep)
+	s.mu.Unlock()
+	freed := make([]freedChunk, len(chunks))
+	for i, c := range chunks {
+		freed[i] = freedChunk{c, true}
+	}
+	s.reuse(freed)
 }
 
 // punch gives space of the image back. Failure costs space, nothing else: what

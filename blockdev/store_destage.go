@@ -378,12 +378,14 @@ func (s *Store) setFull(full bool) {
 const (
 	pourIdle = 5 * time.Second        // a log that is not empty is poured at least so often
 	pourFull = 250 * time.Millisecond // between attempts while the disk is full
+	pourKeep = 30 * time.Second       // space that no write needed for so long is given back
 )
 
 // runPourer is the goroutine that destages.
 func (s *Store) runPourer() {
 	timer := time.NewTimer(pourIdle)
 	defer timer.Stop()
+	gaveBack := time.Now()
 	for {
 		select {
 		case <-s.stop:
@@ -396,6 +398,10 @@ func (s *Store) runPourer() {
 			if err := s.Destage(); err != nil {
 				wait = pourFull
 			}
+		}
+		if time.Since(gaveBack) >= pourKeep {
+			s.giveBack(s.keepFree())
+			gaveBack = time.Now()
 		}
 		timer.Reset(wait)
 	}

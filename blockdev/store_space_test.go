@@ -6,10 +6,10 @@ import (
 	"blkd/internal/env/crashfs"
 )
 
-// TestStoreKeepsSpaceAgain lets more chunks be freed at once than may keep their
-// space. Writes that follow free few at a time: these must keep theirs, however
-// many free chunks there are without any.
-func TestStoreKeepsSpaceAgain(t *testing.T) {
+// TestStoreKeepsSpaceThatIsNeeded frees more chunks than may keep their space for
+// good. They lose it when no write has needed them, and then only: neither while
+// writes do, nor later when few are free that have any.
+func TestStoreKeepsSpaceThatIsNeeded(t *testing.T) {
 	punched := int64(0)
 	hook := func(op, _ string, n int64, do func() error) error {
 		if op == "punch" {
@@ -22,27 +22,35 @@ func TestStoreKeepsSpaceAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write := func(n int) {
+	rewrite := func(n int) {
+		t.Helper()
 		if err := submit(s, &Request{Op: OpWrite, Data: filled(1, n)}); err != nil {
 			t.Fatal(err)
 		}
-	}
-	write(size)
-	write(size)
-	if err := s.Destage(); err != nil {
-		t.Fatal(err)
-	}
-	if want := int64(size - s.keepFree()*chunkBytes); punched != want {
-		t.Fatalf("%d bytes were given back after a rewrite of everything, not %d", punched, want)
-	}
-	punched = 0
-	for range 10 {
-		write(4 << 20)
 		if err := s.Destage(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if punched != 0 {
-		t.Errorf("%d bytes were given back though few were free with their space", punched)
+	givesBack := func(want int64) {
+		t.Helper()
+		if s.giveBack(s.keepFree()); punched != want {
+			t.Fatalf("%d bytes were given back, not %d", punched, want)
+		}
+		punched = 0
+	}
+	rewrite(size)
+	rewrite(size)
+	givesBack(0)
+	rewrite(size)
+	givesBack(0)
+	rewrite(size / 4 * 3)
+	givesBack(size / 4)
+	givesBack(size/4*3 - int64(s.keepFree())*chunkBytes)
+	for range 10 {
+		rewrite(size / 8)
+		givesBack(0)
+	}
+	if err := holds(s, 0, 1); err != nil {
+		t.Fatal(err)
 	}
 }
