@@ -257,6 +257,8 @@ type Core struct {
 	p      primary
 	rescue *recovery // nil: none is needed
 	waived []NodeID  // recovery goes on without these
+	// waivedWhy is who decided that, and why.
+	waivedWhy string
 
 	mem          memory
 	nextProposal uint64

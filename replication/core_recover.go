@@ -25,21 +25,27 @@ type recovery struct {
 	plan     backoff
 }
 
-// Waive lets a recovery go on without the logs of some members, and whatever only
-// they hold is given up. It is an operator's decision.
-func (c *Core) Waive(now Instant, nodes []NodeID) {
-	if !c.enter(now) {
-		return
+// Waive lets the recovery under way go on without the logs of some members, and
+// whatever only they hold is given up. It is an operator's decision, which counts for
+// this recovery only; why goes into the record's history. The error says that there is
+// no recovery.
+func (c *Core) Waive(now Instant, nodes []NodeID, why string) error {
+	switch {
+	case !c.enter(now):
+		return c.failed
+	case c.rescue == nil:
+		return ErrNoRecovery
 	}
-	c.waived = slices.Clone(nodes)
+	c.waived, c.waivedWhy = slices.Clone(nodes), why
 	c.tickRecovery()
+	return nil
 }
 
 // tickRecovery begins a recovery when one is needed, and goes on with it.
 func (c *Core) tickRecovery() {
 	r := c.rec
 	if r == nil || r.Lineage != c.lineage || !r.inSet(c.self, c.inc) || !r.recoverable() || c.role == Chosen || c.role == Primary {
-		c.rescue = nil
+		c.rescue, c.waived = nil, nil
 		return
 	}
 	c.stepDown("the volume has to be recovered") // the seals it waits for cannot come
@@ -172,7 +178,7 @@ func (c *Core) tryRecover() {
 	v.proposal = c.nextProposal
 	why := "too few members are sound; " + string(best.Node) + " has the best log"
 	if len(waived) > 0 {
-		why += "; given up: " + strings.Join(names(waived), ", ")
+		why += "; given up: " + strings.Join(names(waived), ", ") + ", " + c.waivedWhy
 	}
 	c.out.Proposals = append(c.out.Proposals, Proposal{ID: v.proposal, Generation: c.rec.Generation, Number: c.rec.Number,
 		Members: members, Promote: best.Node, PromoteInc: best.Incarnation, Recover: true, Waived: waived, Why: why})

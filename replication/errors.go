@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 
 	"blkd/blockdev"
@@ -10,6 +11,9 @@ import (
 // ErrClosed: a server hangs up instead of handing it to applications, and
 // clients find the new primary.
 var ErrMoved = fmt.Errorf("%w: another node serves the volume", blockdev.ErrClosed)
+
+// ErrNoRecovery tells that no recovery is under way at this replica.
+var ErrNoRecovery = errors.New("no recovery is under way")
 
 // ErrFenced tells a client that another one has taken the volume over. It is
 // final.

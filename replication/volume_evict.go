@@ -26,6 +26,13 @@ func (v *Volume) Evict(ctx context.Context, e Eviction) error {
 	}
 }
 
+// Waive lets the recovery under way go on without some members; see [Core.Waive].
+func (v *Volume) Waive(nodes []NodeID, why string) error {
+	err := error(ErrNoRecovery) // of a volume that is closed
+	v.step(func(now Instant) { err = v.core.Waive(now, nodes, why) })
+	return err
+}
+
 // Change asks for another policy, as [Core.Change] does, and returns when it is
 // recorded. What is asked for is what edit makes of the policy in force. When ctx
 // ends before, the outcome is unknown.

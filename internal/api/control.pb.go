@@ -995,6 +995,8 @@ type ReplicaLog struct {
 	End           *metapb.LogEnd         `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	DurableSeq    uint64                 `protobuf:"varint,3,opt,name=durable_seq,json=durableSeq,proto3" json:"durable_seq,omitempty"`
 	CommitSeq     uint64                 `protobuf:"varint,4,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"` // it knows this to be committed
+	Recovering    bool                   `protobuf:"varint,5,opt,name=recovering,proto3" json:"recovering,omitempty"`                // too few replicas are sound: the logs of all are compared,
+	Missing       []string               `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`                       // and it waits for those of these nodes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1055,6 +1057,20 @@ func (x *ReplicaLog) GetCommitSeq() uint64 {
 		return x.CommitSeq
 	}
 	return 0
+}
+
+func (x *ReplicaLog) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
+}
+
+func (x *ReplicaLog) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
 }
 
 type ShowVolumeRequest struct {
@@ -1821,6 +1837,82 @@ func (x *PromotionCandidate) GetWhy() string {
 	return ""
 }
 
+type RecoverVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Without       []string               `protobuf:"bytes,2,rep,name=without,proto3" json:"without,omitempty"` // nodes
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`    // request.reason must be given
+	Request       *RequestInfo           `protobuf:"bytes,4,opt,name=request,proto3" json:"request,omitempty"`
+	Local         bool                   `protobuf:"varint,5,opt,name=local,proto3" json:"local,omitempty"` // at the answering node's replica; a node passes requests on so
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverVolumeRequest) Reset() {
+	*x = RecoverVolumeRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverVolumeRequest) ProtoMessage() {}
+
+func (x *RecoverVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverVolumeRequest.ProtoReflect.Descriptor instead.
+func (*RecoverVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RecoverVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RecoverVolumeRequest) GetWithout() []string {
+	if x != nil {
+		return x.Without
+	}
+	return nil
+}
+
+func (x *RecoverVolumeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RecoverVolumeRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *RecoverVolumeRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 type AddReplicaRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1833,7 +1925,7 @@ type AddReplicaRequest struct {
 
 func (x *AddReplicaRequest) Reset() {
 	*x = AddReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1937,7 @@ func (x *AddReplicaRequest) String() string {
 func (*AddReplicaRequest) ProtoMessage() {}
 
 func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1950,7 @@ func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddReplicaRequest.ProtoReflect.Descriptor instead.
 func (*AddReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddReplicaRequest) GetName() string {
@@ -1904,7 +1996,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2008,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2021,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveReplicaRequest) GetName() string {
@@ -1980,7 +2072,7 @@ type MoveReplicaRequest struct {
 
 func (x *MoveReplicaRequest) Reset() {
 	*x = MoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2084,7 @@ func (x *MoveReplicaRequest) String() string {
 func (*MoveReplicaRequest) ProtoMessage() {}
 
 func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2097,7 @@ func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*MoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MoveReplicaRequest) GetName() string {
@@ -2055,7 +2147,7 @@ type InvalidateReplicaRequest struct {
 
 func (x *InvalidateReplicaRequest) Reset() {
 	*x = InvalidateReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2159,7 @@ func (x *InvalidateReplicaRequest) String() string {
 func (*InvalidateReplicaRequest) ProtoMessage() {}
 
 func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2172,7 @@ func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *InvalidateReplicaRequest) GetName() string {
@@ -2123,7 +2215,7 @@ type VerifyReplicasRequest struct {
 
 func (x *VerifyReplicasRequest) Reset() {
 	*x = VerifyReplicasRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2227,7 @@ func (x *VerifyReplicasRequest) String() string {
 func (*VerifyReplicasRequest) ProtoMessage() {}
 
 func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2240,7 @@ func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasRequest.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyReplicasRequest) GetName() string {
@@ -2195,7 +2287,7 @@ type VerifyReplicasProgress struct {
 
 func (x *VerifyReplicasProgress) Reset() {
 	*x = VerifyReplicasProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2299,7 @@ func (x *VerifyReplicasProgress) String() string {
 func (*VerifyReplicasProgress) ProtoMessage() {}
 
 func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2312,7 @@ func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasProgress.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyReplicasProgress) GetCheckedBytes() int64 {
@@ -2285,7 +2377,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2389,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2402,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Difference) GetNode() string {
@@ -2350,7 +2442,7 @@ type ListBranchesRequest struct {
 
 func (x *ListBranchesRequest) Reset() {
 	*x = ListBranchesRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2362,7 +2454,7 @@ func (x *ListBranchesRequest) String() string {
 func (*ListBranchesRequest) ProtoMessage() {}
 
 func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2375,7 +2467,7 @@ func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesRequest.ProtoReflect.Descriptor instead.
 func (*ListBranchesRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListBranchesRequest) GetVolume() string {
@@ -2395,7 +2487,7 @@ type ListBranchesResponse struct {
 
 func (x *ListBranchesResponse) Reset() {
 	*x = ListBranchesResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2499,7 @@ func (x *ListBranchesResponse) String() string {
 func (*ListBranchesResponse) ProtoMessage() {}
 
 func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2512,7 @@ func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesResponse.ProtoReflect.Descriptor instead.
 func (*ListBranchesResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListBranchesResponse) GetBranches() []*Branch {
@@ -2447,7 +2539,7 @@ type CompareBranchRequest struct {
 
 func (x *CompareBranchRequest) Reset() {
 	*x = CompareBranchRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2551,7 @@ func (x *CompareBranchRequest) String() string {
 func (*CompareBranchRequest) ProtoMessage() {}
 
 func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2564,7 @@ func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareBranchRequest.ProtoReflect.Descriptor instead.
 func (*CompareBranchRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CompareBranchRequest) GetName() string {
@@ -2500,7 +2592,7 @@ type DropBranchRequest struct {
 
 func (x *DropBranchRequest) Reset() {
 	*x = DropBranchRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2604,7 @@ func (x *DropBranchRequest) String() string {
 func (*DropBranchRequest) ProtoMessage() {}
 
 func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2617,7 @@ func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropBranchRequest.ProtoReflect.Descriptor instead.
 func (*DropBranchRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DropBranchRequest) GetName() string {
@@ -2557,7 +2649,7 @@ type DropBranchResponse struct {
 
 func (x *DropBranchResponse) Reset() {
 	*x = DropBranchResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2661,7 @@ func (x *DropBranchResponse) String() string {
 func (*DropBranchResponse) ProtoMessage() {}
 
 func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2674,7 @@ func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropBranchResponse.ProtoReflect.Descriptor instead.
 func (*DropBranchResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
 }
 
 type VerifyVolumeRequest struct {
@@ -2594,7 +2686,7 @@ type VerifyVolumeRequest struct {
 
 func (x *VerifyVolumeRequest) Reset() {
 	*x = VerifyVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +2698,7 @@ func (x *VerifyVolumeRequest) String() string {
 func (*VerifyVolumeRequest) ProtoMessage() {}
 
 func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +2711,7 @@ func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyVolumeRequest) GetName() string {
@@ -2643,7 +2735,7 @@ type VerifyVolumeProgress struct {
 
 func (x *VerifyVolumeProgress) Reset() {
 	*x = VerifyVolumeProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[33]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2747,7 @@ func (x *VerifyVolumeProgress) String() string {
 func (*VerifyVolumeProgress) ProtoMessage() {}
 
 func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[33]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2760,7 @@ func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeProgress.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerifyVolumeProgress) GetCheckedBytes() int64 {
@@ -2718,7 +2810,7 @@ type BadBlock struct {
 
 func (x *BadBlock) Reset() {
 	*x = BadBlock{}
-	mi := &file_internal_api_control_proto_msgTypes[34]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2822,7 @@ func (x *BadBlock) String() string {
 func (*BadBlock) ProtoMessage() {}
 
 func (x *BadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[34]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2835,7 @@ func (x *BadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadBlock.ProtoReflect.Descriptor instead.
 func (*BadBlock) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BadBlock) GetOffset() int64 {
@@ -2776,7 +2868,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[35]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2788,7 +2880,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[35]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2801,7 +2893,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusRequest) GetVolume() string {
@@ -2829,7 +2921,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_api_control_proto_msgTypes[36]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2841,7 +2933,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[36]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2854,7 +2946,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -2928,7 +3020,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[37]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3032,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[37]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3045,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
 }
 
 type VersionInfo struct {
@@ -2968,7 +3060,7 @@ type VersionInfo struct {
 
 func (x *VersionInfo) Reset() {
 	*x = VersionInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[38]
+	mi := &file_internal_api_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3072,7 @@ func (x *VersionInfo) String() string {
 func (*VersionInfo) ProtoMessage() {}
 
 func (x *VersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[38]
+	mi := &file_internal_api_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3085,7 @@ func (x *VersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionInfo.ProtoReflect.Descriptor instead.
 func (*VersionInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *VersionInfo) GetVersion() string {
@@ -3035,7 +3127,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[39]
+	mi := &file_internal_api_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3139,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[39]
+	mi := &file_internal_api_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3152,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{39}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ErrorInfo) GetNode() string {
@@ -3158,7 +3250,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x13ListVolumesResponse\x12)\n" +
 	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\x12+\n" +
 	"\bbranches\x18\x02 \x03(\v2\x0f.blkd.v1.BranchR\bbranches\x12'\n" +
-	"\x04logs\x18\x03 \x03(\v2\x13.blkd.v1.ReplicaLogR\x04logs\"\x8d\x01\n" +
+	"\x04logs\x18\x03 \x03(\v2\x13.blkd.v1.ReplicaLogR\x04logs\"\xc7\x01\n" +
 	"\n" +
 	"ReplicaLog\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12'\n" +
@@ -3166,7 +3258,11 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\vdurable_seq\x18\x03 \x01(\x04R\n" +
 	"durableSeq\x12\x1d\n" +
 	"\n" +
-	"commit_seq\x18\x04 \x01(\x04R\tcommitSeq\"'\n" +
+	"commit_seq\x18\x04 \x01(\x04R\tcommitSeq\x12\x1e\n" +
+	"\n" +
+	"recovering\x18\x05 \x01(\bR\n" +
+	"recovering\x12\x18\n" +
+	"\amissing\x18\x06 \x03(\tR\amissing\"'\n" +
 	"\x11ShowVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xbe\x03\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +
@@ -3246,7 +3342,13 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"durableSeq\x12\x1d\n" +
 	"\n" +
 	"commit_seq\x18\x05 \x01(\x04R\tcommitSeq\x12\x10\n" +
-	"\x03why\x18\x06 \x01(\tR\x03why\"\x84\x01\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"\xa0\x01\n" +
+	"\x14RecoverVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\awithout\x18\x02 \x03(\tR\awithout\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\x12.\n" +
+	"\arequest\x18\x04 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x14\n" +
+	"\x05local\x18\x05 \x01(\bR\x05local\"\x84\x01\n" +
 	"\x11AddReplicaRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
@@ -3354,7 +3456,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x0fRESYNC_KIND_LOG\x10\x01\x12\x17\n" +
 	"\x13RESYNC_KIND_EXTENTS\x10\x02\x12\x16\n" +
 	"\x12RESYNC_KIND_DIGEST\x10\x03\x12\x14\n" +
-	"\x10RESYNC_KIND_FULL\x10\x042\xb8\b\n" +
+	"\x10RESYNC_KIND_FULL\x10\x042\xf3\b\n" +
 	"\rVolumeService\x12A\n" +
 	"\x04List\x12\x1b.blkd.v1.ListVolumesRequest\x1a\x1c.blkd.v1.ListVolumesResponse\x123\n" +
 	"\x04Show\x12\x1a.blkd.v1.ShowVolumeRequest\x1a\x0f.blkd.v1.Volume\x127\n" +
@@ -3364,6 +3466,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x06Change\x12\x1c.blkd.v1.ChangeVolumeRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
 	"\x06Verify\x12\x1c.blkd.v1.VerifyVolumeRequest\x1a\x1d.blkd.v1.VerifyVolumeProgress0\x01\x126\n" +
 	"\aPromote\x12\x17.blkd.v1.PromoteRequest\x1a\x12.blkd.v1.Promotion\x129\n" +
+	"\aRecover\x12\x1d.blkd.v1.RecoverVolumeRequest\x1a\x0f.blkd.v1.Volume\x129\n" +
 	"\n" +
 	"AddReplica\x12\x1a.blkd.v1.AddReplicaRequest\x1a\x0f.blkd.v1.Volume\x12?\n" +
 	"\rRemoveReplica\x12\x1d.blkd.v1.RemoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12;\n" +
@@ -3391,7 +3494,7 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
@@ -3415,130 +3518,134 @@ var file_internal_api_control_proto_goTypes = []any{
 	(*PromoteRequest)(nil),           // 19: blkd.v1.PromoteRequest
 	(*Promotion)(nil),                // 20: blkd.v1.Promotion
 	(*PromotionCandidate)(nil),       // 21: blkd.v1.PromotionCandidate
-	(*AddReplicaRequest)(nil),        // 22: blkd.v1.AddReplicaRequest
-	(*RemoveReplicaRequest)(nil),     // 23: blkd.v1.RemoveReplicaRequest
-	(*MoveReplicaRequest)(nil),       // 24: blkd.v1.MoveReplicaRequest
-	(*InvalidateReplicaRequest)(nil), // 25: blkd.v1.InvalidateReplicaRequest
-	(*VerifyReplicasRequest)(nil),    // 26: blkd.v1.VerifyReplicasRequest
-	(*VerifyReplicasProgress)(nil),   // 27: blkd.v1.VerifyReplicasProgress
-	(*Difference)(nil),               // 28: blkd.v1.Difference
-	(*ListBranchesRequest)(nil),      // 29: blkd.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil),     // 30: blkd.v1.ListBranchesResponse
-	(*CompareBranchRequest)(nil),     // 31: blkd.v1.CompareBranchRequest
-	(*DropBranchRequest)(nil),        // 32: blkd.v1.DropBranchRequest
-	(*DropBranchResponse)(nil),       // 33: blkd.v1.DropBranchResponse
-	(*VerifyVolumeRequest)(nil),      // 34: blkd.v1.VerifyVolumeRequest
-	(*VerifyVolumeProgress)(nil),     // 35: blkd.v1.VerifyVolumeProgress
-	(*BadBlock)(nil),                 // 36: blkd.v1.BadBlock
-	(*StatusRequest)(nil),            // 37: blkd.v1.StatusRequest
-	(*NodeStatus)(nil),               // 38: blkd.v1.NodeStatus
-	(*VersionRequest)(nil),           // 39: blkd.v1.VersionRequest
-	(*VersionInfo)(nil),              // 40: blkd.v1.VersionInfo
-	(*ErrorInfo)(nil),                // 41: blkd.v1.ErrorInfo
-	(*metapb.Volume)(nil),            // 42: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 43: blkd.metadata.Plan
-	(*metapb.LogEnd)(nil),            // 44: blkd.metadata.LogEnd
-	(metapb.ReplicaState)(0),         // 45: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 46: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 48: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 49: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 50: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 51: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 52: blkd.metadata.Certificate
+	(*RecoverVolumeRequest)(nil),     // 22: blkd.v1.RecoverVolumeRequest
+	(*AddReplicaRequest)(nil),        // 23: blkd.v1.AddReplicaRequest
+	(*RemoveReplicaRequest)(nil),     // 24: blkd.v1.RemoveReplicaRequest
+	(*MoveReplicaRequest)(nil),       // 25: blkd.v1.MoveReplicaRequest
+	(*InvalidateReplicaRequest)(nil), // 26: blkd.v1.InvalidateReplicaRequest
+	(*VerifyReplicasRequest)(nil),    // 27: blkd.v1.VerifyReplicasRequest
+	(*VerifyReplicasProgress)(nil),   // 28: blkd.v1.VerifyReplicasProgress
+	(*Difference)(nil),               // 29: blkd.v1.Difference
+	(*ListBranchesRequest)(nil),      // 30: blkd.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),     // 31: blkd.v1.ListBranchesResponse
+	(*CompareBranchRequest)(nil),     // 32: blkd.v1.CompareBranchRequest
+	(*DropBranchRequest)(nil),        // 33: blkd.v1.DropBranchRequest
+	(*DropBranchResponse)(nil),       // 34: blkd.v1.DropBranchResponse
+	(*VerifyVolumeRequest)(nil),      // 35: blkd.v1.VerifyVolumeRequest
+	(*VerifyVolumeProgress)(nil),     // 36: blkd.v1.VerifyVolumeProgress
+	(*BadBlock)(nil),                 // 37: blkd.v1.BadBlock
+	(*StatusRequest)(nil),            // 38: blkd.v1.StatusRequest
+	(*NodeStatus)(nil),               // 39: blkd.v1.NodeStatus
+	(*VersionRequest)(nil),           // 40: blkd.v1.VersionRequest
+	(*VersionInfo)(nil),              // 41: blkd.v1.VersionInfo
+	(*ErrorInfo)(nil),                // 42: blkd.v1.ErrorInfo
+	(*metapb.Volume)(nil),            // 43: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 44: blkd.metadata.Plan
+	(*metapb.LogEnd)(nil),            // 45: blkd.metadata.LogEnd
+	(metapb.ReplicaState)(0),         // 46: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 49: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 50: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 51: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 52: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 53: blkd.metadata.Certificate
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
 	8,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	42, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	43, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	43, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	44, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
 	5,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
 	7,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
 	4,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
-	44, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
+	45, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
 	2,  // 9: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
-	45, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	46, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
 	6,  // 11: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	46, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	47, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
 	2,  // 13: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
 	1,  // 14: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	47, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	46, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	47, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	48, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	47, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	48, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
 	3,  // 18: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
 	4,  // 19: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
 	12, // 20: blkd.v1.ListVolumesResponse.logs:type_name -> blkd.v1.ReplicaLog
-	44, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
+	45, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
 	9,  // 22: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	48, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	49, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	50, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	49, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	50, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	49, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	50, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	51, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	50, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	51, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
 	9,  // 28: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 29: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 30: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 31: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
 	3,  // 32: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	51, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	52, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
 	21, // 34: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	47, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	52, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	44, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
-	9,  // 38: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 39: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 40: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 41: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	28, // 42: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
-	4,  // 43: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
-	9,  // 44: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
-	36, // 45: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
-	40, // 46: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	46, // 47: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
-	3,  // 48: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
-	2,  // 49: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	10, // 50: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	13, // 51: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	14, // 52: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	16, // 53: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	18, // 54: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	15, // 55: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
-	34, // 56: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	19, // 57: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	22, // 58: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	23, // 59: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	24, // 60: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	25, // 61: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	26, // 62: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	29, // 63: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
-	31, // 64: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
-	32, // 65: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
-	37, // 66: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	39, // 67: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	11, // 68: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 69: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 70: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	17, // 71: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 72: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	3,  // 73: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
-	35, // 74: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	20, // 75: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 76: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 77: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 78: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 79: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	27, // 80: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	30, // 81: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
-	27, // 82: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
-	33, // 83: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
-	38, // 84: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	40, // 85: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	68, // [68:86] is the sub-list for method output_type
-	50, // [50:68] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	48, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	53, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	45, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	9,  // 38: blkd.v1.RecoverVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 39: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 40: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 41: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 42: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	29, // 43: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
+	4,  // 44: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
+	9,  // 45: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
+	37, // 46: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
+	41, // 47: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
+	47, // 48: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	3,  // 49: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
+	2,  // 50: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
+	10, // 51: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	13, // 52: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	14, // 53: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	16, // 54: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	18, // 55: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	15, // 56: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	35, // 57: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	19, // 58: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	22, // 59: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
+	23, // 60: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	24, // 61: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	25, // 62: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	26, // 63: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	27, // 64: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	30, // 65: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
+	32, // 66: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
+	33, // 67: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
+	38, // 68: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	40, // 69: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	11, // 70: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 71: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 72: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	17, // 73: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 74: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 75: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	36, // 76: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	20, // 77: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 78: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
+	3,  // 79: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 80: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 81: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 82: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	28, // 83: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	31, // 84: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
+	28, // 85: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
+	34, // 86: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
+	39, // 87: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	41, // 88: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	70, // [70:89] is the sub-list for method output_type
+	51, // [51:70] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -3553,7 +3660,7 @@ func file_internal_api_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -31,6 +31,7 @@ const (
 	VolumeService_Change_FullMethodName            = "/blkd.v1.VolumeService/Change"
 	VolumeService_Verify_FullMethodName            = "/blkd.v1.VolumeService/Verify"
 	VolumeService_Promote_FullMethodName           = "/blkd.v1.VolumeService/Promote"
+	VolumeService_Recover_FullMethodName           = "/blkd.v1.VolumeService/Recover"
 	VolumeService_AddReplica_FullMethodName        = "/blkd.v1.VolumeService/AddReplica"
 	VolumeService_RemoveReplica_FullMethodName     = "/blkd.v1.VolumeService/RemoveReplica"
 	VolumeService_MoveReplica_FullMethodName       = "/blkd.v1.VolumeService/MoveReplica"
@@ -75,6 +76,11 @@ type VolumeServiceClient interface {
 	// failover. FAILED_PRECONDITION if no replica is known to hold everything that
 	// was acknowledged, unless forced; ABORTED if another promotion won.
 	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*Promotion, error)
+	// Recover lets the recovery of a volume, of which too few replicas are sound, go on
+	// without those of some nodes: what only they hold of acknowledged writes is lost. It
+	// answers when the volume is recovered. FAILED_PRECONDITION if it is in no recovery, one
+	// of the nodes is up, or it is not forced with a reason.
+	Recover(ctx context.Context, in *RecoverVolumeRequest, opts ...grpc.CallOption) (*Volume, error)
 	// AddReplica gives a volume one more replica, and answers when that is
 	// recorded; Wait tells when it is level. A mirror that has all its copies
 	// grows by one, one that lacks some gets one of these.
@@ -192,6 +198,16 @@ func (c *volumeServiceClient) Promote(ctx context.Context, in *PromoteRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Promotion)
 	err := c.cc.Invoke(ctx, VolumeService_Promote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) Recover(ctx context.Context, in *RecoverVolumeRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_Recover_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -330,6 +346,11 @@ type VolumeServiceServer interface {
 	// failover. FAILED_PRECONDITION if no replica is known to hold everything that
 	// was acknowledged, unless forced; ABORTED if another promotion won.
 	Promote(context.Context, *PromoteRequest) (*Promotion, error)
+	// Recover lets the recovery of a volume, of which too few replicas are sound, go on
+	// without those of some nodes: what only they hold of acknowledged writes is lost. It
+	// answers when the volume is recovered. FAILED_PRECONDITION if it is in no recovery, one
+	// of the nodes is up, or it is not forced with a reason.
+	Recover(context.Context, *RecoverVolumeRequest) (*Volume, error)
 	// AddReplica gives a volume one more replica, and answers when that is
 	// recorded; Wait tells when it is level. A mirror that has all its copies
 	// grows by one, one that lacks some gets one of these.
@@ -387,6 +408,9 @@ func (UnimplementedVolumeServiceServer) Verify(*VerifyVolumeRequest, grpc.Server
 }
 func (UnimplementedVolumeServiceServer) Promote(context.Context, *PromoteRequest) (*Promotion, error) {
 	return nil, status.Error(codes.Unimplemented, "method Promote not implemented")
+}
+func (UnimplementedVolumeServiceServer) Recover(context.Context, *RecoverVolumeRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
 }
 func (UnimplementedVolumeServiceServer) AddReplica(context.Context, *AddReplicaRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddReplica not implemented")
@@ -570,6 +594,24 @@ func _VolumeService_Promote_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VolumeService_Recover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).Recover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_Recover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).Recover(ctx, req.(*RecoverVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VolumeService_AddReplica_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddReplicaRequest)
 	if err := dec(in); err != nil {
@@ -734,6 +776,10 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Promote",
 			Handler:    _VolumeService_Promote_Handler,
+		},
+		{
+			MethodName: "Recover",
+			Handler:    _VolumeService_Recover_Handler,
 		},
 		{
 			MethodName: "AddReplica",

@@ -15,7 +15,7 @@ import (
 func (a *app) volumeCommand() *cobra.Command {
 	return group("volume", "Manages volumes",
 		a.volumeListCommand(), a.volumeShowCommand(), a.volumeCreateCommand(),
-		a.volumeDeleteCommand(), a.volumeResizeCommand(), a.volumeChangeCommand(), a.volumeVerifyCommand())
+		a.volumeDeleteCommand(), a.volumeResizeCommand(), a.volumeChangeCommand(), a.volumeRecoverCommand(), a.volumeVerifyCommand())
 }
 
 func (a *app) volumeListCommand() *cobra.Command {

@@ -34,6 +34,7 @@ const (
 	tooFewCopies   = "too_few_copies"
 	noPrimary      = "no_primary"
 	branchFailed   = "branch_failed"
+	recovering     = "recovering"
 )
 
 // clusterProblems is what is wrong with the cluster as a whole, as this node sees

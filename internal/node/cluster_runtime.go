@@ -137,8 +137,12 @@ func (m *member) logsHere() []*api.ReplicaLog {
 	var all []*api.ReplicaLog
 	for _, s := range m.replicas.Status() {
 		if s.Failed == nil && !s.Waits {
-			all = append(all, &api.ReplicaLog{Volume: s.Volume, DurableSeq: uint64(s.Durable), CommitSeq: uint64(s.Commit),
-				End: &metapb.LogEnd{Generation: uint64(s.LastGen), Seq: uint64(s.Last)}})
+			log := &api.ReplicaLog{Volume: s.Volume, DurableSeq: uint64(s.Durable), CommitSeq: uint64(s.Commit),
+				End: &metapb.LogEnd{Generation: uint64(s.LastGen), Seq: uint64(s.Last)}, Recovering: s.Recovering}
+			for _, n := range s.Missing {
+				log.Missing = append(log.Missing, string(n))
+			}
+			all = append(all, log)
 		}
 	}
 	return all
@@ -208,6 +212,9 @@ func describePeer(s *replicas.Status, p *replication.PeerStatus) *api.Replica {
 // adopt adds what the serving node tells to what is recorded.
 func (v *view) adopt(out *api.Volume, r *metapb.Volume) {
 	live := v.runtime[r.Name]
+	if p := v.recovering(r); p != nil {
+		out.Problems = append(out.Problems, p)
+	}
 	for _, m := range r.Members {
 		replica := &api.Replica{Node: m.Node}
 		if i := slices.IndexFunc(live.GetReplicas(), func(x *api.Replica) bool { return x.Node == m.Node }); i >= 0 {

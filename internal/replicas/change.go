@@ -41,6 +41,21 @@ func (m *Manager) Change(ctx context.Context, volume string, change func(*replic
 	return r.volume.Change(ctx, change)
 }
 
+// Waive lets the recovery of a volume, which this node's replica takes part in, go on
+// without the replicas of other nodes, and returns when it is asked for: the record
+// tells when it is over. The error says why it cannot.
+func (m *Manager) Waive(volume string, nodes []string, why string) error {
+	r := m.find(volume)
+	if r == nil {
+		return replication.ErrNoRecovery
+	}
+	ids := make([]replication.NodeID, len(nodes))
+	for i, n := range nodes {
+		ids[i] = replication.NodeID(n)
+	}
+	return r.volume.Waive(ids, why)
+}
+
 // Resize makes a volume that this node is primary of larger, and returns when that is
 // committed. Errors are as those of Evict.
 func (m *Manager) Resize(ctx context.Context, volume string, size int64) error {

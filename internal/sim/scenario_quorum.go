@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"time"
 
 	"blkd/blockdev"
@@ -108,9 +109,15 @@ func waivedRecovery(s *sim, n []*node) {
 	if x := n[0].core.Status(); !x.Recovering || len(x.Missing) != 1 || x.Missing[0] != "n3" {
 		s.violate("scenario", "the status does not tell that the log of n3 is missing: %+v", x)
 	}
-	n[0].core.Waive(s.clock(n[0]), []replication.NodeID{"n3"})
+	if err := n[0].core.Waive(s.clock(n[0]), []replication.NodeID{"n3"}, "an operator said so"); err != nil {
+		s.violate("scenario", "n3 is not given up: %v", err)
+	}
 	s.effects(n[0])
 	s.until("it is recovered", func() bool { return s.Recoveries == 1 })
+	s.run(time.Second)
+	if err := n[0].core.Waive(s.clock(n[0]), []replication.NodeID{"n3"}, "once more"); !errors.Is(err, replication.ErrNoRecovery) {
+		s.violate("scenario", "n3 is given up for a recovery that may come: %v", err)
+	}
 }
 
 func volatileRecovery(s *sim, n []*node) {
