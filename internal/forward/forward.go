@@ -3,10 +3,13 @@
 // it sends again, in their order, those that have no answer. Clients see a stall
 // and no error.
 //
-// Sending again is harmless because a request of the old place can take effect
-// there no more, or has done so before: a volume's generation ends before the next
-// one serves, and a connection to the same generation replaces the one that broke
-// only after that has come to its end (see Connect in [Config]).
+// Sending again is harmless to a client that has its blocks for itself, because a
+// request of the old place can take effect there no more, or has done so before: a
+// volume's generation ends before the next one serves, and a connection to the same
+// generation replaces the one that broke only after that has come to its end (see
+// Connect in [Config]). But a write whose answer was lost takes effect twice. Where
+// another client has written the same block in between, without waiting for the
+// answer of the first, that is overwritten: the first value comes back.
 package forward
 
 import (

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"blkd/blockdev"
@@ -36,10 +37,46 @@ type rig struct {
 	volume  *clustertest.Volume
 	crowd   *verifier.Crowd
 	follow  context.CancelFunc
+	waits   waits
+}
+
+// waits is how long clients have waited for the acknowledgement of a write, at the
+// longest.
+type waits struct {
+	mu      sync.Mutex
+	last    map[int]time.Time
+	longest map[int]time.Duration
+}
+
+// reset begins anew.
+func (w *waits) reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.longest = map[int]time.Duration{}
+}
+
+func (w *waits) acknowledged(client int, _ time.Time) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last, ok := w.last[client]; ok {
+		w.longest[client] = max(w.longest[client], now.Sub(last))
+	}
+	w.last[client] = now
+}
+
+// most is the longest wait of some clients since reset.
+func (w *waits) most(clients []int) (most time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, i := range clients {
+		most = max(most, w.longest[i], time.Since(w.last[i]))
+	}
+	return most
 }
 
 func newRig(ctx context.Context, o *options) (r *rig, err error) {
-	r = &rig{o: o}
+	r = &rig{o: o, waits: waits{last: map[int]time.Time{}, longest: map[int]time.Duration{}}}
 	names := []string{"n1", "n2", "n3", "n4", "n5"}
 	if r.network, err = clustertest.NewNetwork(fmt.Sprintf("bp%d", os.Getpid()), len(names)); err != nil {
 		return nil, err
@@ -66,7 +103,7 @@ func (r *rig) begin(ctx context.Context) (err error) {
 	if r.volume, err = r.CreateVolume(ctx, "v", size, r.Nodes[3], r.Nodes[:3]); err != nil {
 		return err
 	}
-	cfg := verifier.CrowdConfig{Blocks: blocks, Depth: depth, ReadPercent: 10, Pause: 2 * time.Millisecond, Shared: r.o.shared}
+	cfg := verifier.CrowdConfig{Blocks: blocks, Depth: depth, ReadPercent: 10, Pause: 2 * time.Millisecond, Shared: r.o.shared, Acknowledged: r.waits.acknowledged}
 	for _, n := range r.Nodes {
 		cfg.Dial = append(cfg.Dial, func(ctx context.Context) (verifier.Connection, error) {
 			return r.volume.Dial(ctx, n, nbd.DialOptions{Connections: connections})
