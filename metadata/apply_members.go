@@ -114,9 +114,9 @@ func checkNewcomers(v, next *metapb.Volume) *Refusal {
 			return invalid("volume %s: only a restart makes member %s amnesiac", v.Name, m.Node)
 		case m.Incarnation == 0 && (m.State != was.State || m.Amnesiac != was.Amnesiac):
 			return refused("volume %s: node %s has not registered since it was replaced or restored", v.Name, m.Node).advise("start blkd on %s", m.Node)
-		case counts(m) && counts(was) && m.Shard != was.Shard:
+		case was.Node != "" && m.Shard != was.Shard && m.State != metapb.ReplicaState_REPLICA_STATE_INCONSISTENT:
 			return refused("volume %s: %s has shard %d and cannot count as shard %d at once", v.Name, m.Node, was.Shard, m.Shard).
-				advise("let it copy the other shard first, as Syncing")
+				advise("record it as Inconsistent, so that all of it is rebuilt")
 		}
 	}
 	return nil

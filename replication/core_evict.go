@@ -60,6 +60,8 @@ func (c *Core) mayEvict(n NodeID) error {
 		return fmt.Errorf("%s has no replica", n)
 	case n == c.self:
 		return errors.New("it is the primary")
+	case c.coded != nil && c.soundShards(n) < c.coded.code.K():
+		return errors.New("too few other shards count to rebuild its own")
 	case m.State != UpToDate:
 		return nil
 	case c.p.now.n-1 < max(c.p.base.MinCopies, 1):

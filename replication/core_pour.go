@@ -456,6 +456,16 @@ func (c *Core) dropPoured() {
 	}
 }
 
+// soundShards counts those that count, but for that of a node.
+func (c *Core) soundShards(but NodeID) (n int) {
+	for _, m := range c.p.base.Members {
+		if m.Node != but && m.State == UpToDate && !m.Amnesiac {
+			n++
+		}
+	}
+	return n
+}
+
 // rebuildable tells whether as many shards can be read as bring another one back.
 func (c *Core) rebuildable() bool {
 	if c.coded == nil {

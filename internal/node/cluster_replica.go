@@ -217,6 +217,9 @@ func (e *eviction) takeOut(ctx context.Context) (*api.Volume, error) {
 			case m.Node != e.of:
 			case m.State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE:
 				return nil, &metadata.Refusal{Code: metapb.Code_CODE_CONFLICT, Text: "the replica on " + e.of + " counts since a moment ago", Advice: "try again"}
+			case e.keep && v.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC && sound(v, e.of) < int(v.Layout.Data):
+				return nil, &metadata.Refusal{Code: metapb.Code_CODE_REFUSED, Text: "too few other shards of volume " + v.Name + " count to rebuild that on " + e.of,
+					Advice: "bring other members back first: blkctl why " + v.Name}
 			case e.keep:
 				m = proto.CloneOf(m)
 				m.State, m.Amnesiac = metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, false
@@ -234,6 +237,16 @@ func (e *eviction) takeOut(ctx context.Context) (*api.Volume, error) {
 		return nil, err
 	}
 	return e.described(result), nil
+}
+
+// sound counts the members that can lack nothing, but for one.
+func sound(v *metapb.Volume, but string) (n int) {
+	for _, m := range v.Members {
+		if m.Node != but && m.State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE && !m.Amnesiac {
+			n++
+		}
+	}
+	return n
 }
 
 // evict has this node's replica, the primary, take out one that counts.

@@ -315,7 +315,7 @@ func (s *sim) members(what string, edit func([]*metapb.Member) []*metapb.Member)
 	v := s.state.Volume(volumeName)
 	var list []*metapb.Member
 	for _, m := range v.Members {
-		list = append(list, &metapb.Member{Node: m.Node, Incarnation: m.Incarnation, State: m.State, Amnesiac: m.Amnesiac, Log: m.Log, Leaving: m.Leaving})
+		list = append(list, &metapb.Member{Node: m.Node, Incarnation: m.Incarnation, State: m.State, Shard: m.Shard, Amnesiac: m.Amnesiac, Log: m.Log, Leaving: m.Leaving})
 	}
 	s.operator(what, &metapb.Command{Op: &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: volumeName,
 		Generation: v.Generation, Number: v.Number, Members: edit(list)}}})
@@ -333,6 +333,9 @@ func (s *sim) invite(n *node) {
 
 // leave marks a replica that shall go, or takes that back.
 func (s *sim) leave(n *node) {
+	if s.code != nil {
+		return // a shard cannot be had again
+	}
 	s.members("remove "+string(n.name), func(list []*metapb.Member) []*metapb.Member {
 		for _, m := range list {
 			if m.Node == string(n.name) {

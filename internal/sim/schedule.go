@@ -77,7 +77,7 @@ func setupOf(seed uint64) setup {
 		c.limits = replication.Limits{EntryBytes: blockSize, SendBytes: 10000, CopyBytes: blockSize, LagBytes: 1 << 18}
 	}
 	c.external = rnd.IntN(3) > 0
-	if c.replicas < 5 && rnd.IntN(4) == 0 {
+	if c.replicas < 5 && rnd.IntN(4) == 0 && c.code == nil {
 		c.spares = 1
 	}
 	if c.code == nil {
