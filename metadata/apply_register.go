@@ -92,7 +92,7 @@ func (a *apply) checkIdentity(n *metapb.Node, c *metapb.RegisterNode) *Refusal {
 		}
 	}
 	known := n.Incarnation == 0 || n.Incarnation == c.Incarnation || n.Incarnation == c.Previous || slices.Contains(c.Tried, n.Incarnation)
-	if !known {
+	if !known && !mutant.On(mutant.ClusterOldDisk) {
 		return refused("node %s: its data directory is an old image: its last run was %s, but it has registered as %s since", n.Name, hexID(c.Previous), hexID(n.Incarnation)).
 			advise("start it with the newest directory, or give up what that held: %s", replace)
 	}
@@ -138,7 +138,7 @@ func carriesOver(n *metapb.Node, c *metapb.RegisterNode, d metapb.Durability) bo
 	if mutant.On(mutant.StateCarryUnclean) {
 		return !c.IoError
 	}
-	if n.Incarnation == 0 || n.Incarnation != c.Previous || c.IoError {
+	if n.Incarnation == 0 || n.Incarnation != c.Previous || c.IoError && !mutant.On(mutant.ClusterIOError) {
 		return false
 	}
 	sameBoot := n.Boot != "" && n.Boot == c.Boot && n.Boot == c.PreviousBoot

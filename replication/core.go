@@ -461,7 +461,7 @@ func (c *Core) Receive(now Instant, from NodeID, m *Message) {
 	if !c.enter(now) {
 		return
 	}
-	if m.To != c.inc || m.Lineage == 0 {
+	if m.To != c.inc && !mutant.On(mutant.ReplicaAnyRun) || m.Lineage == 0 {
 		return // for another run
 	}
 	if m.Lineage != c.lineage && !c.leaveBranch(m) {

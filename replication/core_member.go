@@ -315,7 +315,14 @@ func (c *Core) startSync() {
 // Synced reports the end of the sync that the effects asked for: everything that
 // was held when it was asked for is durable.
 func (c *Core) Synced(now Instant, err error) {
-	if !c.enter(now) || !c.must("sync", err) {
+	if !c.enter(now) {
+		return
+	}
+	if err != nil && mutant.On(mutant.ReplicaSyncAgain) {
+		c.startSync()
+		return
+	}
+	if !c.must("sync", err) {
 		return
 	}
 	if !c.syncing {

@@ -151,6 +151,10 @@ const (
 	ReplicaRecoverSome
 	ReplicaRecoverOwn
 	ReplicaRecoverVolatile
+	ReplicaAnyRun
+	ReplicaSyncAgain
+	ClusterOldDisk
+	ClusterIOError
 	BranchDrop
 	ReplicaUnprepared
 	ReplicaShardOutsider
@@ -297,6 +301,10 @@ var table = [numIDs]Info{
 	{ReplicaRecoverSome, "replica/recover-some", "A recovery does not wait for all logs."},
 	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
 	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},
+	{ReplicaAnyRun, "replica/any-run", "A message for an earlier run of a node acts on a later one."},
+	{ReplicaSyncAgain, "replica/sync-again", "A sync that has failed is tried again."},
+	{ClusterOldDisk, "cluster/old-disk", "A node may start with an image of its disk from an earlier time."},
+	{ClusterIOError, "cluster/io-error", "A node that ended on an I/O error keeps its memberships."},
 	{BranchDrop, "branch/drop", "What a forced promotion has left is emptied, not kept."},
 	{ReplicaUnprepared, "replica/unprepared", "A batch is decided before every shard has stored it."},
 	{ReplicaShardOutsider, "replica/shard-outsider", "A batch is decided when enough shards have it, whether they count or not."},

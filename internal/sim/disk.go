@@ -32,6 +32,7 @@ type disk struct {
 	rot     [mostBlocks]bool // blocks that fail their check, until they are written
 
 	broken bool // the next write or sync fails
+	doomed bool // a sync has failed: what was not synced then never will be
 	ops    int  // writes and syncs done
 	strike *strike
 	cuts   int // so often was the log cut, or begun anew

@@ -24,7 +24,7 @@ var (
 func TestReplicaMutants(t *testing.T) {
 	var table strings.Builder
 	for _, m := range mutant.All() {
-		if !strings.HasPrefix(m.Name, "replica/") || !strings.Contains(m.Name, *onlyMutant) {
+		if !strings.HasPrefix(m.Name, "replica/") && !strings.HasPrefix(m.Name, "cluster/") || !strings.Contains(m.Name, *onlyMutant) {
 			continue
 		}
 		begun := time.Now()

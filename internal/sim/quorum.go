@@ -184,6 +184,7 @@ func (s *sim) oldDiskFound(n *node) {
 	s.logf("%s gets its newest disk back", n.name)
 	*n.disk, n.shard, n.identity = n.newest.disk, n.newest.shard, n.newest.identity
 	n.boot++
+	n.disk.broken = false
 	delete(s.promised, n)
 }
 

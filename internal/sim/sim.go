@@ -269,7 +269,7 @@ func (s *sim) boot(n *node, made bool) {
 		_, _ = n.disk.Reset(0, 0), n.shard.Reset(0, 0)
 	}
 	n.has = true
-	n.disk.synced = n.disk.content // what is found is synced
+	n.disk.synced, n.disk.doomed = n.disk.content, false // what is found is synced
 	n.disk.onCommit = func(e *blockdev.Entry) { s.committedBy(n, e) }
 	n.disk.onAppend = func(prev replication.Generation, e *blockdev.Entry) { s.appendedBy(n, prev, e) }
 	replica := s.replica(n)
@@ -474,7 +474,8 @@ func (s *sim) sync(n *node, core *replication.Core) {
 			return // of a run, or of a replica, that is no more
 		}
 		err := n.disk.fails()
-		if err == nil && n.disk.cuts == cuts {
+		n.disk.doomed = n.disk.doomed || err != nil
+		if !n.disk.doomed && n.disk.cuts == cuts {
 			n.disk.synced = snap
 		}
 		core.Synced(s.clock(n), err)
@@ -488,7 +489,8 @@ func (s *sim) failed(n *node, err error) {
 	s.logf("%s fails: %v", n.name, err)
 	s.DiskErrors++
 	n.ioError = true
-	s.crash(n, true)
+	n.disk.losePower(func(most int) int { return s.rnd.IntN(most + 1) })
+	s.crash(n, false)
 }
 
 // reset breaks the connection between two nodes. It is made again some time later.
