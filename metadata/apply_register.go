@@ -39,11 +39,23 @@ func (a *apply) registerNode(c *metapb.RegisterNode) (*metapb.Result, *Refusal) 
 		return nil, refused("node %s speaks cluster versions %d to %d, the cluster uses %d", n.Name, c.VersionMin, c.VersionMax, v).
 			advise("install a build of blkd on %s that speaks version %d", n.Name, v)
 	}
+	a.date()
 	r := a.putNode(n, a.registered(n, c))
 	a.eachMembership(n.Name, func(v *metapb.Volume, i int) {
 		a.restartMember(v, i, c.Incarnation, carriesOver(n, c, v.Durability))
 	})
 	return r, nil
+}
+
+// date gives a cluster its age: each founder makes the founding command for itself, so
+// that has no time, and the first registration follows at once.
+func (a *apply) date() {
+	if a.s.created != 0 {
+		return
+	}
+	before := a.s.clusterFields()
+	a.s.created = a.c.Time
+	a.tell(typeCluster, a.s.name, before, a.s.clusterFields())
 }
 
 func checkRegistration(c *metapb.RegisterNode) *Refusal {
@@ -125,7 +137,7 @@ func (a *apply) registered(old *metapb.Node, c *metapb.RegisterNode) *metapb.Nod
 	if n.Health != metapb.Health_HEALTH_UP {
 		n.HealthSince = a.c.Time
 	}
-	n.Health, n.HealthText = metapb.Health_HEALTH_UP, "it has just registered"
+	n.Health, n.HealthText = metapb.Health_HEALTH_UP, "it has registered, and nothing was wrong since"
 	return n
 }
 

@@ -132,7 +132,8 @@ func (d *Detector) Beat(now time.Duration, b Beat) {
 		return
 	}
 	p.beat(d, b)
-	d.judgeAll()
+	d.gatherFrom(p)
+	d.judge()
 }
 
 // Refused takes in that the peer's machine refused a connection: it runs, but
@@ -208,14 +209,28 @@ func (d *Detector) advance(now time.Duration) {
 
 // judgeAll brings every verdict up to date.
 func (d *Detector) judgeAll() {
+	for _, p := range d.peers {
+		d.gather(p)
+	}
+	d.judge()
+}
+
+// judge brings the verdicts up to date with what was gathered.
+func (d *Detector) judge() {
 	if health := d.own.health(d.now, d.config); health != d.ownHealth {
 		d.ownHealth, d.ownSince = health, d.now
 	}
 	for _, p := range d.peers {
-		d.gather(p)
-	}
-	for _, p := range d.peers {
 		p.judge(d)
+	}
+}
+
+// gatherFrom is gather for all, after a beat of q: only that has news.
+func (d *Detector) gatherFrom(q *peer) {
+	for _, p := range d.peers {
+		if at := q.hears[p.name]; at.incarnation == p.incarnation && at.time > p.othersLast {
+			p.othersHear(at.time, q.name, d.config)
+		}
 	}
 }
 
@@ -224,15 +239,21 @@ func (d *Detector) judgeAll() {
 // grows old with it.
 func (d *Detector) gather(p *peer) {
 	var newest time.Duration
+	name := ""
 	for _, q := range d.peers {
 		if at := q.hears[p.name]; at.incarnation == p.incarnation && at.time > newest {
-			newest, p.othersName = at.time, q.name
+			newest, name = at.time, q.name
 		}
 	}
 	if newest > p.othersLast {
-		if newest-p.othersLast > p.wait(d.config) {
-			p.othersFirst = newest
-		}
-		p.othersLast = newest
+		p.othersHear(newest, name, d.config)
 	}
+}
+
+// othersHear takes in that another node has heard this one, later than any before.
+func (p *peer) othersHear(at time.Duration, name string, c DetectorConfig) {
+	if at-p.othersLast > p.wait(c) {
+		p.othersFirst = at
+	}
+	p.othersLast, p.othersName = at, name
 }

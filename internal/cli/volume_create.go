@@ -107,7 +107,11 @@ func planSheet(w io.Writer, p *Plan) {
 	lines(w, "because", p.Reasons)
 	lines(w, "rejected", p.Rejected)
 	if len(p.Survives) == 0 {
-		row(w, "survives", "nothing: it has one copy")
+		text := "nothing without writes that wait: min-copies is too high for that"
+		if len(p.Members) == 1 {
+			text = "nothing: it has one copy"
+		}
+		row(w, "survives", text)
 		return
 	}
 	row(w, "survives", "the loss of "+strings.Join(p.Survives, ", or "))

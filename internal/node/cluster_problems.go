@@ -59,7 +59,7 @@ func (m *member) clusterProblems(st *cluster.Status, stale error) []*api.Problem
 	switch {
 	case stale != nil && len(st.Voters) == 0: // it knows of no quorum yet, and has said why
 	case errors.As(stale, &none):
-		add(noQuorum, quorumAdvice(none.Missing), "%s", quorumText(none))
+		add(noQuorum, quorumAdvice(none.Missing), "%v", none)
 	case stale != nil:
 		add(noQuorum, quorumAdvice(st.Missing), "no quorum has confirmed this in %v: %d of %d voters in contact, %d needed", statusTime, st.Have, len(st.Voters), st.Need)
 	case len(st.Missing) > 0:

@@ -71,7 +71,7 @@ func (m *member) failed(ctx context.Context, err error) error {
 	var refused *cluster.RefusedError
 	switch {
 	case errors.As(err, &none):
-		return m.node.refuse(codes.Unavailable, quorumAdvice(none.Missing), "%s", quorumText(none))
+		return m.node.refuse(codes.Unavailable, quorumAdvice(none.Missing), "%v", none)
 	case errors.As(err, &refused):
 		return m.node.refuse(codes.FailedPrecondition, refused.Advice, "this node takes no part in the cluster: %s", refused.Text)
 	case errors.Is(err, cluster.ErrStopped):
@@ -84,15 +84,6 @@ func (m *member) failed(ctx context.Context, err error) error {
 	default:
 		return m.node.refuse(codes.Internal, "blkctl why", "%v", err)
 	}
-}
-
-// quorumText says how many voters are missing, and which.
-func quorumText(e *cluster.NoQuorumError) string {
-	text := e.Error()
-	if missing := e.Voters - e.Have; missing > 0 {
-		text = fmt.Sprintf("%d of %d voters missing: %s", missing, e.Voters, text)
-	}
-	return text
 }
 
 // quorumAdvice names the nodes that would help. Each of missing begins with a

@@ -32,7 +32,7 @@ func TestClusterIsFound(t *testing.T) {
 			return err == nil && !st.Stale && st.Quorum.Have == 3
 		})
 		if q := st.Quorum; st.Node != name || q.Voters != 3 || q.Need != 2 || len(q.Missing) != 0 || q.Leader == "" ||
-			len(st.Nodes) != 3 || len(st.Volumes) != 0 || len(st.Problems) != 0 || st.Name != "blkd" {
+			len(st.Nodes) != 3 || len(st.Volumes) != 0 || len(st.Problems) != 0 || st.Name != "blkd" || st.Created == nil {
 			t.Errorf("%s: %v", name, st)
 		}
 		ids = append(ids, st.Id)
