@@ -269,6 +269,20 @@ func (d *Coded) Reset(gen Generation, seq Seq) error {
 	return errors.Join(d.shard.Reset(Generation(d.begin), 1), d.Staging.Reset(gen, seq))
 }
 
+// keepShard is where a RESET says up to which entry content is kept: the shard is, and
+// only the log begins anew.
+const keepShard Seq = 1
+
+// resetLog is a Reset that keeps the shard, which has the batch of beginWith.
+func (d *Coded) resetLog(gen Generation, seq Seq) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pending, d.decided, d.dropped = nil, decision{seq: seq, batch: d.begin, upto: seq}, seq
+	return errors.Join(d.Staging.Reset(gen, seq), d.makeCurrent())
+}
+
 // beginWith says which batch content that the next Reset makes room for is of.
 func (d *Coded) beginWith(b batchID) {
 	d.mu.Lock()

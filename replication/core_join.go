@@ -64,7 +64,7 @@ func (c *Core) tickJoin() {
 		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
 			c.endJoin("it does not answer")
 			p.silent = true
-		case j.full && !c.rebuildable() && c.candidate() != p:
+		case j.full && j.behind == 0 && !c.rebuildable() && c.candidate() != p:
 			c.endJoin("too few shards can be read to rebuild its own")
 		case !j.joined && c.now.after(j.invited.add(c.times.Probe)):
 			c.invite(p)
@@ -133,7 +133,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin("the log does not reach it")
 		return
 	}
-	if !c.rebuildable() {
+	if !c.shardFollows(m) && !c.rebuildable() {
 		c.endJoin("too few shards can be read to rebuild its own")
 		return
 	}
@@ -158,6 +158,9 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		return
 	}
 	j.joined, j.full, j.behind = true, true, c.changesSince(p, m)
+	if c.coded != nil && c.shardFollows(m) && !m.Incomplete {
+		j.behind = keepShard // only its log is too far behind
+	}
 	reset := c.mem.message(MsgReset)
 	reset.Gen, reset.PrevGen, reset.PrevSeq, reset.Commit = c.gen, gen, begin, j.behind
 	if !mutant.On(mutant.ReplicaCopySmall) {

@@ -55,6 +55,9 @@ func (c *Core) restart(gen Generation, seq, since Seq) (ok bool) {
 	if since == 0 {
 		return c.must("reset", c.disk.Reset(gen, seq))
 	}
+	if c.coded != nil {
+		return c.must("rejoin", c.coded.resetLog(gen, seq))
+	}
 	d, _ := c.disk.(Rejoiner)
 	if d == nil {
 		return false
@@ -68,6 +71,9 @@ func (c *Core) restart(gen Generation, seq, since Seq) (ok bool) {
 // nextPiece finds what is to be copied from the cursor on.
 func (c *Core) nextPiece(j *join) (off, n int64, err error) {
 	if c.coded != nil {
+		if j.behind == keepShard {
+			return j.cursor, 0, nil
+		}
 		return j.cursor, c.coded.shardSize() - j.cursor, nil
 	}
 	if d, ok := c.disk.(Rejoiner); ok && j.behind > 0 {
