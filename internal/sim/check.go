@@ -374,9 +374,11 @@ func (s *sim) recorded(old, rec *replication.Record, p *replication.Proposal) {
 	}
 	for _, m := range rec.Set() {
 		was := old.Member(m.Node)
-		if n := s.node(m.Node); !m.Amnesiac && (was == nil || was.State != replication.UpToDate || was.Amnesiac) && n.core != nil && n.inc == m.Incarnation {
-			s.checkImage(n)
+		if n := s.node(m.Node); !m.Amnesiac && (was == nil || was.State != replication.UpToDate || was.Amnesiac) && n.inc == m.Incarnation {
 			n.old = false
+			if n.core != nil { // it may have died meanwhile
+				s.checkImage(n)
+			}
 		}
 	}
 	for _, n := range s.nodes[:s.data] {
