@@ -46,12 +46,12 @@ func TestDev(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(d.Dir, "n1", PidFile)
-	for text, want := range map[string]string{"0\n": "does not hold the id", "x": "does not hold the id", strconv.Itoa(cmd.Process.Pid) + "\n": ""} {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+	for _, c := range []struct{ text, want string }{{"0\n", "does not hold the id"}, {"x", "does not hold the id"}, {strconv.Itoa(cmd.Process.Pid) + "\n", ""}} {
+		if err := os.WriteFile(file, []byte(c.text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.Do(context.Background(), "n1", Kill); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", text, err)
+		if err := d.Do(context.Background(), "n1", Kill); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v", c.text, err)
 		}
 	}
 	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {

@@ -132,9 +132,9 @@ func random(rng *rand.Rand) []*history.Operation {
 
 // TestCheckAgreesWithPorcupine compares verdicts on small histories.
 func TestCheckAgreesWithPorcupine(t *testing.T) {
-	histories := 100_000
+	histories := 20_000
 	if testing.Short() {
-		histories = 10_000
+		histories = 5_000
 	}
 	right := 0
 	for seed := range uint64(histories) {
