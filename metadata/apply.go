@@ -98,6 +98,8 @@ func (a *apply) do() (*metapb.Result, *Refusal) {
 		return a.replaceNode(op.ReplaceNode)
 	case *metapb.Command_RemoveNode:
 		return a.removeNode(op.RemoveNode)
+	case *metapb.Command_FenceNode:
+		return a.fenceNode(op.FenceNode)
 	}
 	return a.doVolume()
 }

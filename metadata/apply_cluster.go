@@ -155,7 +155,7 @@ func (a *apply) restoreNodes(founders []*metapb.Founder) {
 func unregistered(n *metapb.Node) *metapb.Node {
 	n = proto.CloneOf(n)
 	n.Incarnation, n.Boot, n.Registered = 0, "", 0
-	n.Health, n.HealthText, n.HealthSince, n.HeldUntil = 0, "", 0, 0
+	n.Health, n.HealthText, n.HealthSince, n.HeldUntil, n.Fenced = 0, "", 0, 0, ""
 	return n
 }
 

@@ -80,6 +80,17 @@ func (a *apply) drainNode(c *metapb.DrainNode) (*metapb.Result, *Refusal) {
 	return a.editNode(n, func(n *metapb.Node) { n.Drained, n.KeepReplicas = !c.Undo, c.KeepReplicas && !c.Undo }), nil
 }
 
+func (a *apply) fenceNode(c *metapb.FenceNode) (*metapb.Result, *Refusal) {
+	n, no := a.ofThisRun(c.Name, c.Incarnation)
+	if no != nil {
+		return nil, no
+	}
+	if len(c.Text) > textLimit {
+		return nil, invalid("%.20q… is longer than %d bytes", c.Text, textLimit)
+	}
+	return a.editNode(n, func(n *metapb.Node) { n.Fenced = c.Text }), nil
+}
+
 // replaceNode gives a node a new Raft id, so that its old disk cannot vote, and
 // takes away what its memberships rested on, so that its old disk does not count.
 func (a *apply) replaceNode(c *metapb.ReplaceNode) (*metapb.Result, *Refusal) {

@@ -132,7 +132,7 @@ func (a *apply) registered(old *metapb.Node, c *metapb.RegisterNode) *metapb.Nod
 	n := proto.CloneOf(old)
 	n.Address, n.Nbd, n.Labels, n.Witness = c.Address, slices.Clone(c.Nbd), maps.Clone(c.Labels), c.Witness
 	n.Disk, n.Incarnation, n.Boot, n.Registered = c.Disk, c.Incarnation, c.Boot, a.c.Time
-	n.CapacityBytes, n.FreeBytes = c.CapacityBytes, c.FreeBytes
+	n.CapacityBytes, n.FreeBytes, n.Fenced = c.CapacityBytes, c.FreeBytes, ""
 	n.VersionMin, n.VersionMax, n.Build = c.VersionMin, c.VersionMax, c.Build
 	if n.Health != metapb.Health_HEALTH_UP {
 		n.HealthSince = a.c.Time

@@ -110,6 +110,7 @@ func nodeFields(n *metapb.Node) []field {
 	l.number("health_since", n.HealthSince)
 	l.number("held_until", n.HeldUntil)
 	l.number("registered", n.Registered)
+	l.text("fenced", n.Fenced)
 	return l
 }
 

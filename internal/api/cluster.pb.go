@@ -805,6 +805,74 @@ func (x *DrainNodeRequest) GetNode() *metapb.DrainNode {
 	return nil
 }
 
+type FenceNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       *RequestInfo           `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Action        string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"` // off, on or reboot
+	Force         bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`  // although it is up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceNodeRequest) Reset() {
+	*x = FenceNodeRequest{}
+	mi := &file_internal_api_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceNodeRequest) ProtoMessage() {}
+
+func (x *FenceNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceNodeRequest.ProtoReflect.Descriptor instead.
+func (*FenceNodeRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FenceNodeRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *FenceNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FenceNodeRequest) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *FenceNodeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 type HistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -814,7 +882,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_internal_api_cluster_proto_msgTypes[11]
+	mi := &file_internal_api_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +894,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[11]
+	mi := &file_internal_api_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +907,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{11}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HistoryRequest) GetVolume() string {
@@ -863,7 +931,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_internal_api_cluster_proto_msgTypes[12]
+	mi := &file_internal_api_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +943,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[12]
+	mi := &file_internal_api_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +956,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{12}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EventsRequest) GetResume() bool {
@@ -930,7 +998,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_internal_api_cluster_proto_msgTypes[13]
+	mi := &file_internal_api_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1010,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[13]
+	mi := &file_internal_api_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1023,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{13}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Event) GetItem() isEvent_Item {
@@ -1069,7 +1137,7 @@ type Sync struct {
 
 func (x *Sync) Reset() {
 	*x = Sync{}
-	mi := &file_internal_api_cluster_proto_msgTypes[14]
+	mi := &file_internal_api_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1149,7 @@ func (x *Sync) String() string {
 func (*Sync) ProtoMessage() {}
 
 func (x *Sync) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[14]
+	mi := &file_internal_api_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1162,7 @@ func (x *Sync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sync.ProtoReflect.Descriptor instead.
 func (*Sync) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{14}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Sync) GetSeq() uint64 {
@@ -1114,7 +1182,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_internal_api_cluster_proto_msgTypes[15]
+	mi := &file_internal_api_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1194,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[15]
+	mi := &file_internal_api_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1207,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{15}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Gap) GetAfter() uint64 {
@@ -1159,7 +1227,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_internal_api_cluster_proto_msgTypes[16]
+	mi := &file_internal_api_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1239,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[16]
+	mi := &file_internal_api_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1252,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{16}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitRequest) GetCondition() WaitCondition {
@@ -1210,7 +1278,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_internal_api_cluster_proto_msgTypes[17]
+	mi := &file_internal_api_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1290,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[17]
+	mi := &file_internal_api_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1303,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{17}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitResponse) GetVolume() *Volume {
@@ -1254,7 +1322,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_internal_api_cluster_proto_msgTypes[18]
+	mi := &file_internal_api_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1334,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[18]
+	mi := &file_internal_api_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1347,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{18}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -1300,7 +1368,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_internal_api_cluster_proto_msgTypes[19]
+	mi := &file_internal_api_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1380,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[19]
+	mi := &file_internal_api_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1393,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{19}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TransferLeadershipResponse) GetFrom() string {
@@ -1357,7 +1425,7 @@ type SaveSnapshotRequest struct {
 
 func (x *SaveSnapshotRequest) Reset() {
 	*x = SaveSnapshotRequest{}
-	mi := &file_internal_api_cluster_proto_msgTypes[20]
+	mi := &file_internal_api_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1437,7 @@ func (x *SaveSnapshotRequest) String() string {
 func (*SaveSnapshotRequest) ProtoMessage() {}
 
 func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[20]
+	mi := &file_internal_api_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1450,7 @@ func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{20}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 // SnapshotPart is the next piece of the file.
@@ -1397,7 +1465,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_internal_api_cluster_proto_msgTypes[21]
+	mi := &file_internal_api_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1477,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_cluster_proto_msgTypes[21]
+	mi := &file_internal_api_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1490,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_internal_api_cluster_proto_rawDescGZIP(), []int{21}
+	return file_internal_api_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotPart) GetData() []byte {
@@ -1495,7 +1563,12 @@ const file_internal_api_cluster_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\v2\x1a.blkd.metadata.ReplaceNodeR\x04node\"p\n" +
 	"\x10DrainNodeRequest\x12.\n" +
 	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12,\n" +
-	"\x04node\x18\x02 \x01(\v2\x18.blkd.metadata.DrainNodeR\x04node\"(\n" +
+	"\x04node\x18\x02 \x01(\v2\x18.blkd.metadata.DrainNodeR\x04node\"\x84\x01\n" +
+	"\x10FenceNodeRequest\x12.\n" +
+	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06action\x18\x03 \x01(\tR\x06action\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"(\n" +
 	"\x0eHistoryRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\"U\n" +
 	"\rEventsRequest\x12\x16\n" +
@@ -1542,7 +1615,7 @@ const file_internal_api_cluster_proto_rawDesc = "" +
 	"\x15WAIT_CONDITION_EXISTS\x10\x02\x12\x1a\n" +
 	"\x16WAIT_CONDITION_DELETED\x10\x03\x12\x1a\n" +
 	"\x16WAIT_CONDITION_PRIMARY\x10\x04\x12\x1d\n" +
-	"\x19WAIT_CONDITION_UP_TO_DATE\x10\x052\x96\x06\n" +
+	"\x19WAIT_CONDITION_UP_TO_DATE\x10\x052\xd4\x06\n" +
 	"\x0eClusterService\x12?\n" +
 	"\x06Status\x12\x1d.blkd.v1.ClusterStatusRequest\x1a\x16.blkd.v1.ClusterStatus\x12B\n" +
 	"\tListNodes\x12\x19.blkd.v1.ListNodesRequest\x1a\x1a.blkd.v1.ListNodesResponse\x12:\n" +
@@ -1551,7 +1624,8 @@ const file_internal_api_cluster_proto_rawDesc = "" +
 	"\n" +
 	"RemoveNode\x12\x1a.blkd.v1.RemoveNodeRequest\x1a\x14.blkd.v1.ClusterNode\x12@\n" +
 	"\vReplaceNode\x12\x1b.blkd.v1.ReplaceNodeRequest\x1a\x14.blkd.v1.ClusterNode\x12<\n" +
-	"\tDrainNode\x12\x19.blkd.v1.DrainNodeRequest\x1a\x14.blkd.v1.ClusterNode\x12:\n" +
+	"\tDrainNode\x12\x19.blkd.v1.DrainNodeRequest\x1a\x14.blkd.v1.ClusterNode\x12<\n" +
+	"\tFenceNode\x12\x19.blkd.v1.FenceNodeRequest\x1a\x14.blkd.v1.ClusterNode\x12:\n" +
 	"\aHistory\x12\x17.blkd.v1.HistoryRequest\x1a\x16.blkd.metadata.History\x122\n" +
 	"\x06Events\x12\x16.blkd.v1.EventsRequest\x1a\x0e.blkd.v1.Event0\x01\x123\n" +
 	"\x04Wait\x12\x14.blkd.v1.WaitRequest\x1a\x15.blkd.v1.WaitResponse\x12]\n" +
@@ -1571,7 +1645,7 @@ func file_internal_api_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_internal_api_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_internal_api_cluster_proto_goTypes = []any{
 	(NodeRole)(0),                      // 0: blkd.v1.NodeRole
 	(WaitCondition)(0),                 // 1: blkd.v1.WaitCondition
@@ -1586,85 +1660,89 @@ var file_internal_api_cluster_proto_goTypes = []any{
 	(*RemoveNodeRequest)(nil),          // 10: blkd.v1.RemoveNodeRequest
 	(*ReplaceNodeRequest)(nil),         // 11: blkd.v1.ReplaceNodeRequest
 	(*DrainNodeRequest)(nil),           // 12: blkd.v1.DrainNodeRequest
-	(*HistoryRequest)(nil),             // 13: blkd.v1.HistoryRequest
-	(*EventsRequest)(nil),              // 14: blkd.v1.EventsRequest
-	(*Event)(nil),                      // 15: blkd.v1.Event
-	(*Sync)(nil),                       // 16: blkd.v1.Sync
-	(*Gap)(nil),                        // 17: blkd.v1.Gap
-	(*WaitRequest)(nil),                // 18: blkd.v1.WaitRequest
-	(*WaitResponse)(nil),               // 19: blkd.v1.WaitResponse
-	(*TransferLeadershipRequest)(nil),  // 20: blkd.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 21: blkd.v1.TransferLeadershipResponse
-	(*SaveSnapshotRequest)(nil),        // 22: blkd.v1.SaveSnapshotRequest
-	(*SnapshotPart)(nil),               // 23: blkd.v1.SnapshotPart
-	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
-	(*Volume)(nil),                     // 25: blkd.v1.Volume
-	(*Problem)(nil),                    // 26: blkd.v1.Problem
-	(*metapb.Node)(nil),                // 27: blkd.metadata.Node
-	(*RequestInfo)(nil),                // 28: blkd.v1.RequestInfo
-	(*metapb.AddNode)(nil),             // 29: blkd.metadata.AddNode
-	(*metapb.RemoveNode)(nil),          // 30: blkd.metadata.RemoveNode
-	(*metapb.ReplaceNode)(nil),         // 31: blkd.metadata.ReplaceNode
-	(*metapb.DrainNode)(nil),           // 32: blkd.metadata.DrainNode
-	(*metapb.Event)(nil),               // 33: blkd.metadata.Event
-	(*metapb.History)(nil),             // 34: blkd.metadata.History
+	(*FenceNodeRequest)(nil),           // 13: blkd.v1.FenceNodeRequest
+	(*HistoryRequest)(nil),             // 14: blkd.v1.HistoryRequest
+	(*EventsRequest)(nil),              // 15: blkd.v1.EventsRequest
+	(*Event)(nil),                      // 16: blkd.v1.Event
+	(*Sync)(nil),                       // 17: blkd.v1.Sync
+	(*Gap)(nil),                        // 18: blkd.v1.Gap
+	(*WaitRequest)(nil),                // 19: blkd.v1.WaitRequest
+	(*WaitResponse)(nil),               // 20: blkd.v1.WaitResponse
+	(*TransferLeadershipRequest)(nil),  // 21: blkd.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 22: blkd.v1.TransferLeadershipResponse
+	(*SaveSnapshotRequest)(nil),        // 23: blkd.v1.SaveSnapshotRequest
+	(*SnapshotPart)(nil),               // 24: blkd.v1.SnapshotPart
+	(*timestamppb.Timestamp)(nil),      // 25: google.protobuf.Timestamp
+	(*Volume)(nil),                     // 26: blkd.v1.Volume
+	(*Problem)(nil),                    // 27: blkd.v1.Problem
+	(*metapb.Node)(nil),                // 28: blkd.metadata.Node
+	(*RequestInfo)(nil),                // 29: blkd.v1.RequestInfo
+	(*metapb.AddNode)(nil),             // 30: blkd.metadata.AddNode
+	(*metapb.RemoveNode)(nil),          // 31: blkd.metadata.RemoveNode
+	(*metapb.ReplaceNode)(nil),         // 32: blkd.metadata.ReplaceNode
+	(*metapb.DrainNode)(nil),           // 33: blkd.metadata.DrainNode
+	(*metapb.Event)(nil),               // 34: blkd.metadata.Event
+	(*metapb.History)(nil),             // 35: blkd.metadata.History
 }
 var file_internal_api_cluster_proto_depIdxs = []int32{
-	24, // 0: blkd.v1.ClusterStatus.created:type_name -> google.protobuf.Timestamp
+	25, // 0: blkd.v1.ClusterStatus.created:type_name -> google.protobuf.Timestamp
 	4,  // 1: blkd.v1.ClusterStatus.quorum:type_name -> blkd.v1.Quorum
 	5,  // 2: blkd.v1.ClusterStatus.nodes:type_name -> blkd.v1.ClusterNode
-	25, // 3: blkd.v1.ClusterStatus.volumes:type_name -> blkd.v1.Volume
-	26, // 4: blkd.v1.ClusterStatus.problems:type_name -> blkd.v1.Problem
-	27, // 5: blkd.v1.ClusterNode.record:type_name -> blkd.metadata.Node
+	26, // 3: blkd.v1.ClusterStatus.volumes:type_name -> blkd.v1.Volume
+	27, // 4: blkd.v1.ClusterStatus.problems:type_name -> blkd.v1.Problem
+	28, // 5: blkd.v1.ClusterNode.record:type_name -> blkd.metadata.Node
 	0,  // 6: blkd.v1.ClusterNode.role:type_name -> blkd.v1.NodeRole
-	26, // 7: blkd.v1.ClusterNode.problems:type_name -> blkd.v1.Problem
+	27, // 7: blkd.v1.ClusterNode.problems:type_name -> blkd.v1.Problem
 	5,  // 8: blkd.v1.ListNodesResponse.nodes:type_name -> blkd.v1.ClusterNode
-	28, // 9: blkd.v1.AddNodeRequest.request:type_name -> blkd.v1.RequestInfo
-	29, // 10: blkd.v1.AddNodeRequest.node:type_name -> blkd.metadata.AddNode
-	28, // 11: blkd.v1.RemoveNodeRequest.request:type_name -> blkd.v1.RequestInfo
-	30, // 12: blkd.v1.RemoveNodeRequest.node:type_name -> blkd.metadata.RemoveNode
-	28, // 13: blkd.v1.ReplaceNodeRequest.request:type_name -> blkd.v1.RequestInfo
-	31, // 14: blkd.v1.ReplaceNodeRequest.node:type_name -> blkd.metadata.ReplaceNode
-	28, // 15: blkd.v1.DrainNodeRequest.request:type_name -> blkd.v1.RequestInfo
-	32, // 16: blkd.v1.DrainNodeRequest.node:type_name -> blkd.metadata.DrainNode
-	3,  // 17: blkd.v1.Event.cluster:type_name -> blkd.v1.ClusterStatus
-	5,  // 18: blkd.v1.Event.node:type_name -> blkd.v1.ClusterNode
-	25, // 19: blkd.v1.Event.volume:type_name -> blkd.v1.Volume
-	16, // 20: blkd.v1.Event.sync:type_name -> blkd.v1.Sync
-	33, // 21: blkd.v1.Event.change:type_name -> blkd.metadata.Event
-	17, // 22: blkd.v1.Event.gap:type_name -> blkd.v1.Gap
-	1,  // 23: blkd.v1.WaitRequest.condition:type_name -> blkd.v1.WaitCondition
-	25, // 24: blkd.v1.WaitResponse.volume:type_name -> blkd.v1.Volume
-	24, // 25: blkd.v1.SnapshotPart.time:type_name -> google.protobuf.Timestamp
-	2,  // 26: blkd.v1.ClusterService.Status:input_type -> blkd.v1.ClusterStatusRequest
-	6,  // 27: blkd.v1.ClusterService.ListNodes:input_type -> blkd.v1.ListNodesRequest
-	8,  // 28: blkd.v1.ClusterService.ShowNode:input_type -> blkd.v1.ShowNodeRequest
-	9,  // 29: blkd.v1.ClusterService.AddNode:input_type -> blkd.v1.AddNodeRequest
-	10, // 30: blkd.v1.ClusterService.RemoveNode:input_type -> blkd.v1.RemoveNodeRequest
-	11, // 31: blkd.v1.ClusterService.ReplaceNode:input_type -> blkd.v1.ReplaceNodeRequest
-	12, // 32: blkd.v1.ClusterService.DrainNode:input_type -> blkd.v1.DrainNodeRequest
-	13, // 33: blkd.v1.ClusterService.History:input_type -> blkd.v1.HistoryRequest
-	14, // 34: blkd.v1.ClusterService.Events:input_type -> blkd.v1.EventsRequest
-	18, // 35: blkd.v1.ClusterService.Wait:input_type -> blkd.v1.WaitRequest
-	20, // 36: blkd.v1.ClusterService.TransferLeadership:input_type -> blkd.v1.TransferLeadershipRequest
-	22, // 37: blkd.v1.ClusterService.SaveSnapshot:input_type -> blkd.v1.SaveSnapshotRequest
-	3,  // 38: blkd.v1.ClusterService.Status:output_type -> blkd.v1.ClusterStatus
-	7,  // 39: blkd.v1.ClusterService.ListNodes:output_type -> blkd.v1.ListNodesResponse
-	5,  // 40: blkd.v1.ClusterService.ShowNode:output_type -> blkd.v1.ClusterNode
-	5,  // 41: blkd.v1.ClusterService.AddNode:output_type -> blkd.v1.ClusterNode
-	5,  // 42: blkd.v1.ClusterService.RemoveNode:output_type -> blkd.v1.ClusterNode
-	5,  // 43: blkd.v1.ClusterService.ReplaceNode:output_type -> blkd.v1.ClusterNode
-	5,  // 44: blkd.v1.ClusterService.DrainNode:output_type -> blkd.v1.ClusterNode
-	34, // 45: blkd.v1.ClusterService.History:output_type -> blkd.metadata.History
-	15, // 46: blkd.v1.ClusterService.Events:output_type -> blkd.v1.Event
-	19, // 47: blkd.v1.ClusterService.Wait:output_type -> blkd.v1.WaitResponse
-	21, // 48: blkd.v1.ClusterService.TransferLeadership:output_type -> blkd.v1.TransferLeadershipResponse
-	23, // 49: blkd.v1.ClusterService.SaveSnapshot:output_type -> blkd.v1.SnapshotPart
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	29, // 9: blkd.v1.AddNodeRequest.request:type_name -> blkd.v1.RequestInfo
+	30, // 10: blkd.v1.AddNodeRequest.node:type_name -> blkd.metadata.AddNode
+	29, // 11: blkd.v1.RemoveNodeRequest.request:type_name -> blkd.v1.RequestInfo
+	31, // 12: blkd.v1.RemoveNodeRequest.node:type_name -> blkd.metadata.RemoveNode
+	29, // 13: blkd.v1.ReplaceNodeRequest.request:type_name -> blkd.v1.RequestInfo
+	32, // 14: blkd.v1.ReplaceNodeRequest.node:type_name -> blkd.metadata.ReplaceNode
+	29, // 15: blkd.v1.DrainNodeRequest.request:type_name -> blkd.v1.RequestInfo
+	33, // 16: blkd.v1.DrainNodeRequest.node:type_name -> blkd.metadata.DrainNode
+	29, // 17: blkd.v1.FenceNodeRequest.request:type_name -> blkd.v1.RequestInfo
+	3,  // 18: blkd.v1.Event.cluster:type_name -> blkd.v1.ClusterStatus
+	5,  // 19: blkd.v1.Event.node:type_name -> blkd.v1.ClusterNode
+	26, // 20: blkd.v1.Event.volume:type_name -> blkd.v1.Volume
+	17, // 21: blkd.v1.Event.sync:type_name -> blkd.v1.Sync
+	34, // 22: blkd.v1.Event.change:type_name -> blkd.metadata.Event
+	18, // 23: blkd.v1.Event.gap:type_name -> blkd.v1.Gap
+	1,  // 24: blkd.v1.WaitRequest.condition:type_name -> blkd.v1.WaitCondition
+	26, // 25: blkd.v1.WaitResponse.volume:type_name -> blkd.v1.Volume
+	25, // 26: blkd.v1.SnapshotPart.time:type_name -> google.protobuf.Timestamp
+	2,  // 27: blkd.v1.ClusterService.Status:input_type -> blkd.v1.ClusterStatusRequest
+	6,  // 28: blkd.v1.ClusterService.ListNodes:input_type -> blkd.v1.ListNodesRequest
+	8,  // 29: blkd.v1.ClusterService.ShowNode:input_type -> blkd.v1.ShowNodeRequest
+	9,  // 30: blkd.v1.ClusterService.AddNode:input_type -> blkd.v1.AddNodeRequest
+	10, // 31: blkd.v1.ClusterService.RemoveNode:input_type -> blkd.v1.RemoveNodeRequest
+	11, // 32: blkd.v1.ClusterService.ReplaceNode:input_type -> blkd.v1.ReplaceNodeRequest
+	12, // 33: blkd.v1.ClusterService.DrainNode:input_type -> blkd.v1.DrainNodeRequest
+	13, // 34: blkd.v1.ClusterService.FenceNode:input_type -> blkd.v1.FenceNodeRequest
+	14, // 35: blkd.v1.ClusterService.History:input_type -> blkd.v1.HistoryRequest
+	15, // 36: blkd.v1.ClusterService.Events:input_type -> blkd.v1.EventsRequest
+	19, // 37: blkd.v1.ClusterService.Wait:input_type -> blkd.v1.WaitRequest
+	21, // 38: blkd.v1.ClusterService.TransferLeadership:input_type -> blkd.v1.TransferLeadershipRequest
+	23, // 39: blkd.v1.ClusterService.SaveSnapshot:input_type -> blkd.v1.SaveSnapshotRequest
+	3,  // 40: blkd.v1.ClusterService.Status:output_type -> blkd.v1.ClusterStatus
+	7,  // 41: blkd.v1.ClusterService.ListNodes:output_type -> blkd.v1.ListNodesResponse
+	5,  // 42: blkd.v1.ClusterService.ShowNode:output_type -> blkd.v1.ClusterNode
+	5,  // 43: blkd.v1.ClusterService.AddNode:output_type -> blkd.v1.ClusterNode
+	5,  // 44: blkd.v1.ClusterService.RemoveNode:output_type -> blkd.v1.ClusterNode
+	5,  // 45: blkd.v1.ClusterService.ReplaceNode:output_type -> blkd.v1.ClusterNode
+	5,  // 46: blkd.v1.ClusterService.DrainNode:output_type -> blkd.v1.ClusterNode
+	5,  // 47: blkd.v1.ClusterService.FenceNode:output_type -> blkd.v1.ClusterNode
+	35, // 48: blkd.v1.ClusterService.History:output_type -> blkd.metadata.History
+	16, // 49: blkd.v1.ClusterService.Events:output_type -> blkd.v1.Event
+	20, // 50: blkd.v1.ClusterService.Wait:output_type -> blkd.v1.WaitResponse
+	22, // 51: blkd.v1.ClusterService.TransferLeadership:output_type -> blkd.v1.TransferLeadershipResponse
+	24, // 52: blkd.v1.ClusterService.SaveSnapshot:output_type -> blkd.v1.SnapshotPart
+	40, // [40:53] is the sub-list for method output_type
+	27, // [27:40] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_cluster_proto_init() }
@@ -1673,7 +1751,7 @@ func file_internal_api_cluster_proto_init() {
 		return
 	}
 	file_internal_api_control_proto_init()
-	file_internal_api_cluster_proto_msgTypes[13].OneofWrappers = []any{
+	file_internal_api_cluster_proto_msgTypes[14].OneofWrappers = []any{
 		(*Event_Cluster)(nil),
 		(*Event_Node)(nil),
 		(*Event_Volume)(nil),
@@ -1687,7 +1765,7 @@ func file_internal_api_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_cluster_proto_rawDesc), len(file_internal_api_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	ClusterService_RemoveNode_FullMethodName         = "/blkd.v1.ClusterService/RemoveNode"
 	ClusterService_ReplaceNode_FullMethodName        = "/blkd.v1.ClusterService/ReplaceNode"
 	ClusterService_DrainNode_FullMethodName          = "/blkd.v1.ClusterService/DrainNode"
+	ClusterService_FenceNode_FullMethodName          = "/blkd.v1.ClusterService/FenceNode"
 	ClusterService_History_FullMethodName            = "/blkd.v1.ClusterService/History"
 	ClusterService_Events_FullMethodName             = "/blkd.v1.ClusterService/Events"
 	ClusterService_Wait_FullMethodName               = "/blkd.v1.ClusterService/Wait"
@@ -69,6 +70,10 @@ type ClusterServiceClient interface {
 	// and, unless they stay, that its replicas be moved off; or takes that back. It
 	// answers when that is recorded; ShowNode tells how far it is, and what it waits for.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*ClusterNode, error)
+	// FenceNode has the answering node switch a node's machine off or on through a fence
+	// agent, and answers when the agent has confirmed it. FAILED_PRECONDITION if no device
+	// is configured there, or a node that is up is to be switched off and it is not forced.
+	FenceNode(ctx context.Context, in *FenceNodeRequest, opts ...grpc.CallOption) (*ClusterNode, error)
 	// History tells every change of a volume's record, oldest first; of deleted
 	// volumes too.
 	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*metapb.History, error)
@@ -156,6 +161,16 @@ func (c *clusterServiceClient) DrainNode(ctx context.Context, in *DrainNodeReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ClusterNode)
 	err := c.cc.Invoke(ctx, ClusterService_DrainNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) FenceNode(ctx context.Context, in *FenceNodeRequest, opts ...grpc.CallOption) (*ClusterNode, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClusterNode)
+	err := c.cc.Invoke(ctx, ClusterService_FenceNode_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -261,6 +276,10 @@ type ClusterServiceServer interface {
 	// and, unless they stay, that its replicas be moved off; or takes that back. It
 	// answers when that is recorded; ShowNode tells how far it is, and what it waits for.
 	DrainNode(context.Context, *DrainNodeRequest) (*ClusterNode, error)
+	// FenceNode has the answering node switch a node's machine off or on through a fence
+	// agent, and answers when the agent has confirmed it. FAILED_PRECONDITION if no device
+	// is configured there, or a node that is up is to be switched off and it is not forced.
+	FenceNode(context.Context, *FenceNodeRequest) (*ClusterNode, error)
 	// History tells every change of a volume's record, oldest first; of deleted
 	// volumes too.
 	History(context.Context, *HistoryRequest) (*metapb.History, error)
@@ -304,6 +323,9 @@ func (UnimplementedClusterServiceServer) ReplaceNode(context.Context, *ReplaceNo
 }
 func (UnimplementedClusterServiceServer) DrainNode(context.Context, *DrainNodeRequest) (*ClusterNode, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedClusterServiceServer) FenceNode(context.Context, *FenceNodeRequest) (*ClusterNode, error) {
+	return nil, status.Error(codes.Unimplemented, "method FenceNode not implemented")
 }
 func (UnimplementedClusterServiceServer) History(context.Context, *HistoryRequest) (*metapb.History, error) {
 	return nil, status.Error(codes.Unimplemented, "method History not implemented")
@@ -467,6 +489,24 @@ func _ClusterService_DrainNode_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_FenceNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FenceNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).FenceNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_FenceNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).FenceNode(ctx, req.(*FenceNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HistoryRequest)
 	if err := dec(in); err != nil {
@@ -577,6 +617,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DrainNode",
 			Handler:    _ClusterService_DrainNode_Handler,
+		},
+		{
+			MethodName: "FenceNode",
+			Handler:    _ClusterService_FenceNode_Handler,
 		},
 		{
 			MethodName: "History",

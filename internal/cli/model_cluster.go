@@ -54,6 +54,7 @@ type Node struct {
 	Witness       bool              `json:"witness"`
 	Drained       bool              `json:"drained"`
 	KeepReplicas  bool              `json:"keep_replicas"` // drained, but its replicas stay
+	Fenced        string            `json:"fenced"`        // what became of switching its machine, in this run; empty: nobody has
 	Health        string            `json:"health"`        // up, slow, partitioned, down, new or unknown
 	HealthText    string            `json:"health_text"`
 	HealthSince   *time.Time        `json:"health_since"`
@@ -193,7 +194,7 @@ func newNode(n *api.ClusterNode) Node {
 	}
 	return Node{
 		Name: r.GetName(), ID: r.GetId(), Address: r.GetAddress(), NBD: some(r.GetNbd()), Labels: labels,
-		Role: n.Role.Word(), Witness: r.GetWitness(), Drained: r.GetDrained(), KeepReplicas: r.GetKeepReplicas(),
+		Role: n.Role.Word(), Witness: r.GetWitness(), Drained: r.GetDrained(), KeepReplicas: r.GetKeepReplicas(), Fenced: r.GetFenced(),
 		Health: api.HealthWord(r), HealthText: r.GetHealthText(), HealthSince: moment(r.GetHealthSince()),
 		HeldUntil: moment(r.GetHeldUntil()), Registered: moment(r.GetRegistered()),
 		Disk: hex(r.GetDisk()), Incarnation: hex(r.GetIncarnation()), Build: r.GetBuild(),

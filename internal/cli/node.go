@@ -17,7 +17,7 @@ import (
 func (a *app) nodeCommand() *cobra.Command {
 	return group("node", "Manages the nodes of a cluster",
 		a.nodeListCommand(), a.nodeShowCommand(), a.nodeAddCommand(), a.nodeRemoveCommand(),
-		a.nodeReplaceCommand(), a.nodeDrainCommand(), a.nodeUndrainCommand())
+		a.nodeReplaceCommand(), a.nodeDrainCommand(), a.nodeUndrainCommand(), a.nodeFenceCommand())
 }
 
 func (a *app) nodeListCommand() *cobra.Command {

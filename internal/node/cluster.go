@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	"blkd/fencing"
 	"blkd/internal/api"
 	"blkd/internal/cluster"
 	"blkd/internal/env"
@@ -33,6 +34,7 @@ type member struct {
 	health  *health.Server
 	mux     *mux // of the cluster address
 
+	fencer   *fencing.Fencer   // nil: no machine can be switched
 	replicas *replicas.Manager // nil: it is a witness
 	exports  *exports          // likewise
 	peers    peers
@@ -44,6 +46,9 @@ type member struct {
 func (n *Node) joinCluster(w World) error {
 	m := &member{node: n, health: health.NewServer()}
 	if err := m.loadCertificates(); err != nil {
+		return err
+	}
+	if err := m.loadFencing(w.Clock); err != nil {
 		return err
 	}
 	l, err := m.listen(w.Cluster)
@@ -64,6 +69,9 @@ func (n *Node) joinCluster(w World) error {
 	}
 	m.serve(l)
 	n.member = m
+	if m.fencer != nil {
+		n.serving.Go(m.fenceDead)
+	}
 	return nil
 }
 

@@ -42,6 +42,7 @@ type ClusterConfig struct {
 	TLSKey   string   `toml:"tls_key"`
 	TLSCA    string   `toml:"tls_ca"`
 	Insecure bool     `toml:"insecure"`
+	Fencing  string   `toml:"fencing"` // file with fencing.Config; empty: machines are not switched
 }
 
 // NBDConfig is the section [nbd].

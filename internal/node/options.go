@@ -46,6 +46,7 @@ var options = []option{
 	{key: "cluster.tls_cert", short: "tls-cert", usage: "instead: `FILE` with this node's certificate, PEM", bind: text(func(c *Config) *string { return &c.Cluster.TLSCert })},
 	{key: "cluster.tls_key", short: "tls-key", usage: "`FILE` with the certificate's private key, PEM", bind: text(func(c *Config) *string { return &c.Cluster.TLSKey })},
 	{key: "cluster.tls_ca", short: "tls-ca", usage: "`FILE` with the CA of the cluster, PEM", bind: text(func(c *Config) *string { return &c.Cluster.TLSCA })},
+	{key: "cluster.fencing", short: "fencing", usage: "`FILE` that says how machines are switched off through fence agents", bind: text(func(c *Config) *string { return &c.Cluster.Fencing })},
 	{key: "cluster.insecure", short: "insecure", usage: "speak plain text with other machines: whoever reaches the network controls the cluster", bind: boolean(func(c *Config) *bool { return &c.Cluster.Insecure })},
 
 	{key: "nbd.listen", short: "nbd", usage: "`ADDRESS` for NBD clients: HOST:PORT or unix:PATH; repeatable", bind: list(func(c *Config) *[]string { return &c.NBD.Listen })},

@@ -33,6 +33,7 @@ func (c *Config) validateAlone() error {
 		"cluster.address": c.Cluster.Address != "", "cluster.listen": c.Cluster.Listen != "", "cluster.witness": c.Cluster.Witness,
 		"cluster.labels": len(c.Cluster.Labels) > 0, "cluster.tls_dir": c.Cluster.TLSDir != "", "cluster.tls_cert": c.Cluster.TLSCert != "",
 		"cluster.tls_key": c.Cluster.TLSKey != "", "cluster.tls_ca": c.Cluster.TLSCA != "", "cluster.insecure": c.Cluster.Insecure,
+		"cluster.fencing": c.Cluster.Fencing != "",
 	}
 	for _, o := range options {
 		if set[o.key] {

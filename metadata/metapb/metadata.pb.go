@@ -361,6 +361,7 @@ type Command struct {
 	//	*Command_DrainNode
 	//	*Command_ReplaceNode
 	//	*Command_RemoveNode
+	//	*Command_FenceNode
 	//	*Command_CreateVolume
 	//	*Command_ResizeVolume
 	//	*Command_DeleteVolume
@@ -538,6 +539,15 @@ func (x *Command) GetRemoveNode() *RemoveNode {
 	return nil
 }
 
+func (x *Command) GetFenceNode() *FenceNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_FenceNode); ok {
+			return x.FenceNode
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetCreateVolume() *CreateVolume {
 	if x != nil {
 		if x, ok := x.Op.(*Command_CreateVolume); ok {
@@ -672,6 +682,10 @@ type Command_RemoveNode struct {
 	RemoveNode *RemoveNode `protobuf:"bytes,26,opt,name=remove_node,json=removeNode,proto3,oneof"`
 }
 
+type Command_FenceNode struct {
+	FenceNode *FenceNode `protobuf:"bytes,27,opt,name=fence_node,json=fenceNode,proto3,oneof"`
+}
+
 type Command_CreateVolume struct {
 	CreateVolume *CreateVolume `protobuf:"bytes,40,opt,name=create_volume,json=createVolume,proto3,oneof"`
 }
@@ -731,6 +745,8 @@ func (*Command_DrainNode) isCommand_Op() {}
 func (*Command_ReplaceNode) isCommand_Op() {}
 
 func (*Command_RemoveNode) isCommand_Op() {}
+
+func (*Command_FenceNode) isCommand_Op() {}
 
 func (*Command_CreateVolume) isCommand_Op() {}
 
@@ -1504,6 +1520,68 @@ func (x *ReplaceNode) GetAddress() string {
 	return ""
 }
 
+// FenceNode records what became of a request to switch a node's machine off or on.
+// Nothing is decided by it.
+type FenceNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Incarnation   uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // that was to be fenced
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FenceNode) Reset() {
+	*x = FenceNode{}
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FenceNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FenceNode) ProtoMessage() {}
+
+func (x *FenceNode) ProtoReflect() protoreflect.Message {
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FenceNode.ProtoReflect.Descriptor instead.
+func (*FenceNode) Descriptor() ([]byte, []int) {
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FenceNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FenceNode) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *FenceNode) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // RemoveNode forgets a node. Refused while it holds members of volumes or is
 // needed as a voter, unless forced.
 type RemoveNode struct {
@@ -1516,7 +1594,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[11]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1606,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[11]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1619,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{11}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RemoveNode) GetName() string {
@@ -1577,7 +1655,7 @@ type CreateVolume struct {
 
 func (x *CreateVolume) Reset() {
 	*x = CreateVolume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[12]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1667,7 @@ func (x *CreateVolume) String() string {
 func (*CreateVolume) ProtoMessage() {}
 
 func (x *CreateVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[12]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1680,7 @@ func (x *CreateVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolume.ProtoReflect.Descriptor instead.
 func (*CreateVolume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{12}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateVolume) GetName() string {
@@ -1686,7 +1764,7 @@ type ResizeVolume struct {
 
 func (x *ResizeVolume) Reset() {
 	*x = ResizeVolume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[13]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1776,7 @@ func (x *ResizeVolume) String() string {
 func (*ResizeVolume) ProtoMessage() {}
 
 func (x *ResizeVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[13]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1789,7 @@ func (x *ResizeVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolume.ProtoReflect.Descriptor instead.
 func (*ResizeVolume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{13}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResizeVolume) GetName() string {
@@ -1745,7 +1823,7 @@ type DeleteVolume struct {
 
 func (x *DeleteVolume) Reset() {
 	*x = DeleteVolume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[14]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1835,7 @@ func (x *DeleteVolume) String() string {
 func (*DeleteVolume) ProtoMessage() {}
 
 func (x *DeleteVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[14]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1848,7 @@ func (x *DeleteVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolume.ProtoReflect.Descriptor instead.
 func (*DeleteVolume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{14}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteVolume) GetName() string {
@@ -1804,7 +1882,7 @@ type ChangeVolume struct {
 
 func (x *ChangeVolume) Reset() {
 	*x = ChangeVolume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[15]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1894,7 @@ func (x *ChangeVolume) String() string {
 func (*ChangeVolume) ProtoMessage() {}
 
 func (x *ChangeVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[15]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1907,7 @@ func (x *ChangeVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolume.ProtoReflect.Descriptor instead.
 func (*ChangeVolume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{15}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChangeVolume) GetName() string {
@@ -1903,7 +1981,7 @@ type Promote struct {
 
 func (x *Promote) Reset() {
 	*x = Promote{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[16]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +1993,7 @@ func (x *Promote) String() string {
 func (*Promote) ProtoMessage() {}
 
 func (x *Promote) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[16]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2006,7 @@ func (x *Promote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promote.ProtoReflect.Descriptor instead.
 func (*Promote) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{16}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Promote) GetVolume() string {
@@ -1987,7 +2065,7 @@ type SetMembers struct {
 
 func (x *SetMembers) Reset() {
 	*x = SetMembers{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[17]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2077,7 @@ func (x *SetMembers) String() string {
 func (*SetMembers) ProtoMessage() {}
 
 func (x *SetMembers) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[17]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2090,7 @@ func (x *SetMembers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMembers.ProtoReflect.Descriptor instead.
 func (*SetMembers) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{17}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetMembers) GetVolume() string {
@@ -2064,7 +2142,7 @@ type Attach struct {
 
 func (x *Attach) Reset() {
 	*x = Attach{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[18]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2154,7 @@ func (x *Attach) String() string {
 func (*Attach) ProtoMessage() {}
 
 func (x *Attach) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[18]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2167,7 @@ func (x *Attach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attach.ProtoReflect.Descriptor instead.
 func (*Attach) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{18}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Attach) GetVolume() string {
@@ -2139,7 +2217,7 @@ type ReportMark struct {
 
 func (x *ReportMark) Reset() {
 	*x = ReportMark{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[19]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2229,7 @@ func (x *ReportMark) String() string {
 func (*ReportMark) ProtoMessage() {}
 
 func (x *ReportMark) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[19]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2242,7 @@ func (x *ReportMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportMark.ProtoReflect.Descriptor instead.
 func (*ReportMark) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{19}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReportMark) GetVolume() string {
@@ -2201,7 +2279,7 @@ type CertifyPromotion struct {
 
 func (x *CertifyPromotion) Reset() {
 	*x = CertifyPromotion{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2291,7 @@ func (x *CertifyPromotion) String() string {
 func (*CertifyPromotion) ProtoMessage() {}
 
 func (x *CertifyPromotion) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2304,7 @@ func (x *CertifyPromotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPromotion.ProtoReflect.Descriptor instead.
 func (*CertifyPromotion) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{20}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CertifyPromotion) GetVolume() string {
@@ -2267,7 +2345,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2357,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2370,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{21}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Recover) GetVolume() string {
@@ -2360,7 +2438,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2450,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2463,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{22}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Result) GetCode() Code {
@@ -2460,13 +2538,14 @@ type Node struct {
 	HeldUntil     int64                  `protobuf:"varint,19,opt,name=held_until,json=heldUntil,proto3" json:"held_until,omitempty"`
 	Registered    int64                  `protobuf:"varint,20,opt,name=registered,proto3" json:"registered,omitempty"`                         // Unix nanoseconds
 	KeepReplicas  bool                   `protobuf:"varint,21,opt,name=keep_replicas,json=keepReplicas,proto3" json:"keep_replicas,omitempty"` // drained, but its replicas stay
+	Fenced        string                 `protobuf:"bytes,22,opt,name=fenced,proto3" json:"fenced,omitempty"`                                  // what became of the last request to switch its machine since this run began; may be empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2557,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2570,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{23}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Node) GetName() string {
@@ -2641,6 +2720,13 @@ func (x *Node) GetKeepReplicas() bool {
 	return false
 }
 
+func (x *Node) GetFenced() string {
+	if x != nil {
+		return x.Fenced
+	}
+	return ""
+}
+
 type Layout struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          LayoutKind             `protobuf:"varint,1,opt,name=kind,proto3,enum=blkd.metadata.LayoutKind" json:"kind,omitempty"`
@@ -2653,7 +2739,7 @@ type Layout struct {
 
 func (x *Layout) Reset() {
 	*x = Layout{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2665,7 +2751,7 @@ func (x *Layout) String() string {
 func (*Layout) ProtoMessage() {}
 
 func (x *Layout) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2678,7 +2764,7 @@ func (x *Layout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layout.ProtoReflect.Descriptor instead.
 func (*Layout) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{24}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Layout) GetKind() LayoutKind {
@@ -2725,7 +2811,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2823,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2836,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{25}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Member) GetNode() string {
@@ -2813,7 +2899,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +2911,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +2924,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{26}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Attachment) GetHolder() string {
@@ -2866,7 +2952,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2878,7 +2964,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2891,7 +2977,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{27}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Mark) GetGeneration() uint64 {
@@ -2937,7 +3023,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3035,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3048,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{28}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Volume) GetId() uint64 {
@@ -3123,7 +3209,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3135,7 +3221,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3148,7 +3234,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{29}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HistoryEntry) GetGeneration() uint64 {
@@ -3228,7 +3314,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3326,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3339,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{30}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *History) GetVolume() uint64 {
@@ -3309,7 +3395,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3407,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3420,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{31}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -3412,7 +3498,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3424,7 +3510,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3437,7 +3523,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{32}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Change) GetField() string {
@@ -3475,7 +3561,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3573,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3586,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{33}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Plan) GetMembers() []*Member {
@@ -3549,7 +3635,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3647,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3660,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{34}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Applied) GetRequest() []byte {
@@ -3616,7 +3702,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3714,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3727,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{35}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *State) GetFormat() uint32 {
@@ -3776,7 +3862,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3874,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3887,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{36}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Identity) GetDisk() uint64 {
@@ -3894,7 +3980,7 @@ type Backup struct {
 
 func (x *Backup) Reset() {
 	*x = Backup{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +3992,7 @@ func (x *Backup) String() string {
 func (*Backup) ProtoMessage() {}
 
 func (x *Backup) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +4005,7 @@ func (x *Backup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backup.ProtoReflect.Descriptor instead.
 func (*Backup) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{37}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Backup) GetFormat() uint32 {
@@ -3954,7 +4040,7 @@ var File_metadata_metapb_metadata_proto protoreflect.FileDescriptor
 
 const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetadata/metapb/metadata.proto\x12\rblkd.metadata\x1a!metadata/metapb/certificate.proto\"\x82\v\n" +
+	"\x1emetadata/metapb/metadata.proto\x12\rblkd.metadata\x1a!metadata/metapb/certificate.proto\"\xbd\v\n" +
 	"\aCommand\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x12\n" +
@@ -3974,7 +4060,9 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"drain_node\x18\x18 \x01(\v2\x18.blkd.metadata.DrainNodeH\x00R\tdrainNode\x12?\n" +
 	"\freplace_node\x18\x19 \x01(\v2\x1a.blkd.metadata.ReplaceNodeH\x00R\vreplaceNode\x12<\n" +
 	"\vremove_node\x18\x1a \x01(\v2\x19.blkd.metadata.RemoveNodeH\x00R\n" +
-	"removeNode\x12B\n" +
+	"removeNode\x129\n" +
+	"\n" +
+	"fence_node\x18\x1b \x01(\v2\x18.blkd.metadata.FenceNodeH\x00R\tfenceNode\x12B\n" +
 	"\rcreate_volume\x18( \x01(\v2\x1b.blkd.metadata.CreateVolumeH\x00R\fcreateVolume\x12B\n" +
 	"\rresize_volume\x18) \x01(\v2\x1b.blkd.metadata.ResizeVolumeH\x00R\fresizeVolume\x12B\n" +
 	"\rdelete_volume\x18* \x01(\v2\x1b.blkd.metadata.DeleteVolumeH\x00R\fdeleteVolume\x12B\n" +
@@ -4054,7 +4142,11 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\rkeep_replicas\x18\x03 \x01(\bR\fkeepReplicas\";\n" +
 	"\vReplaceNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"6\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"U\n" +
+	"\tFenceNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"6\n" +
 	"\n" +
 	"RemoveNode\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -4156,7 +4248,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12'\n" +
 	"\x04node\x18\x05 \x01(\v2\x13.blkd.metadata.NodeR\x04node\x12-\n" +
 	"\x06volume\x18\x06 \x01(\v2\x15.blkd.metadata.VolumeR\x06volume\x12'\n" +
-	"\x04plan\x18\a \x01(\v2\x13.blkd.metadata.PlanR\x04plan\"\xbd\x05\n" +
+	"\x04plan\x18\a \x01(\v2\x13.blkd.metadata.PlanR\x04plan\"\xd5\x05\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x18\n" +
@@ -4186,7 +4278,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
 	"registered\x18\x14 \x01(\x03R\n" +
 	"registered\x12#\n" +
-	"\rkeep_replicas\x18\x15 \x01(\bR\fkeepReplicas\x1a9\n" +
+	"\rkeep_replicas\x18\x15 \x01(\bR\fkeepReplicas\x12\x16\n" +
+	"\x06fenced\x18\x16 \x01(\tR\x06fenced\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
@@ -4371,7 +4464,7 @@ func file_metadata_metapb_metadata_proto_rawDescGZIP() []byte {
 }
 
 var file_metadata_metapb_metadata_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_metadata_metapb_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_metadata_metapb_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_metadata_metapb_metadata_proto_goTypes = []any{
 	(Code)(0),                 // 0: blkd.metadata.Code
 	(Health)(0),               // 1: blkd.metadata.Health
@@ -4390,36 +4483,37 @@ var file_metadata_metapb_metadata_proto_goTypes = []any{
 	(*ObserveNode)(nil),       // 14: blkd.metadata.ObserveNode
 	(*DrainNode)(nil),         // 15: blkd.metadata.DrainNode
 	(*ReplaceNode)(nil),       // 16: blkd.metadata.ReplaceNode
-	(*RemoveNode)(nil),        // 17: blkd.metadata.RemoveNode
-	(*CreateVolume)(nil),      // 18: blkd.metadata.CreateVolume
-	(*ResizeVolume)(nil),      // 19: blkd.metadata.ResizeVolume
-	(*DeleteVolume)(nil),      // 20: blkd.metadata.DeleteVolume
-	(*ChangeVolume)(nil),      // 21: blkd.metadata.ChangeVolume
-	(*Promote)(nil),           // 22: blkd.metadata.Promote
-	(*SetMembers)(nil),        // 23: blkd.metadata.SetMembers
-	(*Attach)(nil),            // 24: blkd.metadata.Attach
-	(*ReportMark)(nil),        // 25: blkd.metadata.ReportMark
-	(*CertifyPromotion)(nil),  // 26: blkd.metadata.CertifyPromotion
-	(*Recover)(nil),           // 27: blkd.metadata.Recover
-	(*Result)(nil),            // 28: blkd.metadata.Result
-	(*Node)(nil),              // 29: blkd.metadata.Node
-	(*Layout)(nil),            // 30: blkd.metadata.Layout
-	(*Member)(nil),            // 31: blkd.metadata.Member
-	(*Attachment)(nil),        // 32: blkd.metadata.Attachment
-	(*Mark)(nil),              // 33: blkd.metadata.Mark
-	(*Volume)(nil),            // 34: blkd.metadata.Volume
-	(*HistoryEntry)(nil),      // 35: blkd.metadata.HistoryEntry
-	(*History)(nil),           // 36: blkd.metadata.History
-	(*Event)(nil),             // 37: blkd.metadata.Event
-	(*Change)(nil),            // 38: blkd.metadata.Change
-	(*Plan)(nil),              // 39: blkd.metadata.Plan
-	(*Applied)(nil),           // 40: blkd.metadata.Applied
-	(*State)(nil),             // 41: blkd.metadata.State
-	(*Identity)(nil),          // 42: blkd.metadata.Identity
-	(*Backup)(nil),            // 43: blkd.metadata.Backup
-	nil,                       // 44: blkd.metadata.RegisterNode.LabelsEntry
-	nil,                       // 45: blkd.metadata.Node.LabelsEntry
-	(*Certificate)(nil),       // 46: blkd.metadata.Certificate
+	(*FenceNode)(nil),         // 17: blkd.metadata.FenceNode
+	(*RemoveNode)(nil),        // 18: blkd.metadata.RemoveNode
+	(*CreateVolume)(nil),      // 19: blkd.metadata.CreateVolume
+	(*ResizeVolume)(nil),      // 20: blkd.metadata.ResizeVolume
+	(*DeleteVolume)(nil),      // 21: blkd.metadata.DeleteVolume
+	(*ChangeVolume)(nil),      // 22: blkd.metadata.ChangeVolume
+	(*Promote)(nil),           // 23: blkd.metadata.Promote
+	(*SetMembers)(nil),        // 24: blkd.metadata.SetMembers
+	(*Attach)(nil),            // 25: blkd.metadata.Attach
+	(*ReportMark)(nil),        // 26: blkd.metadata.ReportMark
+	(*CertifyPromotion)(nil),  // 27: blkd.metadata.CertifyPromotion
+	(*Recover)(nil),           // 28: blkd.metadata.Recover
+	(*Result)(nil),            // 29: blkd.metadata.Result
+	(*Node)(nil),              // 30: blkd.metadata.Node
+	(*Layout)(nil),            // 31: blkd.metadata.Layout
+	(*Member)(nil),            // 32: blkd.metadata.Member
+	(*Attachment)(nil),        // 33: blkd.metadata.Attachment
+	(*Mark)(nil),              // 34: blkd.metadata.Mark
+	(*Volume)(nil),            // 35: blkd.metadata.Volume
+	(*HistoryEntry)(nil),      // 36: blkd.metadata.HistoryEntry
+	(*History)(nil),           // 37: blkd.metadata.History
+	(*Event)(nil),             // 38: blkd.metadata.Event
+	(*Change)(nil),            // 39: blkd.metadata.Change
+	(*Plan)(nil),              // 40: blkd.metadata.Plan
+	(*Applied)(nil),           // 41: blkd.metadata.Applied
+	(*State)(nil),             // 42: blkd.metadata.State
+	(*Identity)(nil),          // 43: blkd.metadata.Identity
+	(*Backup)(nil),            // 44: blkd.metadata.Backup
+	nil,                       // 45: blkd.metadata.RegisterNode.LabelsEntry
+	nil,                       // 46: blkd.metadata.Node.LabelsEntry
+	(*Certificate)(nil),       // 47: blkd.metadata.Certificate
 }
 var file_metadata_metapb_metadata_proto_depIdxs = []int32{
 	7,  // 0: blkd.metadata.Command.found_cluster:type_name -> blkd.metadata.FoundCluster
@@ -4431,58 +4525,59 @@ var file_metadata_metapb_metadata_proto_depIdxs = []int32{
 	14, // 6: blkd.metadata.Command.observe_node:type_name -> blkd.metadata.ObserveNode
 	15, // 7: blkd.metadata.Command.drain_node:type_name -> blkd.metadata.DrainNode
 	16, // 8: blkd.metadata.Command.replace_node:type_name -> blkd.metadata.ReplaceNode
-	17, // 9: blkd.metadata.Command.remove_node:type_name -> blkd.metadata.RemoveNode
-	18, // 10: blkd.metadata.Command.create_volume:type_name -> blkd.metadata.CreateVolume
-	19, // 11: blkd.metadata.Command.resize_volume:type_name -> blkd.metadata.ResizeVolume
-	20, // 12: blkd.metadata.Command.delete_volume:type_name -> blkd.metadata.DeleteVolume
-	21, // 13: blkd.metadata.Command.change_volume:type_name -> blkd.metadata.ChangeVolume
-	22, // 14: blkd.metadata.Command.promote:type_name -> blkd.metadata.Promote
-	23, // 15: blkd.metadata.Command.set_members:type_name -> blkd.metadata.SetMembers
-	24, // 16: blkd.metadata.Command.attach:type_name -> blkd.metadata.Attach
-	25, // 17: blkd.metadata.Command.report_mark:type_name -> blkd.metadata.ReportMark
-	27, // 18: blkd.metadata.Command.recover:type_name -> blkd.metadata.Recover
-	26, // 19: blkd.metadata.Command.certify_promotion:type_name -> blkd.metadata.CertifyPromotion
-	8,  // 20: blkd.metadata.FoundCluster.founders:type_name -> blkd.metadata.Founder
-	8,  // 21: blkd.metadata.RestoreCluster.founders:type_name -> blkd.metadata.Founder
-	44, // 22: blkd.metadata.RegisterNode.labels:type_name -> blkd.metadata.RegisterNode.LabelsEntry
-	1,  // 23: blkd.metadata.ObserveNode.health:type_name -> blkd.metadata.Health
-	30, // 24: blkd.metadata.CreateVolume.layout:type_name -> blkd.metadata.Layout
-	3,  // 25: blkd.metadata.CreateVolume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 26: blkd.metadata.CreateVolume.durability:type_name -> blkd.metadata.Durability
-	3,  // 27: blkd.metadata.ChangeVolume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 28: blkd.metadata.ChangeVolume.durability:type_name -> blkd.metadata.Durability
-	31, // 29: blkd.metadata.SetMembers.members:type_name -> blkd.metadata.Member
-	46, // 30: blkd.metadata.CertifyPromotion.certificate:type_name -> blkd.metadata.Certificate
-	31, // 31: blkd.metadata.Recover.members:type_name -> blkd.metadata.Member
-	0,  // 32: blkd.metadata.Result.code:type_name -> blkd.metadata.Code
-	29, // 33: blkd.metadata.Result.node:type_name -> blkd.metadata.Node
-	34, // 34: blkd.metadata.Result.volume:type_name -> blkd.metadata.Volume
-	39, // 35: blkd.metadata.Result.plan:type_name -> blkd.metadata.Plan
-	45, // 36: blkd.metadata.Node.labels:type_name -> blkd.metadata.Node.LabelsEntry
-	1,  // 37: blkd.metadata.Node.health:type_name -> blkd.metadata.Health
-	2,  // 38: blkd.metadata.Layout.kind:type_name -> blkd.metadata.LayoutKind
-	5,  // 39: blkd.metadata.Member.state:type_name -> blkd.metadata.ReplicaState
-	30, // 40: blkd.metadata.Volume.layout:type_name -> blkd.metadata.Layout
-	3,  // 41: blkd.metadata.Volume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 42: blkd.metadata.Volume.durability:type_name -> blkd.metadata.Durability
-	31, // 43: blkd.metadata.Volume.members:type_name -> blkd.metadata.Member
-	32, // 44: blkd.metadata.Volume.attachment:type_name -> blkd.metadata.Attachment
-	33, // 45: blkd.metadata.Volume.mark:type_name -> blkd.metadata.Mark
-	46, // 46: blkd.metadata.HistoryEntry.certificate:type_name -> blkd.metadata.Certificate
-	35, // 47: blkd.metadata.History.entries:type_name -> blkd.metadata.HistoryEntry
-	38, // 48: blkd.metadata.Event.changes:type_name -> blkd.metadata.Change
-	31, // 49: blkd.metadata.Plan.members:type_name -> blkd.metadata.Member
-	29, // 50: blkd.metadata.State.nodes:type_name -> blkd.metadata.Node
-	34, // 51: blkd.metadata.State.volumes:type_name -> blkd.metadata.Volume
-	36, // 52: blkd.metadata.State.histories:type_name -> blkd.metadata.History
-	37, // 53: blkd.metadata.State.events:type_name -> blkd.metadata.Event
-	40, // 54: blkd.metadata.State.applied:type_name -> blkd.metadata.Applied
-	41, // 55: blkd.metadata.Backup.state:type_name -> blkd.metadata.State
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	18, // 9: blkd.metadata.Command.remove_node:type_name -> blkd.metadata.RemoveNode
+	17, // 10: blkd.metadata.Command.fence_node:type_name -> blkd.metadata.FenceNode
+	19, // 11: blkd.metadata.Command.create_volume:type_name -> blkd.metadata.CreateVolume
+	20, // 12: blkd.metadata.Command.resize_volume:type_name -> blkd.metadata.ResizeVolume
+	21, // 13: blkd.metadata.Command.delete_volume:type_name -> blkd.metadata.DeleteVolume
+	22, // 14: blkd.metadata.Command.change_volume:type_name -> blkd.metadata.ChangeVolume
+	23, // 15: blkd.metadata.Command.promote:type_name -> blkd.metadata.Promote
+	24, // 16: blkd.metadata.Command.set_members:type_name -> blkd.metadata.SetMembers
+	25, // 17: blkd.metadata.Command.attach:type_name -> blkd.metadata.Attach
+	26, // 18: blkd.metadata.Command.report_mark:type_name -> blkd.metadata.ReportMark
+	28, // 19: blkd.metadata.Command.recover:type_name -> blkd.metadata.Recover
+	27, // 20: blkd.metadata.Command.certify_promotion:type_name -> blkd.metadata.CertifyPromotion
+	8,  // 21: blkd.metadata.FoundCluster.founders:type_name -> blkd.metadata.Founder
+	8,  // 22: blkd.metadata.RestoreCluster.founders:type_name -> blkd.metadata.Founder
+	45, // 23: blkd.metadata.RegisterNode.labels:type_name -> blkd.metadata.RegisterNode.LabelsEntry
+	1,  // 24: blkd.metadata.ObserveNode.health:type_name -> blkd.metadata.Health
+	31, // 25: blkd.metadata.CreateVolume.layout:type_name -> blkd.metadata.Layout
+	3,  // 26: blkd.metadata.CreateVolume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 27: blkd.metadata.CreateVolume.durability:type_name -> blkd.metadata.Durability
+	3,  // 28: blkd.metadata.ChangeVolume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 29: blkd.metadata.ChangeVolume.durability:type_name -> blkd.metadata.Durability
+	32, // 30: blkd.metadata.SetMembers.members:type_name -> blkd.metadata.Member
+	47, // 31: blkd.metadata.CertifyPromotion.certificate:type_name -> blkd.metadata.Certificate
+	32, // 32: blkd.metadata.Recover.members:type_name -> blkd.metadata.Member
+	0,  // 33: blkd.metadata.Result.code:type_name -> blkd.metadata.Code
+	30, // 34: blkd.metadata.Result.node:type_name -> blkd.metadata.Node
+	35, // 35: blkd.metadata.Result.volume:type_name -> blkd.metadata.Volume
+	40, // 36: blkd.metadata.Result.plan:type_name -> blkd.metadata.Plan
+	46, // 37: blkd.metadata.Node.labels:type_name -> blkd.metadata.Node.LabelsEntry
+	1,  // 38: blkd.metadata.Node.health:type_name -> blkd.metadata.Health
+	2,  // 39: blkd.metadata.Layout.kind:type_name -> blkd.metadata.LayoutKind
+	5,  // 40: blkd.metadata.Member.state:type_name -> blkd.metadata.ReplicaState
+	31, // 41: blkd.metadata.Volume.layout:type_name -> blkd.metadata.Layout
+	3,  // 42: blkd.metadata.Volume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 43: blkd.metadata.Volume.durability:type_name -> blkd.metadata.Durability
+	32, // 44: blkd.metadata.Volume.members:type_name -> blkd.metadata.Member
+	33, // 45: blkd.metadata.Volume.attachment:type_name -> blkd.metadata.Attachment
+	34, // 46: blkd.metadata.Volume.mark:type_name -> blkd.metadata.Mark
+	47, // 47: blkd.metadata.HistoryEntry.certificate:type_name -> blkd.metadata.Certificate
+	36, // 48: blkd.metadata.History.entries:type_name -> blkd.metadata.HistoryEntry
+	39, // 49: blkd.metadata.Event.changes:type_name -> blkd.metadata.Change
+	32, // 50: blkd.metadata.Plan.members:type_name -> blkd.metadata.Member
+	30, // 51: blkd.metadata.State.nodes:type_name -> blkd.metadata.Node
+	35, // 52: blkd.metadata.State.volumes:type_name -> blkd.metadata.Volume
+	37, // 53: blkd.metadata.State.histories:type_name -> blkd.metadata.History
+	38, // 54: blkd.metadata.State.events:type_name -> blkd.metadata.Event
+	41, // 55: blkd.metadata.State.applied:type_name -> blkd.metadata.Applied
+	42, // 56: blkd.metadata.Backup.state:type_name -> blkd.metadata.State
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_metadata_metapb_metadata_proto_init() }
@@ -4502,6 +4597,7 @@ func file_metadata_metapb_metadata_proto_init() {
 		(*Command_DrainNode)(nil),
 		(*Command_ReplaceNode)(nil),
 		(*Command_RemoveNode)(nil),
+		(*Command_FenceNode)(nil),
 		(*Command_CreateVolume)(nil),
 		(*Command_ResizeVolume)(nil),
 		(*Command_DeleteVolume)(nil),
@@ -4513,14 +4609,14 @@ func file_metadata_metapb_metadata_proto_init() {
 		(*Command_Recover)(nil),
 		(*Command_CertifyPromotion)(nil),
 	}
-	file_metadata_metapb_metadata_proto_msgTypes[15].OneofWrappers = []any{}
+	file_metadata_metapb_metadata_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metadata_metapb_metadata_proto_rawDesc), len(file_metadata_metapb_metadata_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
