@@ -8,9 +8,23 @@ import (
 // holderLimit is the length of a holder's name in bytes.
 const holderLimit = 255
 
+// sameClient tells whether two holders are one client: what the earlier session of
+// it has sent is dropped, and not refused for ever.
+func sameClient(a, b string) bool { return a == b || metapb.IsClients(a) && metapb.IsClients(b) }
+
+// attachedBy is the client that has attached a volume; empty: none has, and those that
+// know nothing of attachments may use it.
+func attachedBy(v *metapb.Volume) string {
+	if metapb.IsClients(v.Attachment.Holder) {
+		return ""
+	}
+	return v.Attachment.Holder
+}
+
 // attach names the client that may write (S10). The attachment number rises
 // whenever what was sent under the one before must not be executed any more: for
-// another holder, and for a takeover, even one from itself.
+// another holder, when one leaves, and for a takeover, even one from itself, which
+// begins a new session of the same client.
 func (a *apply) attach(c *metapb.Attach) (*metapb.Result, *Refusal) {
 	v, no := a.compare(c.Volume, c.Generation, c.Number)
 	if no != nil {
@@ -27,20 +41,30 @@ func (a *apply) attach(c *metapb.Attach) (*metapb.Result, *Refusal) {
 	case c.Holder == now && !c.Takeover:
 		return &metapb.Result{Volume: v}, nil
 	case c.Holder == "":
-		return a.editVolume(v, "detached "+now, func(v *metapb.Volume) { v.Attachment.Holder = "" }), nil
+		return a.editVolume(v, "detached "+now, func(v *metapb.Volume) { holdBy(v, "") }), nil
 	case now != "" && !c.Takeover:
 		return nil, refused("volume %s is attached by %s", v.Name, now).advise("detach it there, or take it over")
 	}
 	what := "attached by " + c.Holder
-	if c.Takeover {
-		what = "taken over by " + c.Holder + " from " + orNobody(now)
+	switch {
+	case c.Holder == now:
+		what = "new session of " + now
+	case c.Takeover && now != "":
+		what = "taken over by " + c.Holder + " from " + now
 	}
-	return a.editVolume(v, what, func(v *metapb.Volume) {
-		v.Attachment.Holder = c.Holder
-		if !mutant.On(mutant.StateQuietTakeover) {
-			v.Attachment.Number++
-		}
-	}), nil
+	return a.editVolume(v, what, func(v *metapb.Volume) { holdBy(v, c.Holder) }), nil
+}
+
+// holdBy gives a volume to a holder, which begins a session.
+func holdBy(v *metapb.Volume, holder string) {
+	before := v.Attachment.Holder
+	v.Attachment.Holder = holder
+	if !mutant.On(mutant.StateQuietTakeover) {
+		v.Attachment.Number++
+	}
+	if before == "" || !sameClient(before, holder) {
+		v.Attachment.Since = v.Attachment.Number
+	}
 }
 
 // reportMark raises the committed frontier. It is no change of the record: it

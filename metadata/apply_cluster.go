@@ -164,7 +164,7 @@ func (a *apply) restoreVolume(old *metapb.Volume, lift uint64) {
 		v.Lineage = a.newLineage(v)
 		v.Generation, v.Number = old.Generation+lift, old.Number+lift
 		v.Primary, v.PrimaryIncarnation = "", 0
-		v.Attachment = &metapb.Attachment{Number: old.Attachment.Number + lift}
+		v.Attachment = nobody(old.Attachment.Number + lift)
 		for _, m := range v.Members {
 			forgetMember(m)
 		}

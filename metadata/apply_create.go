@@ -47,7 +47,7 @@ func newVolume(c *metapb.CreateVolume) (*metapb.Volume, *Refusal) {
 		Name: c.Name, SizeBytes: c.SizeBytes, BlockBytes: c.BlockBytes, Layout: c.Layout, Ack: c.Ack,
 		MinCopies: c.MinCopies, Durability: c.Durability, Shared: c.Shared,
 		ManualFailover: c.ManualFailover,
-		Generation:     1, Number: 1, Attachment: &metapb.Attachment{}, Mark: &metapb.Mark{},
+		Generation:     1, Number: 1, Attachment: nobody(1), Mark: &metapb.Mark{},
 	}
 	if no := checkShape(v); no != nil {
 		return nil, no

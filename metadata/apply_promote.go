@@ -96,8 +96,13 @@ func (a *apply) forcePromote(v *metapb.Volume, i int) (*metapb.Result, *Refusal)
 // cutOff is for a log that may lack what was acknowledged: whoever was attached is
 // no longer, for ever (S10), and the mark begins anew.
 func cutOff(v *metapb.Volume) {
-	v.Attachment = &metapb.Attachment{Number: v.Attachment.Number + 1}
+	v.Attachment = nobody(v.Attachment.Number + 1)
 	v.Mark = &metapb.Mark{Generation: v.Generation}
+}
+
+// nobody is the attachment of a volume from which every client was taken.
+func nobody(number uint64) *metapb.Attachment {
+	return &metapb.Attachment{Number: number, Since: number}
 }
 
 // soundNames lists the members that can be promoted, for people.

@@ -34,7 +34,7 @@ func (a *apply) deleteVolume(c *metapb.DeleteVolume) (*metapb.Result, *Refusal) 
 	if no != nil {
 		return nil, no
 	}
-	if holder := v.Attachment.Holder; holder != "" && !c.Force {
+	if holder := attachedBy(v); holder != "" && !c.Force {
 		return nil, refused("volume %s is attached by %s", v.Name, holder).advise("detach it there first, or add --force")
 	}
 	last := proto.CloneOf(v)
@@ -72,7 +72,7 @@ func (a *apply) changeVolume(c *metapb.ChangeVolume) (*metapb.Result, *Refusal) 
 	}
 	if c.Shared != nil && *c.Shared != v.Shared {
 		next.Shared = *c.Shared
-		next.Attachment.Number++ // who came in under the other rule has to attach anew
+		next.Attachment = nobody(v.Attachment.Number + 1) // who came in under the other rule has to attach anew
 		set("shared", fmt.Sprint(v.Shared), fmt.Sprint(*c.Shared))
 	}
 	if c.ManualFailover != nil && *c.ManualFailover != v.ManualFailover {
@@ -99,8 +99,8 @@ func (a *apply) checkChange(v, next *metapb.Volume) *Refusal {
 		return refused("volume %s has members %s: too few for ack %s with min-copies %d", v.Name, membersText(v.Members), metapb.AckWord(next.Ack), next.MinCopies).
 			advise("wait until more members are UpToDate: blkctl wait %s --for=uptodate", v.Name)
 	}
-	if next.Shared != v.Shared && v.Attachment.Holder != "" {
-		return refused("volume %s is attached by %s", v.Name, v.Attachment.Holder).advise("detach it there first")
+	if holder := attachedBy(v); next.Shared != v.Shared && holder != "" {
+		return refused("volume %s is attached by %s", v.Name, holder).advise("detach it there first")
 	}
 	return nil
 }

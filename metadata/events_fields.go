@@ -148,6 +148,7 @@ func volumeFields(v *metapb.Volume) []field {
 	}
 	l.text("attachment.holder", v.Attachment.GetHolder())
 	l.counter("attachment.number", v.Attachment.GetNumber())
+	l.counter("attachment.since", v.Attachment.GetSince())
 	l.number("created", v.Created)
 	if v.Served != 0 {
 		l.counter("served", v.Served)

@@ -48,6 +48,8 @@ func checkVolume(s *State, v *metapb.Volume) error {
 		return fmt.Errorf("volume %s has no lineage, generation or number", v.Name)
 	case v.Attachment == nil || v.Mark == nil:
 		return fmt.Errorf("volume %s has no attachment or mark", v.Name)
+	case v.Attachment.Since > v.Attachment.Number:
+		return fmt.Errorf("volume %s has attachment %d since %d", v.Name, v.Attachment.Number, v.Attachment.Since)
 	case v.Mark.Generation > v.Generation:
 		return fmt.Errorf("volume %s is at generation %d, but its mark at %d", v.Name, v.Generation, v.Mark.Generation)
 	}
@@ -107,6 +109,8 @@ func checkStep(old, now *metapb.Volume) error {
 		return fmt.Errorf("volume %s: number went from %d to %d", now.Name, old.Number, now.Number)
 	case now.Attachment.Number < old.Attachment.Number:
 		return fmt.Errorf("volume %s: attachment number fell from %d to %d", now.Name, old.Attachment.Number, now.Attachment.Number)
+	case now.Attachment.Since < old.Attachment.Since:
+		return fmt.Errorf("volume %s: attachments of %d to %d are not fenced any more", now.Name, now.Attachment.Since, old.Attachment.Since)
 	}
 	if now.Generation == old.Generation {
 		if now.Primary != old.Primary || now.PrimaryIncarnation != old.PrimaryIncarnation || now.Lineage != old.Lineage {

@@ -208,8 +208,11 @@ func checkAnswer(old, now *State, c *metapb.Command, r *metapb.Result) error {
 	case *metapb.Command_Attach:
 		a, b := old.Volume(op.Attach.Volume).Attachment, r.Volume.Attachment
 		raised := b.Number == a.Number+1
-		if must := op.Attach.Holder != "" && (op.Attach.Takeover || a.Holder != b.Holder); raised != must || b.Number < a.Number {
+		if must := op.Attach.Takeover || a.Holder != b.Holder; raised != must || b.Number < a.Number {
 			return fmt.Errorf("attachment %v became %v", a, b)
+		}
+		if fenced := b.Since == b.Number; raised && fenced != (a.Holder != b.Holder || a.Holder == "") {
+			return fmt.Errorf("attachment %v became %v: who is fenced?", a, b)
 		}
 	case *metapb.Command_RegisterNode:
 		return checkRegistered(old, now, op.RegisterNode)

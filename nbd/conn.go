@@ -62,7 +62,7 @@ type conn struct {
 
 func newConn(s *Server, h *handshake) *conn {
 	c := &conn{
-		srv: s, export: h.export, dev: h.export.Device, mode: h.agreed.mode, allocation: h.agreed.allocation,
+		srv: s, export: h.export, dev: h.dev, mode: h.agreed.mode, allocation: h.agreed.allocation,
 		readOnly: h.export.ReadOnly, readMax: chunkSize, wake: make(chan struct{}, 1), quit: make(chan struct{}),
 		memory: account{conn: newBudget(s.opts.MaxConnectionBytes), server: s.memory},
 	}
@@ -70,12 +70,17 @@ func newConn(s *Server, h *handshake) *conn {
 	c.reply.init()
 	c.in, c.out = getBuffer(chunkClass), getBuffer(chunkClass)
 	c.end = copy(c.in.data, h.in) // never more than a read of the handshake holds
+	h.line.carry(c)
 	return c
 }
+
+// release closes the device, if it is this connection's own.
+func (c *conn) release() { c.export.release(c.dev) }
 
 // serve runs the transmission phase and closes the connection. The error says how
 // the client broke the rules; nil means an orderly end, or one that we wanted.
 func (c *conn) serve() error {
+	defer c.release()
 	defer c.sock.Close()
 	if !c.export.add(c) {
 		return nil

@@ -19,6 +19,44 @@ type Export struct {
 	// device answers ErrClosed. The kernel's client turns any error into EIO,
 	// but stalls and lets itself be reconnected when the socket closes.
 	HangUp bool
+	// Open, if set, makes the device of each connection, which is closed when the
+	// connection has ended and its requests are done. Device then only tells the
+	// size. A client may add parameters to the export's name, behind a semicolon.
+	// The text of an error reaches clients that can be told.
+	Open func(Opening) (blockdev.Device, error)
+}
+
+// Opening is a client's wish to use an export.
+type Opening struct {
+	Parameters string // "a=1;b=2" of "NAME;a=1;b=2"; may be empty
+	// HangUp closes the connection, now or later. It waits for nothing.
+	HangUp func()
+}
+
+// line lets others end a connection from its handshake on.
+type line struct {
+	mu   sync.Mutex
+	conn *conn
+	cut  bool
+}
+
+func (l *line) hangUp() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	if l.conn != nil {
+		l.conn.hangUp()
+	}
+}
+
+// carry says which connection the line is.
+func (l *line) carry(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn = c
+	if l.cut {
+		c.hangUp()
+	}
 }
 
 // validate reports why an export cannot be served.
@@ -44,11 +82,11 @@ type exportState struct {
 	gone bool // removed: no connection may be added
 }
 
-// flags are the transmission flags.
-func (e *exportState) flags(mode replyMode) uint16 {
+// flags are the transmission flags of a device of the export.
+func (e *exportState) flags(mode replyMode, dev blockdev.Device) uint16 {
 	f := flagHasFlags | flagSendFlush | flagSendFUA | flagSendTrim | flagSendWriteZeroes |
 		flagCanMultiConn | flagSendCache | flagSendFastZero
-	if e.ReadOnly || e.Device.ReadOnly() {
+	if e.ReadOnly || dev.ReadOnly() {
 		f |= flagReadOnly
 	}
 	if mode != modeSimple {
@@ -58,6 +96,13 @@ func (e *exportState) flags(mode replyMode) uint16 {
 		f |= flagBlockStatusFilter
 	}
 	return f
+}
+
+// release closes a device that was made for one connection.
+func (e *exportState) release(dev blockdev.Device) {
+	if e.Open != nil {
+		dev.Close()
+	}
 }
 
 // add registers a connection, unless the export is gone.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"blkd/blockdev"
 	"blkd/internal/socket"
 )
 
@@ -33,6 +34,8 @@ type handshake struct {
 	// What options have agreed on; STARTTLS forgets it.
 	agreed agreement
 	export *exportState // set when negotiation is over
+	dev    blockdev.Device
+	line   line
 }
 
 // agreement is what negotiation decides about the transmission phase.
@@ -50,14 +53,17 @@ func (s *Server) negotiate(nc net.Conn) (*conn, error) {
 	}
 	h := &handshake{srv: s, nc: nc, in: make([]byte, 0, 512)}
 	err := h.run()
+	if err == nil {
+		err = nc.SetDeadline(time.Time{})
+	}
+	if err != nil && h.dev != nil {
+		h.export.release(h.dev)
+	}
 	switch {
 	case errors.Is(err, errAbort), errors.Is(err, io.EOF), isGone(err):
 		return nil, nil // gave up, between messages
 	case err != nil:
 		return nil, fmt.Errorf("handshake: %w", err)
-	}
-	if err := nc.SetDeadline(time.Time{}); err != nil {
-		return nil, fmt.Errorf("handshake: clear deadline: %w", err)
 	}
 	return newConn(s, h), nil
 }

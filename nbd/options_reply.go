@@ -2,6 +2,8 @@ package nbd
 
 import (
 	"fmt"
+
+	"blkd/blockdev"
 )
 
 // reply queues a reply to an option.
@@ -52,22 +54,34 @@ func (h *handshake) answer(option uint32, data []byte) error {
 
 // exportName is the old way to choose an export; it cannot report an error.
 func (h *handshake) exportName(name string) error {
-	e := h.srv.find(name)
+	e, parameters := h.srv.find(name)
 	if e == nil {
 		return fmt.Errorf("EXPORT_NAME for %.64q, which does not exist", name)
 	}
-	h.out = be.AppendUint64(h.out, uint64(e.Device.Size()))
-	h.out = be.AppendUint16(h.out, e.flags(h.agreed.mode))
+	dev, err := h.open(e, parameters)
+	if err != nil {
+		return fmt.Errorf("EXPORT_NAME for %.64q: %w", name, err)
+	}
+	h.out = be.AppendUint64(h.out, uint64(dev.Size()))
+	h.out = be.AppendUint16(h.out, e.flags(h.agreed.mode, dev))
 	if !h.noZeroes {
 		h.out = append(h.out, make([]byte, 124)...)
 	}
-	h.enter(e, name)
+	h.enter(e, dev, name)
 	return nil
 }
 
+// open makes the device of this connection.
+func (h *handshake) open(e *exportState, parameters string) (blockdev.Device, error) {
+	if e.Open == nil {
+		return e.Device, nil
+	}
+	return e.Open(Opening{Parameters: parameters, HangUp: h.line.hangUp})
+}
+
 // enter ends the negotiation with a chosen export.
-func (h *handshake) enter(e *exportState, name string) {
-	h.export = e
+func (h *handshake) enter(e *exportState, dev blockdev.Device, name string) {
+	h.export, h.dev = e, dev
 	h.agreed.allocation = h.agreed.allocation && h.agreed.contextExport == name
 }
 
@@ -127,14 +141,22 @@ func (h *handshake) info(option uint32, data []byte) {
 		h.refuse(option, repErrInvalid, "malformed request for information: the lengths inside do not add up to %d bytes", len(data))
 		return
 	}
-	e := h.srv.find(name)
+	e, parameters := h.srv.find(name)
 	if e == nil {
 		h.refuse(option, repErrUnknown, "no export is named %.256q; ask for the list", name)
 		return
 	}
+	dev := e.Device
+	if option == optGo {
+		var err error
+		if dev, err = h.open(e, parameters); err != nil {
+			h.refuse(option, repErrPolicy, "%v", err)
+			return
+		}
+	}
 	p := be.AppendUint16(nil, infoExport)
-	p = be.AppendUint64(p, uint64(e.Device.Size()))
-	h.reply(option, repInfo, be.AppendUint16(p, e.flags(h.agreed.mode)))
+	p = be.AppendUint64(p, uint64(dev.Size()))
+	h.reply(option, repInfo, be.AppendUint16(p, e.flags(h.agreed.mode, dev)))
 	p = be.AppendUint16(nil, infoBlockSize)
 	p = be.AppendUint32(p, 1)
 	p = be.AppendUint32(p, preferredBlock)
@@ -147,7 +169,7 @@ func (h *handshake) info(option uint32, data []byte) {
 	}
 	h.reply(option, repAck, nil)
 	if option == optGo {
-		h.enter(e, name)
+		h.enter(e, dev, name)
 	}
 }
 
@@ -171,7 +193,8 @@ func (h *handshake) metaContext(option uint32, data []byte) {
 	case h.agreed.mode == modeSimple:
 		h.refuse(option, repErrInvalid, "metadata needs structured replies; negotiate them first")
 		return
-	case h.srv.find(name) == nil:
+	}
+	if e, _ := h.srv.find(name); e == nil {
 		h.refuse(option, repErrUnknown, "no export is named %.256q; ask for the list", name)
 		return
 	}

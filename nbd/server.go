@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,27 +77,34 @@ func (s *Server) RemoveExport(name string) bool {
 	return old != nil
 }
 
-// find returns the export of a name, nil if there is none. The empty name is the
-// default export: the only one there is.
-func (s *Server) find(name string) *exportState {
-	e := s.known(name)
+// find returns the export of a name, nil if there is none, and the parameters that the
+// name ends with. The empty name is the default export: the only one there is.
+func (s *Server) find(name string) (*exportState, string) {
+	e, parameters := s.known(name)
 	if e == nil && s.opts.Find != nil {
-		s.opts.Find(name)
-		e = s.known(name)
+		base, _, _ := strings.Cut(name, ";")
+		s.opts.Find(base)
+		e, parameters = s.known(name)
 	}
-	return e
+	return e, parameters
 }
 
-func (s *Server) known(name string) *exportState {
+func (s *Server) known(name string) (*exportState, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.exports[name]; e != nil || name != "" || len(s.exports) != 1 {
-		return e
+	if e := s.exports[name]; e != nil {
+		return e, ""
 	}
-	for _, e := range s.exports {
-		return e
+	name, parameters, given := strings.Cut(name, ";")
+	e := s.exports[name]
+	if name == "" && len(s.exports) == 1 {
+		for _, e = range s.exports {
+		}
 	}
-	return nil
+	if e != nil && given && e.Open == nil {
+		return nil, ""
+	}
+	return e, parameters
 }
 
 // list returns the exports in the order of their names.
@@ -196,6 +204,7 @@ func (s *Server) serveConn(nc net.Conn) {
 	if err == nil && c != nil {
 		switch {
 		case s.closing:
+			c.release()
 			c = nil
 		case len(s.conns) >= s.opts.MaxConnections:
 			err = fmt.Errorf("%d connections are open already (Options.MaxConnections)", len(s.conns))
@@ -205,6 +214,9 @@ func (s *Server) serveConn(nc net.Conn) {
 	}
 	s.mu.Unlock()
 	if err != nil {
+		if c != nil {
+			c.release()
+		}
 		s.refuse(nc, nil, err)
 		return
 	}

@@ -69,8 +69,8 @@ func (c *Core) admit(batch []*Request) {
 	_, last := c.disk.Last()
 	for _, r := range batch {
 		switch {
-		case r.Attachment != 0 && r.Attachment < c.p.base.Attachment && !mutant.On(mutant.ReplicaLateFence):
-			c.finish(r, ErrFenced)
+		case c.superseded(r) && !mutant.On(mutant.ReplicaLateFence):
+			c.refuse(r)
 		case r.Attachment > c.p.base.Attachment || r.Attachment != 0 && c.p.commit < c.p.fence:
 			c.park(r) // until the record is known here, and nothing of the earlier client is under way
 		case r.Op == blockdev.OpFlush:
@@ -92,6 +92,27 @@ func (c *Core) admit(batch []*Request) {
 		c.mem.entries = append(c.mem.entries, entries...)
 		c.appendEntries(entries)
 	}
+}
+
+// superseded tells whether a request is of a session that has ended (S10): of another
+// client than the one that holds the volume, or of an earlier session of it (I15).
+func (c *Core) superseded(r *Request) bool {
+	ended := c.p.base.Attachment
+	if mutant.On(mutant.ReplicaOldSession) {
+		ended = c.p.base.Fenced
+	}
+	return r.Attachment != 0 && r.Attachment < ended
+}
+
+// refuse answers a request of a session that has ended. A client that has lost the
+// volume is told so. The one that holds it has asked again in its new session, and
+// is told nothing: an error of the old one would reach the application.
+func (c *Core) refuse(r *Request) {
+	if r.Attachment < c.p.base.Fenced || mutant.On(mutant.ReplicaFenceSession) {
+		c.finish(r, ErrFenced)
+		return
+	}
+	c.finish(r, ErrMoved)
 }
 
 // span is the blocks that a request touches.
@@ -254,8 +275,8 @@ func (c *Core) modify(r *Request) {
 func (c *Core) modified(f *flight, head, tail []byte) {
 	c.unlock(f)
 	r := f.req
-	if r.Attachment != 0 && r.Attachment < c.p.base.Attachment && !mutant.On(mutant.ReplicaFenceModify) {
-		c.finish(r, ErrFenced)
+	if c.superseded(r) && !mutant.On(mutant.ReplicaFenceModify) {
+		c.refuse(r)
 		return
 	}
 	var entries []blockdev.Entry

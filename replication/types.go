@@ -80,7 +80,8 @@ type Record struct {
 	Policy             Policy
 	MinCopies          int
 	Durability         Durability
-	Attachment         uint64
+	Attachment         uint64 // of the session whose requests act
+	Fenced             uint64 // below: of clients that have lost the volume; at most Attachment
 	Mark               Mark
 }
 

@@ -336,16 +336,35 @@ func (v *Volume) propose(p Proposal) {
 	})
 }
 
+// weight is what a request takes of the log, in bytes: of one that carries no data,
+// not more than the blocks at its edges.
+func weight(r *blockdev.Request) int64 {
+	switch {
+	case r.Op == blockdev.OpWrite:
+		return r.Len
+	case r.Op.Mutates():
+		return 2 * blockSize
+	}
+	return 0
+}
+
+// tryReserve counts a mutation, if not too much is under way.
+func (v *Volume) tryReserve(n int64) bool {
+	if v.inflight.Add(n) <= v.cfg.InflightBytes && !v.crowded() {
+		return true
+	}
+	v.unreserve(n)
+	return false
+}
+
 // reserve counts a mutation, and waits while too much is under way.
 func (v *Volume) reserve(n int64) {
-	if v.inflight.Add(n) <= v.cfg.InflightBytes && !v.crowded() {
-		return
-	}
 	v.room.Lock()
 	defer v.room.Unlock()
 	v.room.waiting.Add(1)
 	defer v.room.waiting.Add(-1)
-	for (v.inflight.Load() > max(v.cfg.InflightBytes, n) || v.crowded()) && v.ctx.Err() == nil {
+	for (v.inflight.Add(n) > max(v.cfg.InflightBytes, n) || v.crowded()) && v.ctx.Err() == nil {
+		v.inflight.Add(-n) // who waits must not keep others waiting
 		v.room.Wait()
 	}
 }
@@ -373,8 +392,8 @@ func (v *Volume) finish(r *Request) {
 	client, err := q.client, r.Err
 	*q = request{}
 	requests.Put(q)
-	if client.Op.Mutates() {
-		v.unreserve(client.Len)
+	if n := weight(client); n > 0 {
+		v.unreserve(n)
 	}
 	client.Finish(err)
 }
@@ -383,19 +402,25 @@ func (v *Volume) finish(r *Request) {
 // this node is its primary. Requests that come later, from a connection that was
 // not closed in time, are refused: they must not act in a later generation (I15).
 type Session struct {
-	v      *Volume
-	gen    Generation
-	closed atomic.Bool
+	v          *Volume
+	gen        Generation
+	attachment uint64
+	closed     atomic.Bool
 }
 
-// Session makes the device of a generation.
-func (v *Volume) Session(g Generation) *Session { return &Session{v: v, gen: g} }
+// Session makes the device of a generation, for the client of an attachment. With
+// attachment 0 it only reads (S10). Requests end with ErrMoved when a later session
+// of the same client has begun, and with ErrFenced when another client has taken the
+// volume over.
+func (v *Volume) Session(g Generation, attachment uint64) *Session {
+	return &Session{v: v, gen: g, attachment: attachment}
+}
 
 // Size implements blockdev.Device.
 func (s *Session) Size() int64 { return s.v.disk.Size() }
 
 // ReadOnly implements blockdev.Device.
-func (s *Session) ReadOnly() bool { return false }
+func (s *Session) ReadOnly() bool { return s.attachment == 0 }
 
 // Submit implements blockdev.Device. Requests wait while there is no quorum of
 // members; they end with ErrMoved when this node stops being primary.
@@ -405,19 +430,33 @@ func (s *Session) Submit(batch []*blockdev.Request) {
 	list := (*b)[:0]
 	size := v.disk.Size()
 	for _, r := range batch {
-		if err := r.Check(size, false); err != nil {
+		if err := r.Check(size, s.ReadOnly()); err != nil {
 			r.Finish(err)
 			continue
 		}
 		q := requests.Get().(*request)
 		q.client = r
 		q.Op, q.FUA, q.Off, q.Len, q.Data = r.Op, r.Flags&blockdev.FUA != 0, r.Off, r.Len, r.Data
-		q.Owner = q
-		list = append(list, &q.Request)
-		if r.Op.Mutates() {
-			v.reserve(r.Len)
+		q.Attachment, q.Owner = s.attachment, q
+		if n := weight(r); n > 0 && !v.tryReserve(n) {
+			s.submit(list) // room may come only when these are answered
+			list = list[:0]
+			v.reserve(n)
 		}
+		list = append(list, &q.Request)
 	}
+	s.submit(list)
+	clear(list[:cap(list)])
+	*b = list[:0]
+	batches.Put(b)
+}
+
+// submit gives checked requests, for which there is room, to the core.
+func (s *Session) submit(list []*Request) {
+	if len(list) == 0 {
+		return
+	}
+	v := s.v
 	w := takeWork()
 	v.mu.Lock()
 	if role, gen := v.core.Role(); v.closed || role == Secondary || gen != s.gen || s.closed.Load() {
@@ -433,9 +472,6 @@ func (s *Session) Submit(batch []*blockdev.Request) {
 		v.mu.Unlock()
 		v.carryOut(w)
 	}
-	clear(list)
-	*b = list
-	batches.Put(b)
 }
 
 var batches = sync.Pool{New: func() any { return new([]*Request) }}

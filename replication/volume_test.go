@@ -197,7 +197,8 @@ type cell struct {
 
 func newCell(t testing.TB, n int, policy Policy, size int64) *cell {
 	c := &cell{quorum: &quorum{volumes: map[NodeID]*Volume{}}, disks: map[NodeID]*ramReplica{}}
-	c.rec = &Record{Lineage: 7, Generation: 1, Number: 1, Policy: policy, MinCopies: 1, Durability: DurableFlush}
+	c.rec = &Record{Lineage: 7, Generation: 1, Number: 1, Policy: policy, MinCopies: 1, Durability: DurableFlush,
+		Attachment: 1}
 	for i := range n {
 		name := NodeID(fmt.Sprintf("n%d", i+1))
 		c.names = append(c.names, name)
@@ -254,7 +255,7 @@ func (c *cell) primary(t testing.TB, name NodeID) *Session {
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
 		if role, gen := c.volumes[name].Role(); role == Primary {
-			return c.volumes[name].Session(gen)
+			return c.volumes[name].Session(gen, 1)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -273,6 +274,35 @@ func TestVolumeConformance(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestVolumeMuchAtOnce: batches of more than may be under way, from several clients.
+func TestVolumeMuchAtOnce(t *testing.T) {
+	const size = 64 << 20
+	d := newCell(t, 1, AckAll, size).primary(t, "n1")
+	var clients sync.WaitGroup
+	for range 3 {
+		clients.Go(func() {
+			var done sync.WaitGroup
+			var batch []*blockdev.Request
+			add := func(op blockdev.Op, off, n int64, data []byte) {
+				done.Add(1)
+				batch = append(batch, &blockdev.Request{Op: op, Off: off, Len: n, Data: data, Done: func(r *blockdev.Request) {
+					if r.Err != nil {
+						t.Errorf("%v: %v", r.Op, r.Err)
+					}
+					done.Done()
+				}})
+			}
+			for range 4 {
+				add(blockdev.OpTrim, 0, size, nil)
+				add(blockdev.OpWrite, 0, 7<<20, make([]byte, 7<<20))
+			}
+			d.Submit(batch)
+			done.Wait()
+		})
+	}
+	clients.Wait()
 }
 
 func TestVolumeHandoverUnderLoad(t *testing.T) {
@@ -346,10 +376,10 @@ func TestVolumeHandoverUnderLoad(t *testing.T) {
 func (c *cell) anyPrimary() *Session {
 	for _, v := range c.volumes {
 		if role, gen := v.Role(); role == Primary {
-			return v.Session(gen)
+			return v.Session(gen, 1)
 		}
 	}
-	return c.volumes["n1"].Session(0)
+	return c.volumes["n1"].Session(0, 1)
 }
 
 // BenchmarkVolumeWrite is 4 KiB writes through sockets, to replicas in memory.

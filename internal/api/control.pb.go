@@ -206,23 +206,24 @@ func (x *Problem) GetAdvice() string {
 
 // Volume is one block device.
 type Volume struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes      int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`                // 0 when the store could not be opened
-	AllocatedBytes int64                  `protobuf:"varint,3,opt,name=allocated_bytes,json=allocatedBytes,proto3" json:"allocated_bytes,omitempty"` // space that the data takes in the image
-	State          VolumeState            `protobuf:"varint,4,opt,name=state,proto3,enum=blkd.v1.VolumeState" json:"state,omitempty"`
-	Problems       []*Problem             `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"`
-	Clients        int32                  `protobuf:"varint,6,opt,name=clients,proto3" json:"clients,omitempty"`   // NBD connections
-	Uris           []string               `protobuf:"bytes,7,rep,name=uris,proto3" json:"uris,omitempty"`          // where clients find it
-	Io             *VolumeIO              `protobuf:"bytes,8,opt,name=io,proto3" json:"io,omitempty"`              // since the node started
-	Record         *metapb.Volume         `protobuf:"bytes,9,opt,name=record,proto3" json:"record,omitempty"`      // in a cluster: what the quorum decided
-	Plan           *metapb.Plan           `protobuf:"bytes,10,opt,name=plan,proto3" json:"plan,omitempty"`         // answer to Create in a cluster: why it is placed so
-	Serving        string                 `protobuf:"bytes,11,opt,name=serving,proto3" json:"serving,omitempty"`   // in a cluster: the node that serves clients right now; empty: none
-	Replicas       []*Replica             `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"` // in a cluster: in the order of record.members
-	Lease          *Lease                 `protobuf:"bytes,13,opt,name=lease,proto3" json:"lease,omitempty"`       // of the serving node; unset: none serves
-	Branches       []*Branch              `protobuf:"bytes,14,rep,name=branches,proto3" json:"branches,omitempty"` // that nodes keep of it, by name
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Name              string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes         int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`                // 0 when the store could not be opened
+	AllocatedBytes    int64                  `protobuf:"varint,3,opt,name=allocated_bytes,json=allocatedBytes,proto3" json:"allocated_bytes,omitempty"` // space that the data takes in the image
+	State             VolumeState            `protobuf:"varint,4,opt,name=state,proto3,enum=blkd.v1.VolumeState" json:"state,omitempty"`
+	Problems          []*Problem             `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"`
+	Clients           int32                  `protobuf:"varint,6,opt,name=clients,proto3" json:"clients,omitempty"`                                               // NBD connections
+	Uris              []string               `protobuf:"bytes,7,rep,name=uris,proto3" json:"uris,omitempty"`                                                      // where clients find it
+	Io                *VolumeIO              `protobuf:"bytes,8,opt,name=io,proto3" json:"io,omitempty"`                                                          // since the node started
+	Record            *metapb.Volume         `protobuf:"bytes,9,opt,name=record,proto3" json:"record,omitempty"`                                                  // in a cluster: what the quorum decided
+	Plan              *metapb.Plan           `protobuf:"bytes,10,opt,name=plan,proto3" json:"plan,omitempty"`                                                     // answer to Create in a cluster: why it is placed so
+	Serving           string                 `protobuf:"bytes,11,opt,name=serving,proto3" json:"serving,omitempty"`                                               // in a cluster: the node that serves clients right now; empty: none
+	Replicas          []*Replica             `protobuf:"bytes,12,rep,name=replicas,proto3" json:"replicas,omitempty"`                                             // in a cluster: in the order of record.members
+	Lease             *Lease                 `protobuf:"bytes,13,opt,name=lease,proto3" json:"lease,omitempty"`                                                   // of the serving node; unset: none serves
+	Branches          []*Branch              `protobuf:"bytes,14,rep,name=branches,proto3" json:"branches,omitempty"`                                             // that nodes keep of it, by name
+	SettledAttachment uint64                 `protobuf:"varint,15,opt,name=settled_attachment,json=settledAttachment,proto3" json:"settled_attachment,omitempty"` // of the serving node: nothing of an attachment below this one acts any more
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
@@ -351,6 +352,13 @@ func (x *Volume) GetBranches() []*Branch {
 		return x.Branches
 	}
 	return nil
+}
+
+func (x *Volume) GetSettledAttachment() uint64 {
+	if x != nil {
+		return x.SettledAttachment
+	}
+	return 0
 }
 
 // Branch is what a replica held when a forced promotion went on without it: a
@@ -3169,6 +3177,254 @@ func (x *ErrorInfo) GetAdvice() string {
 	return ""
 }
 
+type AttachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       *RequestInfo           `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`      // who asks: a host's name, without blanks
+	Takeover      bool                   `protobuf:"varint,4,opt,name=takeover,proto3" json:"takeover,omitempty"` // even if another one holds it
+	Renew         bool                   `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`       // only a new session, if it holds the volume already
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AttachRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetTakeover() bool {
+	if x != nil {
+		return x.Takeover
+	}
+	return false
+}
+
+func (x *AttachRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
+type DetachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       *RequestInfo           `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"` // only if it is held by this one; empty: whoever holds it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetachRequest) Reset() {
+	*x = DetachRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetachRequest) ProtoMessage() {}
+
+func (x *DetachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
+func (*DetachRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *DetachRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *DetachRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DetachRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type FollowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Known         uint64                 `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"` // number of the record that the caller knows; 0: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowRequest) Reset() {
+	*x = FollowRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowRequest) ProtoMessage() {}
+
+func (x *FollowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
+func (*FollowRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FollowRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FollowRequest) GetKnown() uint64 {
+	if x != nil {
+		return x.Known
+	}
+	return 0
+}
+
+type FollowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Record        *metapb.Volume         `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"` // unset: there is no such volume
+	Nodes         []*metapb.Node         `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Writers       int32                  `protobuf:"varint,3,opt,name=writers,proto3" json:"writers,omitempty"` // connections to the answering node that have written without a token
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowResponse) Reset() {
+	*x = FollowResponse{}
+	mi := &file_internal_api_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowResponse) ProtoMessage() {}
+
+func (x *FollowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
+func (*FollowResponse) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *FollowResponse) GetRecord() *metapb.Volume {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *FollowResponse) GetNodes() []*metapb.Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *FollowResponse) GetWriters() int32 {
+	if x != nil {
+		return x.Writers
+	}
+	return 0
+}
+
 var File_internal_api_control_proto protoreflect.FileDescriptor
 
 const file_internal_api_control_proto_rawDesc = "" +
@@ -3177,7 +3433,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\aProblem\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\x82\x04\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xb1\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3194,7 +3450,8 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\aserving\x18\v \x01(\tR\aserving\x12,\n" +
 	"\breplicas\x18\f \x03(\v2\x10.blkd.v1.ReplicaR\breplicas\x12$\n" +
 	"\x05lease\x18\r \x01(\v2\x0e.blkd.v1.LeaseR\x05lease\x12+\n" +
-	"\bbranches\x18\x0e \x03(\v2\x0f.blkd.v1.BranchR\bbranches\"\xb8\x02\n" +
+	"\bbranches\x18\x0e \x03(\v2\x0f.blkd.v1.BranchR\bbranches\x12-\n" +
+	"\x12settled_attachment\x18\x0f \x01(\x04R\x11settledAttachment\"\xb8\x02\n" +
 	"\x06Branch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1b\n" +
@@ -3442,7 +3699,24 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\"7\n" +
 	"\tErrorInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
-	"\x06advice\x18\x02 \x01(\tR\x06advice*\xa9\x01\n" +
+	"\x06advice\x18\x02 \x01(\tR\x06advice\"\x9d\x01\n" +
+	"\rAttachRequest\x12.\n" +
+	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\x12\x1a\n" +
+	"\btakeover\x18\x04 \x01(\bR\btakeover\x12\x14\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\"k\n" +
+	"\rDetachRequest\x12.\n" +
+	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"9\n" +
+	"\rFollowRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\x04R\x05known\"\x84\x01\n" +
+	"\x0eFollowResponse\x12-\n" +
+	"\x06record\x18\x01 \x01(\v2\x15.blkd.metadata.VolumeR\x06record\x12)\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x13.blkd.metadata.NodeR\x05nodes\x12\x18\n" +
+	"\awriters\x18\x03 \x01(\x05R\awriters*\xa9\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVOLUME_STATE_OK\x10\x01\x12\x19\n" +
@@ -3456,7 +3730,8 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x0fRESYNC_KIND_LOG\x10\x01\x12\x17\n" +
 	"\x13RESYNC_KIND_EXTENTS\x10\x02\x12\x16\n" +
 	"\x12RESYNC_KIND_DIGEST\x10\x03\x12\x14\n" +
-	"\x10RESYNC_KIND_FULL\x10\x042\xf3\b\n" +
+	"\x10RESYNC_KIND_FULL\x10\x042\x94\n" +
+	"\n" +
 	"\rVolumeService\x12A\n" +
 	"\x04List\x12\x1b.blkd.v1.ListVolumesRequest\x1a\x1c.blkd.v1.ListVolumesResponse\x123\n" +
 	"\x04Show\x12\x1a.blkd.v1.ShowVolumeRequest\x1a\x0f.blkd.v1.Volume\x127\n" +
@@ -3471,7 +3746,10 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"AddReplica\x12\x1a.blkd.v1.AddReplicaRequest\x1a\x0f.blkd.v1.Volume\x12?\n" +
 	"\rRemoveReplica\x12\x1d.blkd.v1.RemoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12;\n" +
 	"\vMoveReplica\x12\x1b.blkd.v1.MoveReplicaRequest\x1a\x0f.blkd.v1.Volume\x12G\n" +
-	"\x11InvalidateReplica\x12!.blkd.v1.InvalidateReplicaRequest\x1a\x0f.blkd.v1.Volume\x12S\n" +
+	"\x11InvalidateReplica\x12!.blkd.v1.InvalidateReplicaRequest\x1a\x0f.blkd.v1.Volume\x121\n" +
+	"\x06Attach\x12\x16.blkd.v1.AttachRequest\x1a\x0f.blkd.v1.Volume\x121\n" +
+	"\x06Detach\x12\x16.blkd.v1.DetachRequest\x1a\x0f.blkd.v1.Volume\x129\n" +
+	"\x06Follow\x12\x16.blkd.v1.FollowRequest\x1a\x17.blkd.v1.FollowResponse\x12S\n" +
 	"\x0eVerifyReplicas\x12\x1e.blkd.v1.VerifyReplicasRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x01\x12K\n" +
 	"\fListBranches\x12\x1c.blkd.v1.ListBranchesRequest\x1a\x1d.blkd.v1.ListBranchesResponse\x12Q\n" +
 	"\rCompareBranch\x12\x1d.blkd.v1.CompareBranchRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x01\x12E\n" +
@@ -3494,7 +3772,7 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
@@ -3539,57 +3817,62 @@ var file_internal_api_control_proto_goTypes = []any{
 	(*VersionRequest)(nil),           // 40: blkd.v1.VersionRequest
 	(*VersionInfo)(nil),              // 41: blkd.v1.VersionInfo
 	(*ErrorInfo)(nil),                // 42: blkd.v1.ErrorInfo
-	(*metapb.Volume)(nil),            // 43: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 44: blkd.metadata.Plan
-	(*metapb.LogEnd)(nil),            // 45: blkd.metadata.LogEnd
-	(metapb.ReplicaState)(0),         // 46: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 49: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 50: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 51: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 52: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 53: blkd.metadata.Certificate
+	(*AttachRequest)(nil),            // 43: blkd.v1.AttachRequest
+	(*DetachRequest)(nil),            // 44: blkd.v1.DetachRequest
+	(*FollowRequest)(nil),            // 45: blkd.v1.FollowRequest
+	(*FollowResponse)(nil),           // 46: blkd.v1.FollowResponse
+	(*metapb.Volume)(nil),            // 47: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 48: blkd.metadata.Plan
+	(*metapb.LogEnd)(nil),            // 49: blkd.metadata.LogEnd
+	(metapb.ReplicaState)(0),         // 50: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 51: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 52: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 53: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 54: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 55: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 56: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 57: blkd.metadata.Certificate
+	(*metapb.Node)(nil),              // 58: blkd.metadata.Node
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
 	8,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	43, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	44, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	47, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	48, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
 	5,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
 	7,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
 	4,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
-	45, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
+	49, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
 	2,  // 9: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
-	46, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	50, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
 	6,  // 11: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	47, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	51, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
 	2,  // 13: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
 	1,  // 14: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	48, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	47, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	48, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	52, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	51, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	52, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
 	3,  // 18: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
 	4,  // 19: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
 	12, // 20: blkd.v1.ListVolumesResponse.logs:type_name -> blkd.v1.ReplicaLog
-	45, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
+	49, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
 	9,  // 22: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	49, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	50, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	51, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	50, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	51, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	53, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	54, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	55, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	54, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	55, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
 	9,  // 28: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 29: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 30: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 31: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
 	3,  // 32: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	52, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	56, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
 	21, // 34: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	48, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	53, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	45, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	52, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	57, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	49, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
 	9,  // 38: blkd.v1.RecoverVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 39: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 40: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
@@ -3600,52 +3883,62 @@ var file_internal_api_control_proto_depIdxs = []int32{
 	9,  // 45: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
 	37, // 46: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
 	41, // 47: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	47, // 48: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	51, // 48: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
 	3,  // 49: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
 	2,  // 50: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	10, // 51: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	13, // 52: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	14, // 53: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	16, // 54: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	18, // 55: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	15, // 56: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
-	35, // 57: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	19, // 58: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	22, // 59: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
-	23, // 60: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	24, // 61: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	25, // 62: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	26, // 63: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	27, // 64: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	30, // 65: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
-	32, // 66: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
-	33, // 67: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
-	38, // 68: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	40, // 69: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	11, // 70: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 71: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 72: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	17, // 73: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 74: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	3,  // 75: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
-	36, // 76: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	20, // 77: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 78: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
-	3,  // 79: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 80: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 81: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 82: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	28, // 83: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	31, // 84: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
-	28, // 85: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
-	34, // 86: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
-	39, // 87: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	41, // 88: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	70, // [70:89] is the sub-list for method output_type
-	51, // [51:70] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	9,  // 51: blkd.v1.AttachRequest.request:type_name -> blkd.v1.RequestInfo
+	9,  // 52: blkd.v1.DetachRequest.request:type_name -> blkd.v1.RequestInfo
+	47, // 53: blkd.v1.FollowResponse.record:type_name -> blkd.metadata.Volume
+	58, // 54: blkd.v1.FollowResponse.nodes:type_name -> blkd.metadata.Node
+	10, // 55: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	13, // 56: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	14, // 57: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	16, // 58: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	18, // 59: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	15, // 60: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	35, // 61: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	19, // 62: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	22, // 63: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
+	23, // 64: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	24, // 65: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	25, // 66: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	26, // 67: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	43, // 68: blkd.v1.VolumeService.Attach:input_type -> blkd.v1.AttachRequest
+	44, // 69: blkd.v1.VolumeService.Detach:input_type -> blkd.v1.DetachRequest
+	45, // 70: blkd.v1.VolumeService.Follow:input_type -> blkd.v1.FollowRequest
+	27, // 71: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	30, // 72: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
+	32, // 73: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
+	33, // 74: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
+	38, // 75: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	40, // 76: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	11, // 77: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 78: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 79: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	17, // 80: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 81: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 82: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	36, // 83: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	20, // 84: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 85: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
+	3,  // 86: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 87: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 88: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 89: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	3,  // 90: blkd.v1.VolumeService.Attach:output_type -> blkd.v1.Volume
+	3,  // 91: blkd.v1.VolumeService.Detach:output_type -> blkd.v1.Volume
+	46, // 92: blkd.v1.VolumeService.Follow:output_type -> blkd.v1.FollowResponse
+	28, // 93: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	31, // 94: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
+	28, // 95: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
+	34, // 96: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
+	39, // 97: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	41, // 98: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	77, // [77:99] is the sub-list for method output_type
+	55, // [55:77] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -3660,7 +3953,7 @@ func file_internal_api_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

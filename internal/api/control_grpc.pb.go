@@ -36,6 +36,9 @@ const (
 	VolumeService_RemoveReplica_FullMethodName     = "/blkd.v1.VolumeService/RemoveReplica"
 	VolumeService_MoveReplica_FullMethodName       = "/blkd.v1.VolumeService/MoveReplica"
 	VolumeService_InvalidateReplica_FullMethodName = "/blkd.v1.VolumeService/InvalidateReplica"
+	VolumeService_Attach_FullMethodName            = "/blkd.v1.VolumeService/Attach"
+	VolumeService_Detach_FullMethodName            = "/blkd.v1.VolumeService/Detach"
+	VolumeService_Follow_FullMethodName            = "/blkd.v1.VolumeService/Follow"
 	VolumeService_VerifyReplicas_FullMethodName    = "/blkd.v1.VolumeService/VerifyReplicas"
 	VolumeService_ListBranches_FullMethodName      = "/blkd.v1.VolumeService/ListBranches"
 	VolumeService_CompareBranch_FullMethodName     = "/blkd.v1.VolumeService/CompareBranch"
@@ -95,6 +98,16 @@ type VolumeServiceClient interface {
 	// InvalidateReplica declares a replica's content worthless: it is copied
 	// again as a whole. FAILED_PRECONDITION as for RemoveReplica.
 	InvalidateReplica(ctx context.Context, in *InvalidateReplicaRequest, opts ...grpc.CallOption) (*Volume, error)
+	// Attach lets one client write to a volume of a cluster, or begins a new session
+	// of the client that holds it. It answers with ABORTED or FAILED_PRECONDITION, and
+	// names the holder, when another one has it. A shared volume is only shown.
+	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*Volume, error)
+	// Detach ends that: the volume is free, and what the client still sends is refused.
+	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*Volume, error)
+	// Follow tells what is recorded about a volume: at once if that is newer than what
+	// the caller knows, else when it changes, or after 10 seconds. It needs no quorum:
+	// the node tells what it has heard.
+	Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (*FollowResponse, error)
 	// VerifyReplicas compares the replicas block by block, while the volume is in
 	// use; the last message has done set and carries the result.
 	VerifyReplicas(ctx context.Context, in *VerifyReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error)
@@ -254,6 +267,36 @@ func (c *volumeServiceClient) InvalidateReplica(ctx context.Context, in *Invalid
 	return out, nil
 }
 
+func (c *volumeServiceClient) Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_Attach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_Detach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *volumeServiceClient) Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (*FollowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FollowResponse)
+	err := c.cc.Invoke(ctx, VolumeService_Follow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *volumeServiceClient) VerifyReplicas(ctx context.Context, in *VerifyReplicasRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyReplicasProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &VolumeService_ServiceDesc.Streams[1], VolumeService_VerifyReplicas_FullMethodName, cOpts...)
@@ -365,6 +408,16 @@ type VolumeServiceServer interface {
 	// InvalidateReplica declares a replica's content worthless: it is copied
 	// again as a whole. FAILED_PRECONDITION as for RemoveReplica.
 	InvalidateReplica(context.Context, *InvalidateReplicaRequest) (*Volume, error)
+	// Attach lets one client write to a volume of a cluster, or begins a new session
+	// of the client that holds it. It answers with ABORTED or FAILED_PRECONDITION, and
+	// names the holder, when another one has it. A shared volume is only shown.
+	Attach(context.Context, *AttachRequest) (*Volume, error)
+	// Detach ends that: the volume is free, and what the client still sends is refused.
+	Detach(context.Context, *DetachRequest) (*Volume, error)
+	// Follow tells what is recorded about a volume: at once if that is newer than what
+	// the caller knows, else when it changes, or after 10 seconds. It needs no quorum:
+	// the node tells what it has heard.
+	Follow(context.Context, *FollowRequest) (*FollowResponse, error)
 	// VerifyReplicas compares the replicas block by block, while the volume is in
 	// use; the last message has done set and carries the result.
 	VerifyReplicas(*VerifyReplicasRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error
@@ -423,6 +476,15 @@ func (UnimplementedVolumeServiceServer) MoveReplica(context.Context, *MoveReplic
 }
 func (UnimplementedVolumeServiceServer) InvalidateReplica(context.Context, *InvalidateReplicaRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method InvalidateReplica not implemented")
+}
+func (UnimplementedVolumeServiceServer) Attach(context.Context, *AttachRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method Attach not implemented")
+}
+func (UnimplementedVolumeServiceServer) Detach(context.Context, *DetachRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
+}
+func (UnimplementedVolumeServiceServer) Follow(context.Context, *FollowRequest) (*FollowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Follow not implemented")
 }
 func (UnimplementedVolumeServiceServer) VerifyReplicas(*VerifyReplicasRequest, grpc.ServerStreamingServer[VerifyReplicasProgress]) error {
 	return status.Error(codes.Unimplemented, "method VerifyReplicas not implemented")
@@ -684,6 +746,60 @@ func _VolumeService_InvalidateReplica_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VolumeService_Attach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AttachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).Attach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_Attach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).Attach(ctx, req.(*AttachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_Detach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DetachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).Detach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_Detach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).Detach(ctx, req.(*DetachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _VolumeService_Follow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FollowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).Follow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_Follow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).Follow(ctx, req.(*FollowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VolumeService_VerifyReplicas_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(VerifyReplicasRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -796,6 +912,18 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "InvalidateReplica",
 			Handler:    _VolumeService_InvalidateReplica_Handler,
+		},
+		{
+			MethodName: "Attach",
+			Handler:    _VolumeService_Attach_Handler,
+		},
+		{
+			MethodName: "Detach",
+			Handler:    _VolumeService_Detach_Handler,
+		},
+		{
+			MethodName: "Follow",
+			Handler:    _VolumeService_Follow_Handler,
 		},
 		{
 			MethodName: "ListBranches",

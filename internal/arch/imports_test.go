@@ -16,7 +16,7 @@ import (
 //	internal/sim
 //	internal/node     internal/cli
 //	internal/replicas
-//	internal/cluster  internal/pki  internal/demo
+//	internal/cluster  internal/pki  internal/demo  internal/attach
 //	nbd  replication  metadata  fio  internal/api
 //	blockdev  fencing
 //	internal/env, internal/mutant and other small ones
@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"deploy/test/clustertest":       {"nbd", "internal/api", "metadata/metapb"},
 	"deploy/test/failover":          {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/env", "internal/verifier", "metadata/metapb"},
 	"deploy/test/killloop":          {"nbd", "blockdev", "internal/units"},
+	"deploy/test/vm/iogap":          {},
 	"deploy/test/memserver":         {"nbd", "blockdev", "internal/units"},
 	"deploy/test/failoverpartition": {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/history", "internal/history/reference", "internal/mutant", "internal/verifier", "metadata/metapb"},
 
@@ -50,11 +51,14 @@ var mayImport = map[string][]string{
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
 	},
-	"internal/cli": {"fio", "internal/demo", "internal/drill", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
+	"internal/cli": {"fio", "internal/attach", "nbd/kernel", "internal/demo", "internal/drill", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
 
 	"internal/drill": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb"},
 	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
+	"internal/attach": {"nbd", "nbd/kernel", "metadata/metapb"},
+
+	"nbd/kernel":      {},
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device
 	"replication":     {"blockdev", "fencing", "internal/crc32c", "internal/env", "internal/erasure", "internal/mutant", "internal/socket"},
 	"metadata":        {"metadata/metapb", "fencing", "internal/env", "internal/env/pebblefs", "internal/mutant", "internal/units"},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"blkd/internal/units"
+	"blkd/metadata/metapb"
 )
 
 // notServed is what has to be known of a volume in state recorded.
@@ -69,7 +70,7 @@ func recordSheet(w io.Writer, v Volume) {
 
 // holder is who may write; empty: nobody.
 func (r *Record) holder() string {
-	if r.Attachment == nil {
+	if r.Attachment == nil || metapb.IsClients(r.Attachment.Holder) {
 		return ""
 	}
 	return r.Attachment.Holder

@@ -33,11 +33,11 @@ func request(reason string) *api.RequestInfo {
 }
 
 // createVolume makes a volume with a copy on each of up to three nodes, and waits
-// until it is served.
+// until it is served. Clients of several nodes write to it at once.
 func (c *cluster) createVolume(ctx context.Context, name string, size int64) error {
 	n := c.nodes[0]
 	copies := int32(min(len(c.nodes), 3))
-	_, err := n.volumes().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: size, Request: request(""),
+	_, err := n.volumes().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: size, Shared: true, Request: request(""),
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: copies}})
 	if err != nil {
 		return err // as it came: the caller may look into it

@@ -169,7 +169,7 @@ func (c *Cluster) Scratch(ctx context.Context) (name string, remove func() error
 		}
 	}
 	name = "drill-" + strings.ToLower(rand.Text()[:8])
-	_, err = c.create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: scratchBytes, Request: c.request("a scratch volume for drills"),
+	_, err = c.create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: scratchBytes, Shared: true, Request: c.request("a scratch volume for drills"),
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(min(copies, 3))}})
 	if err != nil {
 		return "", nil, fmt.Errorf("scratch volume: %w", err)

@@ -148,6 +148,8 @@ const (
 	ReplicaLateFence
 	ReplicaEarlyTakeover
 	ReplicaFenceModify
+	ReplicaOldSession
+	ReplicaFenceSession
 	ReplicaRecoverSome
 	ReplicaRecoverOwn
 	ReplicaRecoverVolatile
@@ -298,6 +300,8 @@ var table = [numIDs]Info{
 	{ReplicaLateFence, "replica/late-fence", "Requests of a client that lost the volume still act."},
 	{ReplicaEarlyTakeover, "replica/early-takeover", "A takeover is reported while writes of the client before are under way."},
 	{ReplicaFenceModify, "replica/fence-modify", "A client that lost the volume ends what it had begun to change in part."},
+	{ReplicaOldSession, "replica/old-session", "What an earlier session of the same client has sent still acts."},
+	{ReplicaFenceSession, "replica/fence-session", "An earlier session is answered with an error, as if another client held the volume."},
 	{ReplicaRecoverSome, "replica/recover-some", "A recovery does not wait for all logs."},
 	{ReplicaRecoverOwn, "replica/recover-own", "A recovery takes the log of whoever asks."},
 	{ReplicaRecoverVolatile, "replica/recover-volatile", "A recovery takes a log that is not durable."},

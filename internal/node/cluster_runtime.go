@@ -173,6 +173,9 @@ func (m *member) describeServed(s *replicas.Status, clients int) *api.Volume {
 	for _, l := range m.node.listeners {
 		out.Uris = append(out.Uris, uri(l, s.Volume, m.node.cfg.NBD.TLS == "required"))
 	}
+	if s.Settled {
+		out.SettledAttachment = s.Attachment
+	}
 	for _, p := range s.Peers {
 		out.Replicas = append(out.Replicas, describePeer(s, &p))
 		if left := durationpb.New(p.Lease); p.Lease > 0 && (out.Lease.Left == nil || p.Lease < out.Lease.Left.AsDuration()) {
@@ -225,7 +228,7 @@ func (v *view) adopt(out *api.Volume, r *metapb.Volume) {
 	}
 	if live != nil {
 		out.AllocatedBytes, out.Io, out.Clients = live.AllocatedBytes, live.Io, live.Clients
-		out.Uris, out.Serving, out.Lease = live.Uris, live.Serving, live.Lease
+		out.Uris, out.Serving, out.Lease, out.SettledAttachment = live.Uris, live.Serving, live.Lease, live.SettledAttachment
 	}
 	switch {
 	case live == nil && r.Served == 0:

@@ -16,6 +16,7 @@ import (
 	"blkd/metadata"
 	"blkd/metadata/metapb"
 	"blkd/nbd"
+	"blkd/replication"
 )
 
 // exports offers every volume of the cluster to NBD clients on this node: itself
@@ -40,24 +41,40 @@ type exports struct {
 
 // exported is one volume.
 type exported struct {
-	e    *exports
-	name string
-	id   uint64
-	own  sessionID
+	e       *exports
+	name    string
+	id      uint64
+	claims  claims
+	gone    context.Context // ends when it is exported no more
+	discard context.CancelFunc
 
 	// Guarded by exports.mu.
-	dev        *forward.Device
-	local      blockdev.Device // while this node is primary
-	remote     net.Conn        // to the primary that requests are passed on to
+	passages   map[uint64]*passage // by attachment number; 0: of clients that only read
+	clients    map[*client]struct{}
+	local      opener          // while this node is primary
 	primary    string          // who that is,
 	generation uint64          // and in which generation
 	stays      context.Context // ends when either changes, and move ends it
 	move       context.CancelFunc
 	size       int64
+	shared     bool
+	attachment *metapb.Attachment
 }
 
-// sessionID names the connections of one node for one volume: of those with the
-// same number only the newest counts.
+// opener makes the device of a generation for an attachment.
+type opener func(attachment uint64) blockdev.Device
+
+// passage carries the requests of the clients of one attachment to the primary.
+type passage struct {
+	v      *exported
+	number uint64
+	own    sessionID
+	dev    *forward.Device
+	remote net.Conn // guarded by exports.mu
+}
+
+// sessionID names the connections of one passage: of those with the same number
+// only the newest counts.
 type sessionID [16]byte
 
 // session is a connection of another node.
@@ -123,66 +140,128 @@ func (e *exports) reconcile() {
 	e.mu.Unlock()
 	for _, v := range gone {
 		e.m.node.nbd.RemoveExport(v.name)
-		v.dev.Close()
+		v.close()
 	}
 }
 
 // follow takes a record in. When it names another primary or generation, the
-// connection to the old one is broken off, so that requests go to the new one.
+// connections to the old one are broken off, so that requests go to the new one.
 func (e *exports) follow(r *metapb.Volume) {
 	e.mu.Lock()
 	v := e.volumes[r.Name]
 	if v != nil && v.id != r.Id { // another volume of that name
 		delete(e.volumes, r.Name)
 		e.mu.Unlock()
-		v.dev.Close()
+		v.close()
 		e.follow(r)
 		return
 	}
 	fresh := v == nil
 	if fresh {
-		v = &exported{e: e, name: r.Name, id: r.Id}
-		rand.Read(v.own[:]) // never fails
-		v.dev = v.device()
+		v = &exported{e: e, name: r.Name, id: r.Id, passages: map[uint64]*passage{}, clients: map[*client]struct{}{}}
+		v.gone, v.discard = context.WithCancel(e.m.node.stopping)
 		v.stays, v.move = context.WithCancel(context.Background())
 		e.volumes[r.Name] = v
 	}
-	if v.size != r.SizeBytes {
-		v.size = r.SizeBytes
-		v.cut() // it knows the size of before
+	moved := v.generation != r.Generation || v.primary != r.Primary
+	resized := v.size != r.SizeBytes
+	v.size, v.shared, v.attachment = r.SizeBytes, r.Shared, r.GetAttachment()
+	v.primary, v.generation = r.Primary, r.Generation
+	ended := v.supersede()
+	if moved || resized { // a connection knows the size of before
+		for _, p := range v.passages {
+			p.cut()
+		}
 	}
-	if v.generation != r.Generation || v.primary != r.Primary {
-		v.primary, v.generation = r.Primary, r.Generation
-		v.cut()
+	if moved {
 		v.move()
 		v.stays, v.move = context.WithCancel(context.Background())
-		e.wake()
 	}
-	dev := v.dev
+	e.wake()
 	e.mu.Unlock()
+	closeAll(ended)
 	if fresh {
-		e.offer(v.name, dev)
+		e.offer(v)
 	}
 }
 
-// wake lets those look again who wait for a primary. It holds mu.
+// wake lets those look again who wait for a primary or a record. It holds mu.
 func (e *exports) wake() {
 	close(e.changed)
 	e.changed = make(chan struct{})
 }
 
-// cut breaks the connection to another node off. It holds mu.
-func (v *exported) cut() {
-	if v.remote != nil {
-		v.remote.Close()
-		v.remote = nil
+// supersede ends the passages of earlier sessions of the client that holds the
+// volume: it hangs up on them, because an error would reach the application. It
+// returns what is left to be closed. It holds mu.
+func (v *exported) supersede() (ended []*passage) {
+	for c := range v.clients {
+		if n := c.number(); n != 0 && n < v.attachment.Number && n >= v.attachment.Since {
+			c.hangUp()
+		}
+	}
+	for n, p := range v.passages {
+		if n != 0 && n < v.attachment.Number && n >= v.attachment.Since {
+			p.dev.Drop()
+			p.cut()
+			delete(v.passages, n)
+			ended = append(ended, p)
+		}
+	}
+	return ended
+}
+
+func closeAll(list []*passage) {
+	for _, p := range list {
+		p.dev.Close()
 	}
 }
 
-func (v *exported) device() *forward.Device {
-	return forward.New(forward.Config{Connect: v.connect, Size: v.length, Moved: func(err error) bool {
-		return errors.Is(err, blockdev.ErrClosed) || errors.Is(err, nbd.ErrConnectionLost)
-	}})
+// close ends all that goes through the volume.
+func (v *exported) close() {
+	v.discard()
+	v.e.mu.Lock()
+	list := v.dropAll()
+	v.e.mu.Unlock()
+	closeAll(list)
+}
+
+// dropAll drops every passage. It holds mu.
+func (v *exported) dropAll() (list []*passage) {
+	for n, p := range v.passages {
+		p.dev.Drop()
+		p.cut()
+		delete(v.passages, n)
+		list = append(list, p)
+	}
+	return list
+}
+
+// cut breaks the connection to another node off. It holds mu.
+func (p *passage) cut() {
+	if p.remote != nil {
+		p.remote.Close()
+		p.remote = nil
+	}
+}
+
+// passage is the way of an attachment's requests to the primary.
+func (v *exported) passage(number uint64) *passage {
+	v.e.mu.Lock()
+	defer v.e.mu.Unlock()
+	p := v.passages[number]
+	if p == nil {
+		p = &passage{v: v, number: number}
+		rand.Read(p.own[:]) // never fails
+		p.dev = forward.New(forward.Config{Connect: p.connect, Size: v.length, Moved: func(err error) bool {
+			return errors.Is(err, blockdev.ErrClosed) || errors.Is(err, nbd.ErrConnectionLost)
+		}})
+		v.passages[number] = p
+		if v.e.stopping || v.gone.Err() != nil {
+			p.dev.Drop()
+		}
+	}
+	return p
 }
 
 func (v *exported) length() int64 {
@@ -191,22 +270,30 @@ func (v *exported) length() int64 {
 	return v.size
 }
 
-// offer exports a volume to clients.
-func (e *exports) offer(name string, dev blockdev.Device) {
-	if err := e.m.node.nbd.SetExport(nbd.Export{Name: name, Device: dev, HangUp: true}); err != nil {
-		e.m.node.log.Error("volume is not exported", "volume", name, "err", err)
+// offer exports a volume to clients; those that use it are disconnected.
+func (e *exports) offer(v *exported) {
+	err := e.m.node.nbd.SetExport(nbd.Export{Name: v.name, Device: v.passage(0).dev, HangUp: true, Open: v.open})
+	if err != nil {
+		e.m.node.log.Error("volume is not exported", "volume", v.name, "err", err)
 	}
 }
 
-// serve takes the device of a generation of which this node is the primary.
-func (e *exports) serve(name string, dev blockdev.Device) {
-	if err := e.direct.SetExport(nbd.Export{Name: name, Device: dev, HangUp: true}); err != nil {
+// serve takes the devices of a generation of which this node is the primary.
+func (e *exports) serve(name string, open func(attachment uint64) blockdev.Device) {
+	err := e.direct.SetExport(nbd.Export{Name: name, Device: open(0), HangUp: true, Open: func(o nbd.Opening) (blockdev.Device, error) {
+		t, err := parseToken(o.Parameters)
+		if err != nil {
+			return nil, err
+		}
+		return open(t.number), nil
+	}})
+	if err != nil {
 		e.m.node.log.Error("volume is not served to other nodes", "volume", name, "err", err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if v := e.volumes[name]; v != nil {
-		v.local = dev
+		v.local = open
 	} else {
 		e.m.node.log.Debug("a volume is served before its record was seen", "volume", name)
 	}
@@ -219,21 +306,20 @@ func (e *exports) serve(name string, dev blockdev.Device) {
 func (e *exports) withdraw(name string, hangup bool) {
 	e.mu.Lock()
 	v := e.volumes[name]
-	var old *forward.Device
+	var old []*passage
 	if v != nil {
 		v.local = nil
-		if hangup && !e.stopping {
-			old, v.dev = v.dev, v.device()
-			old.Drop()
+		if hangup = hangup && !e.stopping; hangup {
+			old = v.dropAll()
 		}
 	}
 	e.mu.Unlock()
 	e.m.node.serving.Go(func() {
 		e.direct.RemoveExport(name)
-		if old != nil {
-			e.offer(name, v.dev)
-			old.Close()
+		if v != nil && hangup {
+			e.offer(v)
 		}
+		closeAll(old)
 	})
 }
 
@@ -248,28 +334,34 @@ func (e *exports) keep(name string, dev blockdev.Device) {
 	}
 }
 
-// device finds the export of a volume; nil: there is none.
+// device finds the export of a volume, for reading; nil: there is none.
 func (e *exports) device(name string) blockdev.Device {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if v := e.volumes[name]; v != nil {
-		return v.dev
+	v := e.volumes[name]
+	e.mu.Unlock()
+	if v == nil {
+		return nil
 	}
-	return nil
+	return v.passage(0).dev
 }
 
 // connect finds the primary of the volume: this node, or another one.
-func (v *exported) connect(ctx context.Context) (blockdev.Device, error) {
-	e := v.e
+func (p *passage) connect(ctx context.Context) (blockdev.Device, error) {
+	v, e := p.v, p.v.e
 	for {
 		e.mu.Lock()
 		local, primary, stays, changed := v.local, v.primary, v.stays, e.changed
+		fenced := p.number != 0 && p.number < v.attachment.Since
+		ended := p.number != 0 && p.number < v.attachment.Number // it is about to be dropped
 		e.mu.Unlock()
 		switch {
+		case fenced:
+			return fencedDevice{v}, nil
+		case ended:
 		case local != nil:
-			return local, nil
+			return local(p.number), nil
 		case primary != "" && primary != e.m.node.cfg.NodeName:
-			return v.dial(ctx, stays, primary)
+			return p.dial(ctx, stays, primary)
 		}
 		select {
 		case <-ctx.Done():
@@ -280,11 +372,36 @@ func (v *exported) connect(ctx context.Context) (blockdev.Device, error) {
 	}
 }
 
+// fencedDevice answers the requests of a client that has lost the volume.
+type fencedDevice struct{ v *exported }
+
+// Size implements blockdev.Device.
+func (d fencedDevice) Size() int64 { return d.v.length() }
+
+// ReadOnly implements blockdev.Device.
+func (d fencedDevice) ReadOnly() bool { return false }
+
+// Submit implements blockdev.Device.
+func (d fencedDevice) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		r.Finish(replication.ErrFenced)
+	}
+}
+
+// Extents implements blockdev.Device.
+func (d fencedDevice) Extents(int64, int64, func(blockdev.Extent) bool) error {
+	return replication.ErrFenced
+}
+
+// Close implements blockdev.Device.
+func (d fencedDevice) Close() error { return nil }
+
 // dial connects to the volume on another node, as long as that stays primary: one that
 // cannot be heard would hold it until the attempt times out.
-func (v *exported) dial(ctx, stays context.Context, primary string) (blockdev.Device, error) {
+func (p *passage) dial(ctx, stays context.Context, primary string) (blockdev.Device, error) {
+	m := p.v.e.m
 	address := ""
-	v.e.m.cluster.Local(func(s *metadata.State) {
+	m.cluster.Local(func(s *metadata.State) {
 		if n := s.Node(primary); n != nil {
 			address = n.Address
 		}
@@ -295,18 +412,18 @@ func (v *exported) dial(ctx, stays context.Context, primary string) (blockdev.De
 	ctx, cancel := context.WithTimeout(ctx, dataTime)
 	defer cancel()
 	defer context.AfterFunc(stays, cancel)()
-	client, err := nbd.Dial(ctx, "nbd://"+address+"/"+v.name, nbd.DialOptions{
+	client, err := nbd.Dial(ctx, "nbd://"+address+"/"+token{id: p.v.id, number: p.number}.of(p.v.name), nbd.DialOptions{
 		MaxRequests: 1024, HandshakeTimeout: dataTime,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := v.e.m.dialData(ctx, primary, address, forClients)
+			conn, err := m.dialData(ctx, primary, address, forClients)
 			if err != nil {
 				return nil, err
 			}
-			if _, err := conn.Write(v.own[:]); err != nil {
+			if _, err := conn.Write(p.own[:]); err != nil {
 				conn.Close()
 				return nil, err
 			}
-			return conn, v.use(conn, primary)
+			return conn, p.use(conn, primary)
 		},
 	})
 	if err != nil {
@@ -316,20 +433,20 @@ func (v *exported) dial(ctx, stays context.Context, primary string) (blockdev.De
 }
 
 // use notes a connection, so that it can be cut.
-func (v *exported) use(conn net.Conn, primary string) error {
-	v.e.mu.Lock()
-	defer v.e.mu.Unlock()
-	if v.primary != primary || v.e.stopping {
+func (p *passage) use(conn net.Conn, primary string) error {
+	p.v.e.mu.Lock()
+	defer p.v.e.mu.Unlock()
+	if p.v.primary != primary || p.v.passages[p.number] != p || p.v.e.stopping {
 		conn.Close()
-		return fmt.Errorf("node %s is no longer primary of volume %s", primary, v.name)
+		return fmt.Errorf("node %s is no longer primary of volume %s", primary, p.v.name)
 	}
-	v.cut()
-	v.remote = conn
+	p.cut()
+	p.remote = conn
 	return nil
 }
 
 // accept serves a connection of another node that passes requests on. An older
-// connection of the same session is ended first, with all that came over it: what
+// connection of the same passage is ended first, with all that came over it: what
 // the other node sends again must not be overtaken by it.
 func (e *exports) accept(conn net.Conn) {
 	var id sessionID
@@ -368,17 +485,14 @@ func (e *exports) accept(conn net.Conn) {
 func (e *exports) stop() {
 	e.mu.Lock()
 	e.stopping = true
-	var devices []*forward.Device
+	var list []*passage
 	for _, v := range e.volumes {
-		v.cut()
-		devices = append(devices, v.dev)
+		list = append(list, v.dropAll()...)
 	}
 	for _, s := range e.sessions {
 		s.conn.Close()
 	}
 	e.mu.Unlock()
 	e.direct.Close()
-	for _, d := range devices {
-		d.Close()
-	}
+	closeAll(list)
 }

@@ -80,6 +80,7 @@ func TestVolumeOverTLS(t *testing.T) {
 	c.startAll()
 	alice, _ := c.as(a, "alice", "n2")
 	c.makeVolume(alice, "v")
+	c.share(alice, "v")
 	clients := []blockdev.Device{c.dial("n1", "v"), c.dial("n2", "v"), c.dial("n3", "v")}
 	big := make([]byte, 4<<20)
 	for version := range 6 {
@@ -184,6 +185,10 @@ func TestForcedPromotion(t *testing.T) {
 	if p.Kind != metapb.PromotionKind_PROMOTION_KIND_FORCED || p.Certificate == nil {
 		t.Errorf("%v, certificate %v", p.Kind, p.Certificate)
 	}
+	if err := blockdev.ReadAt(client, make([]byte, 512), 0); err == nil {
+		t.Error("a client from before reads on, and does not know that writes of it may be lost")
+	}
+	client = c.dial("n2", "v")
 	mustHold(t, client, 0, 1)
 	if err := blockdev.WriteAt(client, block(3), 4096, blockdev.FUA); err != nil {
 		t.Fatal(err)

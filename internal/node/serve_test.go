@@ -46,6 +46,15 @@ func (c *trio) makeVolume(via services, name string) *api.Volume {
 	return c.wait(via, name, api.WaitCondition_WAIT_CONDITION_PRIMARY)
 }
 
+// share lets clients of several nodes write at once.
+func (c *trio) share(via services, name string) {
+	c.t.Helper()
+	shared := true
+	if _, err := via.volumes.Change(brief(c.t), &api.ChangeVolumeRequest{Name: name, Shared: &shared}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 func (c *trio) wait(via services, name string, condition api.WaitCondition) *api.Volume {
 	c.t.Helper()
 	got, err := via.Wait(brief(c.t), &api.WaitRequest{Condition: condition, Volume: name})
@@ -76,6 +85,7 @@ func TestVolumeMovesAndClientsStay(t *testing.T) {
 	c.startAll()
 	via := c.address("n1")
 	c.makeVolume(via, "v")
+	c.share(via, "v")
 	clients := map[string]*nbd.Client{}
 	for _, name := range three {
 		clients[name] = c.dial(name, "v")

@@ -11,8 +11,8 @@ func RecordOf(v *metapb.Volume) *replication.Record {
 		Lineage: v.Lineage, Generation: replication.Generation(v.Generation), Number: v.Number,
 		Primary: replication.NodeID(v.Primary), PrimaryIncarnation: replication.Incarnation(v.PrimaryIncarnation),
 		Policy: replication.AckAll, MinCopies: int(v.MinCopies), Durability: replication.DurableFlush,
-		Attachment: v.GetAttachment().GetNumber(),
-		Mark:       replication.Mark{Generation: replication.Generation(v.GetMark().GetGeneration()), Seq: replication.Seq(v.GetMark().GetSeq())},
+		Attachment: v.GetAttachment().GetNumber(), Fenced: v.GetAttachment().GetSince(),
+		Mark: replication.Mark{Generation: replication.Generation(v.GetMark().GetGeneration()), Seq: replication.Seq(v.GetMark().GetSeq())},
 	}
 	if v.Ack == metapb.AckPolicy_ACK_POLICY_MAJORITY {
 		r.Policy = replication.AckMajority

@@ -67,7 +67,7 @@ func (s *sim) client() {
 	}
 	n := servers[s.draws.IntN(len(servers))]
 	attachment := s.rec.Attachment
-	if attachment > 1 && s.draws.IntN(8) == 0 {
+	if attachment > 2 && s.draws.IntN(8) == 0 {
 		attachment--
 	}
 	var batch []*replication.Request
@@ -186,7 +186,7 @@ func (s *sim) failedRequest(n *node, r *replication.Request, o *op) {
 		s.Unmended++ // nobody else could be asked
 		return
 	}
-	fenced := errors.Is(r.Err, replication.ErrFenced) && o.attachment < s.rec.Attachment
+	fenced := errors.Is(r.Err, replication.ErrFenced) && o.attachment < s.rec.Fenced
 	if !errors.Is(r.Err, replication.ErrMoved) && !fenced {
 		s.violate("L4", "%s answers a request with %v", n.name, r.Err)
 	}

@@ -286,9 +286,14 @@ func (s *sim) attach(holder string, takeover bool) *metapb.Command {
 		Holder: holder, Takeover: takeover}}}
 }
 
-// takeover gives the volume to another client.
+// takeover gives the volume to another client, or begins another session of the same
+// one: it has gone to another node, or come back.
 func (s *sim) takeover() {
-	if s.operator("takeover", s.attach(fmt.Sprintf("c%d", s.rec.Attachment+1), true)) {
+	holder := s.state.Volume(volumeName).Attachment.Holder
+	if s.Takeovers%2 == 0 || holder == "" {
+		holder = fmt.Sprintf("c%d", s.rec.Attachment+1)
+	}
+	if s.operator("takeover", s.attach(holder, true)) {
 		s.Takeovers++
 	}
 }

@@ -2892,7 +2892,8 @@ func (x *Member) GetLeaving() bool {
 type Attachment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Holder        string                 `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`  // empty: nobody
-	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // raised by every takeover, never lowered
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // of its session; raised by every takeover and every new session, never lowered
+	Since         uint64                 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`   // its first session; everybody with a lower number is fenced out for ever
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2937,6 +2938,13 @@ func (x *Attachment) GetHolder() string {
 func (x *Attachment) GetNumber() uint64 {
 	if x != nil {
 		return x.Number
+	}
+	return 0
+}
+
+func (x *Attachment) GetSince() uint64 {
+	if x != nil {
+		return x.Since
 	}
 	return 0
 }
@@ -4295,11 +4303,12 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\bamnesiac\x18\x04 \x01(\bR\bamnesiac\x12\x14\n" +
 	"\x05shard\x18\x05 \x01(\x05R\x05shard\x12\x10\n" +
 	"\x03log\x18\x06 \x01(\bR\x03log\x12\x18\n" +
-	"\aleaving\x18\a \x01(\bR\aleaving\"<\n" +
+	"\aleaving\x18\a \x01(\bR\aleaving\"R\n" +
 	"\n" +
 	"Attachment\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"8\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\"8\n" +
 	"\x04Mark\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +

@@ -46,3 +46,15 @@ func LayoutWord(l *Layout) string {
 	}
 	return ""
 }
+
+// clientsOf begins the holder that stands for the clients of a node which know
+// nothing of attachments.
+const clientsOf = "clients of "
+
+// ClientsOf is the holder that stands for a node's clients which know nothing of
+// attachments. No other holder has a blank in its name.
+func ClientsOf(node string) string { return clientsOf + node }
+
+// IsClients tells whether a holder stands for such clients, of whichever node: all of
+// them share one attachment.
+func IsClients(holder string) bool { return strings.HasPrefix(holder, clientsOf) }

@@ -24,14 +24,15 @@ type Volume struct {
 }
 
 // CreateVolume makes a volume with copies on some nodes, and waits until all of them
-// are up to date. Questions go to the node ask from then on.
+// are up to date. Questions go to the node ask from then on. Clients of several nodes may
+// write to it at once.
 func (c *Cluster) CreateVolume(ctx context.Context, name string, bytes int64, ask *Node, copies []*Node) (*Volume, error) {
 	v := &Volume{Name: name, Ask: ask, Copies: copies, cluster: c}
 	var on []string
 	for _, n := range copies {
 		on = append(on, n.Name)
 	}
-	_, err := v.service().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: bytes, Nodes: on, Request: NewRequest(),
+	_, err := v.service().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: bytes, Nodes: on, Shared: true, Request: NewRequest(),
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(len(copies))}})
 	if err != nil {
 		return nil, err

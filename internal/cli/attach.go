@@ -1,0 +1,317 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"blkd/internal/api"
+	"blkd/internal/attach"
+	"blkd/nbd/kernel"
+)
+
+// attachFlags are what attach was asked for.
+type attachFlags struct {
+	device      string
+	holder      string
+	connections int
+	readOnly    bool
+	takeover    bool
+	foreground  bool
+	reason      string
+}
+
+func (a *app) attachCommand() *cobra.Command {
+	var f attachFlags
+	cmd := &cobra.Command{
+		Use:   "attach VOLUME",
+		Short: "Attaches a volume to this host as a block device that outlives its primary",
+		Long: `Makes a /dev/nbdN of the kernel's NBD client, connected to the node that is primary of
+the volume, and /dev/blkd/by-name/VOLUME. When the primary dies or the volume moves,
+what is written and read waits and goes on at the next primary, without an error: file
+systems stay mounted. A process in the background sees to that; if it ends the device
+only waits longer, and the next attach takes it over.
+
+One client at a time writes to a volume. While another one has attached it, attach
+refuses (exit code 6) and names it; --takeover shuts that one out for good, on every
+node, whether it answers or not. It needs root and the kernel module nbd.`,
+		Example: `  blkctl attach pgdata && mkfs.ext4 /dev/blkd/by-name/pgdata
+  blkctl attach pgdata --takeover --reason "db1 hangs"
+  blkctl attach pgdata --read-only --device /dev/nbd5`,
+		Args:              arguments(1, 1),
+		ValidArgsFunction: a.completeVolume,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.attach(cmd.Context(), args[0], &f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.device, "device", "", "`DEVICE` as /dev/nbd5 (default: one that is free)")
+	flags.StringVar(&f.holder, "holder", "", "`NAME` under which the volume is held, and the same after a reboot (default: the host's name)")
+	flags.IntVar(&f.connections, "connections", 1, "`NUMBER` of connections to the primary; with more than one, requests under way take up to 10 s longer to go on after a failover")
+	flags.BoolVar(&f.readOnly, "read-only", false, "read only, and take no attachment: another client may write")
+	flags.BoolVar(&f.takeover, "takeover", false, "take the volume from the client that holds it, which can never write to it again")
+	flags.BoolVar(&f.foreground, "foreground", false, "do not go into the background; for services")
+	reasonFlag(cmd, &f.reason)
+	return cmd
+}
+
+func (a *app) attach(ctx context.Context, volume string, f *attachFlags) error {
+	if f.connections < 1 || f.connections > 16 {
+		return fmt.Errorf("--connections %d: use 1 to 16", f.connections)
+	}
+	if f.foreground {
+		return a.attachHere(ctx, volume, f)
+	}
+	return a.attachBehind(ctx, volume)
+}
+
+// attachHere keeps the volume attached until it is told to stop.
+func (a *app) attachHere(ctx context.Context, volume string, f *attachFlags) error {
+	index := -1
+	if f.device != "" {
+		var err error
+		if index, err = kernel.Index(f.device); err != nil {
+			return fmt.Errorf("--device: %w", err)
+		}
+	}
+	holder, err := holderName(f.holder)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(a.Err, nil))
+	report := reporter()
+	var last attach.State
+	err = attach.Run(ctx, attach.Config{
+		Volume: volume, Holder: holder, Index: index, Connections: f.connections, ReadOnly: f.readOnly, Takeover: f.takeover,
+		Dir: attach.DefaultDir, Log: log, Cluster: &attachCluster{app: a, volume: volume, holder: holder, reason: f.reason},
+		Ready: func(s *attach.State) {
+			last = *s
+			report(s, nil)
+			if err := notifyReady(); err != nil {
+				log.Warn("systemd was not told that the device is there", "err", err)
+			}
+		},
+	})
+	if last.Device != "" && ctx.Err() != nil {
+		return nil // told to stop; the device stays
+	}
+	err = attachError(volume, err)
+	report(nil, err)
+	return err
+}
+
+// attachError says what to do about an error of package attach.
+func attachError(volume string, err error) error {
+	switch {
+	case errors.Is(err, kernel.ErrNoModule):
+		return &Error{Code: Failed, Text: kernel.ErrNoModule.Error(), Advice: "modprobe nbd; where there is no such module, use the volume with nbdfuse, QEMU or fio: blkctl volume show " + volume}
+	case errors.Is(err, attach.ErrRunning):
+		return &Error{Code: Conflict, Text: fmt.Sprintf("volume %s is attached to this host already", volume), Advice: "blkctl attachments"}
+	case errors.Is(err, fs.ErrPermission):
+		return &Error{Code: Failed, Text: err.Error(), Advice: "run it as root"}
+	}
+	return err
+}
+
+// holderName is how this host is known as a holder.
+func holderName(given string) (string, error) {
+	name := given
+	if name == "" {
+		var err error
+		if name, err = os.Hostname(); err != nil {
+			return "", err
+		}
+	}
+	if name == "" || strings.ContainsAny(name, " \t\n") {
+		return "", fmt.Errorf("--holder %q: give a name without blanks", name)
+	}
+	return name, nil
+}
+
+// reportVariable names the descriptor on which the one that has put this process into
+// the background waits for its report.
+const reportVariable = "BLKCTL_REPORT_FD"
+
+// report is what a process in the background tells, once, to the one in front.
+type report struct {
+	State  *attach.State `json:"state,omitempty"`
+	Code   Code          `json:"code,omitempty"`
+	Text   string        `json:"text,omitempty"`
+	Advice string        `json:"advice,omitempty"`
+}
+
+// reporter tells whoever waits in front; later reports go nowhere.
+func reporter() func(*attach.State, error) {
+	if os.Getenv(reportVariable) == "" {
+		return func(*attach.State, error) {}
+	}
+	pipe := os.NewFile(3, "report")
+	return func(s *attach.State, err error) {
+		if pipe == nil {
+			return
+		}
+		r := report{State: s}
+		if err != nil {
+			e := explain(context.Background(), err)
+			r.Code, r.Text, r.Advice = e.Code, e.Text, e.Advice
+		}
+		json.NewEncoder(pipe).Encode(r) // nobody may be there any more
+		pipe.Close()
+		pipe = nil
+	}
+}
+
+// attachBehind runs the same command line in the background and returns when the
+// device is there.
+func (a *app) attachBehind(ctx context.Context, volume string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(attach.DefaultDir, 0o755); err != nil {
+		return attachError(volume, err)
+	}
+	log, err := os.OpenFile(filepath.Join(attach.DefaultDir, volume+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return attachError(volume, err)
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command(self, append(os.Args[1:], "--foreground")...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
+	cmd.Env = append(os.Environ(), reportVariable+"=3")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	w.Close()
+	stop := context.AfterFunc(ctx, func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		r.Close()
+	})
+	defer stop()
+	var answer report
+	if err := json.NewDecoder(r).Decode(&answer); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &Error{Code: Failed, Text: "the process that should keep the volume attached has ended", Advice: "look at " + log.Name()}
+	}
+	if answer.State == nil {
+		return &Error{Code: answer.Code, Text: answer.Text, Advice: answer.Advice}
+	}
+	return show(a.Out, a.output, result{data: newAttachedDevice(answer.State), names: []string{answer.State.Device}, table: func(w io.Writer, _ bool) {
+		fmt.Fprintf(w, "%s: %s, attachment %d, primary %s\n", volume, answer.State.Device, answer.State.Attachment, answer.State.Primary)
+	}})
+}
+
+func (a *app) detachCommand() *cobra.Command {
+	var force bool
+	var holder, reason string
+	cmd := &cobra.Command{
+		Use:   "detach VOLUME",
+		Short: "Removes a volume's device from this host and frees the volume for others",
+		Long: `Removes the device that attach has made, and gives the attachment back. It refuses
+(exit code 6) while the device is mounted or open, unless forced: then what was not
+written yet is lost.
+
+With --holder it frees a volume that another host holds, without touching that host: for
+a host that is gone. What it may still send is refused.`,
+		Example: `  blkctl detach pgdata
+  blkctl detach pgdata --holder db1 --reason "db1 was scrapped"`,
+		Args:              arguments(1, 1),
+		ValidArgsFunction: a.completeVolume,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.detach(cmd.Context(), args[0], holder, reason, force)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "even while it is mounted or open")
+	cmd.Flags().StringVar(&holder, "holder", "", "free it for the `NAME` that holds it, as blkctl attachments tells")
+	reasonFlag(cmd, &reason)
+	return cmd
+}
+
+func (a *app) detach(ctx context.Context, volume, holder, reason string, force bool) error {
+	if holder == "" {
+		s, err := attach.Detach(attach.DefaultDir, volume, force)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return &Error{Code: NotFound, Text: fmt.Sprintf("volume %s is not attached to this host", volume), Advice: "blkctl attachments"}
+		case errors.Is(err, attach.ErrInUse):
+			return &Error{Code: Refused, Text: err.Error(), Advice: "umount it; or, to lose what was not written: blkctl detach " + volume + " --force"}
+		case err != nil:
+			return attachError(volume, err)
+		case s.ReadOnly:
+			fmt.Fprintf(a.Out, "%s: detached\n", volume)
+			return nil
+		}
+		holder = s.Holder
+	}
+	req := &api.DetachRequest{Request: newRequest(reason), Name: volume, Holder: holder}
+	err := a.call(ctx, func(ctx context.Context, n *node) error {
+		_, err := n.volumes.Detach(ctx, req)
+		return called(err)
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "%s: detached\n", volume)
+	return nil
+}
+
+func (a *app) attachmentsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "attachments",
+		Short: "Lists who holds each volume, and the devices of this host",
+		Long: `Lists for each volume the client that may write to it, the number of its attachment,
+and its device if that is on this host.`,
+		Example: `  blkctl attachments
+  blkctl attachments -o json`,
+		Args: arguments(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.attachments(cmd.Context()) },
+	}
+}
+
+func (a *app) attachments(ctx context.Context) error {
+	here, err := attach.List(attach.DefaultDir)
+	if err != nil {
+		return err
+	}
+	return a.call(ctx, func(ctx context.Context, n *node) error {
+		answer, err := n.volumes.List(ctx, &api.ListVolumesRequest{})
+		if err != nil {
+			return called(err)
+		}
+		return show(a.Out, a.output, attachmentsResult(newAttachments(answer.Volumes, here)))
+	})
+}
+
+func attachmentsResult(list []VolumeAttachment) result {
+	var names []string
+	for _, v := range list {
+		names = append(names, v.Volume)
+	}
+	return result{data: list, names: names, table: func(w io.Writer, _ bool) {
+		row(w, "VOLUME", "HOLDER", "NUMBER", "SHARED", "DEVICE HERE")
+		for _, v := range list {
+			device := "-"
+			if v.Device != nil {
+				device = v.Device.Device
+			}
+			row(w, v.Volume, orDash(v.Holder), fmt.Sprint(v.Number), yesNo(v.Shared), device)
+		}
+	}}
+}
