@@ -168,6 +168,15 @@ failover-partition-short: build ## the same in half a minute
 drill: build ## blkctl check and all drills on a cluster of blkctl dev
 	deploy/test/drill.sh all
 
+.PHONY: vm
+vm: build ## attached devices through all failures of servers, in a guest with Debian's kernel: ext4 and xfs
+	deploy/test/vm/attach.sh --fs ext4
+	deploy/test/vm/attach.sh --fs xfs
+
+.PHONY: vm-short
+vm-short: build ## the same with a kill and a hand-over, on ext4
+	deploy/test/vm/attach.sh --fs ext4 --faults "kill promote"
+
 .PHONY: bench
 bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers
 	deploy/test/bench-nbd.sh

@@ -79,23 +79,26 @@ func flatKeys(tree map[string]any, prefix string) []string {
 	return keys
 }
 
-// TestUnit has systemd check the unit, with the program replaced by one that
-// exists here.
-func TestUnit(t *testing.T) {
+// TestUnits has systemd check the units, with programs and manual pages replaced by
+// what exists here.
+func TestUnits(t *testing.T) {
 	verify, err := exec.LookPath("systemd-analyze")
 	if err != nil {
 		t.Skip("systemd-analyze is not installed")
 	}
-	unit, err := os.ReadFile(filepath.Join(deploy, "systemd", "blkd.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "blkd.service")
-	if err := os.WriteFile(file, []byte(strings.Replace(string(unit), "/usr/sbin/blkd", "/bin/true", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(verify, "verify", file).CombinedOutput()
-	if err != nil || len(out) > 0 {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	for source, name := range map[string]string{"blkd.service": "blkd.service", "blkd-attach@.service": "blkd-attach@pg.service"} {
+		unit, err := os.ReadFile(filepath.Join(deploy, "systemd", source))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.NewReplacer("/usr/sbin/blkd", "/bin/true", "/usr/bin/blkctl", "/bin/true", "man:blkctl(1)", "file:///").Replace(string(unit))
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(verify, "verify", file).CombinedOutput()
+		if err != nil || len(out) > 0 {
+			t.Errorf("systemd-analyze verify %s: %v\n%s", name, err, out)
+		}
 	}
 }
