@@ -32,13 +32,16 @@ func request(reason string) *api.RequestInfo {
 	return &api.RequestInfo{Id: id, By: "demo", Reason: reason}
 }
 
-// createVolume makes a volume with a copy on each of up to three nodes, and waits
-// until it is served. Clients of several nodes write to it at once.
-func (c *cluster) createVolume(ctx context.Context, name string, size int64) error {
+// mirrored is a mirror on each of up to three nodes.
+func (c *cluster) mirrored() *metapb.Layout {
+	return &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(min(len(c.nodes), 3))}
+}
+
+// createVolume makes a volume, and waits until it is served. Clients of several nodes
+// write to it at once.
+func (c *cluster) createVolume(ctx context.Context, name string, size int64, layout *metapb.Layout) error {
 	n := c.nodes[0]
-	copies := int32(min(len(c.nodes), 3))
-	_, err := n.volumes().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: size, Shared: true, Request: request(""),
-		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: copies}})
+	_, err := n.volumes().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: size, Shared: true, Request: request(""), Layout: layout})
 	if err != nil {
 		return err // as it came: the caller may look into it
 	}

@@ -55,7 +55,7 @@ func Keep(ctx context.Context, blkd string, cfg Cluster, out io.Writer) error {
 	if err := c.startAll(ctx); err != nil {
 		return err
 	}
-	err = c.createVolume(ctx, cfg.Volume, cfg.Size)
+	err = c.createVolume(ctx, cfg.Volume, cfg.Size, c.mirrored())
 	if err != nil && api.Explain(err).Code != codes.AlreadyExists {
 		return said(err)
 	}

@@ -34,6 +34,7 @@ var errWrong = errors.New("something acknowledged was lost, or something was acc
 type story struct {
 	*cluster
 	out    io.Writer
+	layout *metapb.Layout
 	client *node       // the load goes through it; nothing is done to it
 	dev    *nbd.Client // connected to it
 	late   *nbd.Client // connected to the primary that is frozen
@@ -43,19 +44,27 @@ type story struct {
 }
 
 // Run shows on out how a volume outlives a killed, a relieved and a frozen primary.
-// Everything that it started is gone when it returns. It fails if anything that was
-// acknowledged is lost, or was accepted from an old generation.
-func Run(ctx context.Context, blkd string, out io.Writer) error {
+// The volume has a layout; nil is a mirror of three. Everything that it started is gone
+// when it returns. It fails if anything that was acknowledged is lost, or was accepted
+// from an old generation.
+func Run(ctx context.Context, blkd string, layout *metapb.Layout, out io.Writer) error {
 	dir, err := os.MkdirTemp("", "blkd-demo-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster(blkd, dir, 3)
+	nodes := 3 // the acts need as many
+	if layout != nil {
+		nodes = max(nodes, int(layout.Copies), int(layout.Data+layout.Parity))
+	}
+	c, err := newCluster(blkd, dir, nodes)
 	if err != nil {
 		return err
 	}
-	s := &story{cluster: c, out: out}
+	if layout == nil {
+		layout = c.mirrored()
+	}
+	s := &story{cluster: c, out: out, layout: layout}
 	err = s.tell(ctx)
 	c.close() // before the clients, which might wait for a volume that does not answer
 	if s.load != nil {
@@ -87,7 +96,7 @@ func (s *story) begin(ctx context.Context) error {
 	if err := s.startAll(ctx); err != nil {
 		return err
 	}
-	if err := s.createVolume(ctx, volume, volumeBytes); err != nil {
+	if err := s.createVolume(ctx, volume, volumeBytes, s.layout); err != nil {
 		return said(err)
 	}
 	primary, err := s.primary(ctx, s.nodes[0])
@@ -98,8 +107,8 @@ func (s *story) begin(ctx context.Context) error {
 	if s.dev, err = s.client.dial(ctx, volume); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "3 blkd processes on loopback, started in %s; volume %s: %s, mirror 3, primary %s\n",
-		roughly(time.Since(began)), volume, units.Size(volumeBytes), primary.name)
+	fmt.Fprintf(s.out, "%d blkd processes on loopback, started in %s; volume %s: %s, %s, primary %s\n",
+		len(s.nodes), roughly(time.Since(began)), volume, units.Size(volumeBytes), metapb.LayoutWord(s.layout), primary.name)
 	fmt.Fprintf(s.out, "a client of %s keeps %d reads and writes in flight and checks every block that it reads\n", s.client.name, depth)
 	s.load = verifier.Start(verifier.Config{Device: s.dev, Blocks: loadBlocks, Depth: depth, ReadPercent: 25,
 		FlushEvery: 100 * time.Millisecond, Pause: 2 * time.Millisecond})
