@@ -169,9 +169,10 @@ drill: build ## blkctl check and all drills on a cluster of blkctl dev
 	deploy/test/drill.sh all
 
 .PHONY: vm
-vm: build ## attached devices through all failures of servers, in a guest with Debian's kernel: ext4 and xfs
+vm: build ## attached devices through all failures of servers, in guests with Debian's kernel, and a takeover
 	deploy/test/vm/attach.sh --fs ext4
 	deploy/test/vm/attach.sh --fs xfs
+	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
 
 .PHONY: vm-short
 vm-short: build ## the same with a kill and a hand-over, on ext4

@@ -102,7 +102,7 @@ func (c *Control) Connect(d Device) (int, error) {
 	ae.Uint64(attrDeadTimeout, uint64(deadTimeout/time.Second))
 	ae.String(attrBackend, d.Backend)
 	sockets(ae, d.Sockets)
-	answers, err := c.execute(commandConnect, ae)
+	answers, err := c.execute(commandConnect, ae, netlink.Request) // an answer is proof enough
 	switch {
 	case errors.Is(err, syscall.EBUSY) && d.Index >= 0:
 		return 0, fmt.Errorf("/dev/nbd%d is in use", d.Index)
@@ -126,7 +126,7 @@ func (c *Control) Reconfigure(index int, backend string, fds []int) error {
 	ae.Uint32(attrIndex, uint32(index))
 	ae.String(attrBackend, backend)
 	sockets(ae, fds)
-	if _, err := c.execute(commandReconfigure, ae); err != nil {
+	if _, err := c.execute(commandReconfigure, ae, acknowledged); err != nil {
 		return fmt.Errorf("give /dev/nbd%d new connections: %w", index, err)
 	}
 	return nil
@@ -138,7 +138,7 @@ func (c *Control) Resize(index int, backend string, bytes int64) error {
 	ae.Uint32(attrIndex, uint32(index))
 	ae.String(attrBackend, backend)
 	ae.Uint64(attrSize, uint64(bytes))
-	if _, err := c.execute(commandReconfigure, ae); err != nil {
+	if _, err := c.execute(commandReconfigure, ae, acknowledged); err != nil {
 		return fmt.Errorf("resize /dev/nbd%d: %w", index, err)
 	}
 	return nil
@@ -148,7 +148,7 @@ func (c *Control) Resize(index int, backend string, bytes int64) error {
 func (c *Control) Disconnect(index int) error {
 	ae := netlink.NewAttributeEncoder()
 	ae.Uint32(attrIndex, uint32(index))
-	if _, err := c.execute(commandDisconnect, ae); err != nil {
+	if _, err := c.execute(commandDisconnect, ae, acknowledged); err != nil {
 		return fmt.Errorf("disconnect /dev/nbd%d: %w", index, err)
 	}
 	return nil
@@ -166,13 +166,18 @@ func sockets(ae *netlink.AttributeEncoder, fds []int) {
 	})
 }
 
-func (c *Control) execute(command uint8, ae *netlink.AttributeEncoder) ([]genetlink.Message, error) {
+// acknowledged asks for an acknowledgement, for commands without an answer. One that
+// has an answer must not ask for both: the second would be taken for the answer to the
+// next command.
+const acknowledged = netlink.Request | netlink.Acknowledge
+
+func (c *Control) execute(command uint8, ae *netlink.AttributeEncoder, flags netlink.HeaderFlags) ([]genetlink.Message, error) {
 	data, err := ae.Encode()
 	if err != nil {
 		return nil, err
 	}
 	return c.conn.Execute(genetlink.Message{Header: genetlink.Header{Command: command, Version: version}, Data: data},
-		c.family.ID, netlink.Request|netlink.Acknowledge)
+		c.family.ID, flags)
 }
 
 func indexOf(data []byte) (int, bool) {
