@@ -246,7 +246,7 @@ func TestVotersGoAndCome(t *testing.T) {
 	begin = time.Now()
 	err := create("two")
 	t.Logf("without two of three, a change is refused after %v", time.Since(begin).Round(time.Millisecond))
-	wantError(t, err, codes.Unavailable, "2 of 3 voters missing")
+	wantError(t, err, codes.Unavailable, "1 of 3 voters in contact, 2 needed; missing n")
 	if x := api.Explain(err); !strings.Contains(x.Text, leader+": not heard for") || !strings.Contains(x.Text, middle+": not heard for") || !strings.HasPrefix(x.Advice, "start blkd on ") {
 		t.Errorf("%+v", x)
 	}
