@@ -35,7 +35,7 @@ type trialFlags struct {
 }
 
 func (t *trialFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.overwrite, "overwrite", "", "use `VOLUME` and overwrite its first MiB, instead of making a scratch volume")
+	cmd.Flags().StringVar(&t.overwrite, "overwrite", "", "use `VOLUME`, which must be --shared, and overwrite its first MiB, instead of making a scratch volume")
 	cmd.Flags().BoolVar(&t.tls, "nbd-tls", false, "connect to NBD with TLS")
 }
 
@@ -229,6 +229,12 @@ func (a *app) onVolume(ctx context.Context, t *trialFlags, do func(*drill.Cluste
 				err = &Error{Code: Failed, Text: e.Error(), Advice: "blkctl volume delete " + volume}
 			}
 		}()
+	} else if shared, err := c.Shared(ctx, volume); err != nil || !shared {
+		if err != nil {
+			return failed(ctx, err)
+		}
+		return &Error{Code: Refused, Text: "volume " + volume + " is for one client at a time, and this needs clients of all nodes",
+			Advice: "leave --overwrite out, or name a volume that was created with --shared"}
 	}
 	return do(c, volume)
 }

@@ -177,6 +177,12 @@ func (c *Cluster) Scratch(ctx context.Context) (name string, remove func() error
 	return name, func() error { return c.remove(name) }, nil
 }
 
+// Shared tells whether clients of several nodes may use a volume at the same time.
+func (c *Cluster) Shared(ctx context.Context, volume string) (bool, error) {
+	v, err := c.show(ctx, volume)
+	return v.GetRecord().GetShared(), err
+}
+
 func (c *Cluster) create(ctx context.Context, req *api.CreateVolumeRequest) (v *api.Volume, err error) {
 	err = c.ask(ctx, func(ctx context.Context, conn grpc.ClientConnInterface) (err error) {
 		v, err = api.NewVolumeServiceClient(conn).Create(ctx, req)
