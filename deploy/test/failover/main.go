@@ -15,7 +15,6 @@
 //	quorum    so many voters are killed that the metadata quorum is lost; a volume on others goes on
 //	power     kill -9 of all nodes at once
 //	site      all members lose their power, for all that they know: the client is refused
-//	          (only if asked for: nothing refuses clients that are not attached)
 //	fio       fio with verify as the client, while primaries are killed
 package main
 
@@ -70,8 +69,7 @@ func main() {
 	flag.DurationVar(&o.away, "away", 10*time.Second, "`time` for which a member is away")
 	flag.DurationVar(&o.slow, "slow", 20*time.Second, "`time` for which a member is slow")
 	flag.DurationVar(&o.pause, "pause", time.Millisecond, "`time` that the client lets pass after each answer, in each of its 16 places")
-	usual := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == "site" })
-	only := flag.String("only", strings.Join(usual, ","), "`scenarios` to run")
+	only := flag.String("only", strings.Join(names, ","), "`scenarios` to run")
 	flag.Parse()
 	chosen := strings.Split(*only, ",")
 	for _, name := range chosen {
