@@ -185,11 +185,8 @@ func (c *Core) rowsRead(p *pour) {
 	if p.waits--; p.waits > 0 || c.p.pour != p {
 		return
 	}
-	c.task(true, func() error {
-		c.coded.code.Encode(p.rows.data)
-		return nil
-	}, func(error) {
-		if c.p.pour == p {
+	c.task(true, func() error { return c.coded.code.Encode(p.rows.data) }, func(err error) {
+		if c.must("encode a batch", err) && c.p.pour == p {
 			c.p.batches++
 			p.batch = newBatchID(c.gen, c.p.batches)
 			c.tryPour()
