@@ -107,6 +107,7 @@ func TestForgedRaftMessages(t *testing.T) {
 func TestGuests(t *testing.T) {
 	running(t, func(l *lab) {
 		l.node("n1").do(add("n4"))
+		time.Sleep(time.Second) // n2 may not have applied it yet
 		client := l.stranger("n2")
 		g := &api.Greeting{Name: "n4", Disk: 4, Incarnation: 44, Address: "n4:7400", List: formatList(l.list)}
 		answer, err := client.Hello(context.Background(), &api.HelloRequest{Greeting: g})
