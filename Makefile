@@ -44,17 +44,24 @@ size: witness ## fails if bin/blkd-witness has grown to 20 MB: a witness shall f
 	@bytes=$$(stat -c %s bin/blkd-witness); echo "bin/blkd-witness has $$bytes bytes"; test $$bytes -lt 20000000
 
 .PHONY: test
-test: ## what must pass: vet, tests with the race detector, planted bugs, interop if its tools are there
+test: ## what must pass: vet, tests with the race detector, planted bugs, real processes, interop if its tools are there
 	$(GO) vet ./...
 	cd internal/third_party/errors && $(GO) test ./...
-	$(MAKE) --no-print-directory size
-	$(RACE) -timeout 10m $$($(GO) list ./... | grep -v -e '/blockdev$$' -e '/internal/sim$$' -e '/internal/model$$')
+	$(RACE) -p 3 -timeout 10m $$($(GO) list ./... | grep -v -e '/blockdev$$' -e '/internal/sim$$' -e '/internal/model$$')
 	$(RACE) -short -timeout 10m ./internal/sim ./internal/model
 	$(GO) test -timeout 10m ./internal/sim ./internal/model
 	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
 	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
 	$(GO) test -run '^Test(CoreCrash|DetectorCallsNoLivingNodeDown)$$' ./metadata -crash.seeds=500 -detector.hours=6
-	$(MAKE) --no-print-directory mutants
+	$(MAKE) --no-print-directory -j2 -O mutants processes
+	@if command -v nbdinfo >/dev/null; then \
+		$(MAKE) --no-print-directory interop; \
+	else \
+		echo "make interop is left out, for want of nbdinfo and others: make deps installs them"; \
+	fi
+
+.PHONY: processes
+processes: build ## the short forms of what is tested with clusters of real processes
 	$(MAKE) --no-print-directory cluster
 	$(MAKE) --no-print-directory failover-short
 	deploy/test/drill.sh handover kill-primary --max-stall 1m
@@ -62,11 +69,6 @@ test: ## what must pass: vet, tests with the race detector, planted bugs, intero
 		$(MAKE) --no-print-directory failover-partition-short; \
 	else \
 		echo "make failover-partition is left out: it needs root and iproute2"; \
-	fi
-	@if command -v nbdinfo >/dev/null; then \
-		$(MAKE) --no-print-directory interop; \
-	else \
-		echo "make interop is left out, for want of nbdinfo and others: make deps installs them"; \
 	fi
 
 .PHONY: deps
