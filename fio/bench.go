@@ -228,7 +228,8 @@ func (cfg *Config) account(t Target) (u usage, err error) {
 
 const (
 	quietTime  = 500 * time.Millisecond // a server that did nothing for so long is idle
-	quietCPU   = 2 * clockTick          // what "nothing" may cost: timers, measuring
+	quietCPU   = 2 * clockTick          // what "nothing" may cost a process: timers, heartbeats, measuring
+	quietBytes = 256 << 10              // and what it may write: a line in a log
 	settleTime = 30 * time.Second       // a server that is never idle is measured as it is
 )
 
@@ -250,7 +251,8 @@ func settle(ctx context.Context, pids []int) error {
 		if err != nil {
 			return err
 		}
-		quiet := now.cpu-last.cpu <= quietCPU && now.wrote == last.wrote
+		n := len(pids)
+		quiet := now.cpu-last.cpu <= time.Duration(n)*quietCPU && now.wrote-last.wrote <= int64(n)*quietBytes
 		last = now
 		if quiet {
 			break
