@@ -440,13 +440,14 @@ func (s *Session) Submit(batch []*blockdev.Request) {
 		q.Attachment, q.Owner = s.attachment, q
 		if n := weight(r); n > 0 && !v.tryReserve(n) {
 			s.submit(list) // room may come only when these are answered
+			clear(list)
 			list = list[:0]
 			v.reserve(n)
 		}
 		list = append(list, &q.Request)
 	}
 	s.submit(list)
-	clear(list[:cap(list)])
+	clear(list)
 	*b = list[:0]
 	batches.Put(b)
 }
