@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# bench-nbd.sh: blkd beside qemu-nbd and nbdkit, in turns; prints tables, and which of
-# the project's targets for one node hold. See benchnbd/main.go.
+# bench-nbd.sh: blkd beside qemu-nbd and nbdkit, and clusters of it beside one node, in
+# turns; prints tables, and which of the project's targets hold. See benchnbd/main.go.
 #
-#   deploy/test/bench-nbd.sh                                  about 20 minutes
+#   deploy/test/bench-nbd.sh                                  about 40 minutes
 #   ROUNDS=3 deploy/test/bench-nbd.sh -only disk -transports tcp
 #   SIZE=4096 DIR=/mnt/disk BLKD=./blkd deploy/test/bench-nbd.sh
 #
