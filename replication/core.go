@@ -104,7 +104,7 @@ func (t Times) withDefaults() Times {
 type Limits struct {
 	EntryBytes int64  // largest data entry; default 1 MiB
 	SendBytes  int    // catching up: bytes sent ahead of the answers; default 8 MiB
-	CopyBytes  int64  // one piece of a full copy; default 256 KiB
+	CopyBytes  int64  // one piece of a full copy, or of the log for a member that catches up; default 256 KiB
 	Copies     uint64 // pieces sent ahead of the answers; default 4
 	LagBytes   int64  // log kept for a member that does not keep up, within a sixteenth; default 32 MiB
 }

@@ -300,25 +300,28 @@ func (c *Core) askLease(p *peer, m *Message) {
 	m.Lease = p.lease.id
 }
 
-// pump sends a peer what it lacks, as far as the window allows.
+// pump sends a peer a piece of what it lacks, if the window allows. Its answers and the
+// ticks ask for the next pieces: several at once would hold everybody else up for as long
+// as they take to read and encode.
 func (c *Core) pump(p *peer) {
 	_, last := c.disk.Last()
-	for p.up && p.ready && p.next <= last && p.bytes < c.lim.SendBytes {
-		prev := p.next - 1
-		gen, ok := c.disk.GenAt(prev)
-		entries, err := c.disk.ReadLog(prev, c.lim.SendBytes-p.bytes)
-		if err != nil || !ok && prev > 0 && prev > p.held {
-			p.behind = true
-			c.note("%s needs the log after %d, which is not kept: %v", p.node, prev, err)
-			return
-		}
-		bytes := 0
-		for i := range entries {
-			bytes += len(entries[i].Data) + 64
-		}
-		c.sendEntries(p, gen, prev, entries, bytes)
-		p.next = entries[len(entries)-1].Seq + 1
+	if !p.up || !p.ready || p.next > last || p.bytes >= c.lim.SendBytes {
+		return
 	}
+	prev := p.next - 1
+	gen, ok := c.disk.GenAt(prev)
+	entries, err := c.disk.ReadLog(prev, int(c.lim.CopyBytes))
+	if err != nil || !ok && prev > 0 && prev > p.held {
+		p.behind = true
+		c.note("%s needs the log after %d, which is not kept: %v", p.node, prev, err)
+		return
+	}
+	bytes := 0
+	for i := range entries {
+		bytes += len(entries[i].Data) + 64
+	}
+	c.sendEntries(p, gen, prev, entries, bytes)
+	p.next = entries[len(entries)-1].Seq + 1
 }
 
 // probe sends an append without entries: a heartbeat that asks for an answer.
