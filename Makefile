@@ -23,7 +23,7 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 # built from, and networks that can be cut.
 PACKAGES = gcc libc6-dev fio nbdkit libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
-	iproute2 etcd-server
+	iproute2 etcd-server curl haproxy keepalived
 
 .DEFAULT_GOAL := build
 
@@ -69,6 +69,11 @@ processes: build ## the short forms of what is tested with clusters of real proc
 		$(MAKE) --no-print-directory failover-partition-short; \
 	else \
 		echo "make failover-partition is left out: it needs root and iproute2"; \
+	fi
+	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null && command -v curl >/dev/null && command -v haproxy >/dev/null && command -v keepalived >/dev/null; then \
+		$(MAKE) --no-print-directory endpoints; \
+	else \
+		echo "make endpoints is left out: it needs root, iproute2, curl, haproxy and keepalived"; \
 	fi
 
 .PHONY: deps
@@ -169,6 +174,10 @@ failover-partition-short: build ## the same in half a minute
 	@mkdir -p out
 	$(GO) build -tags mutants -o out/blkd-mutants ./cmd/blkd
 	$(GO) run ./deploy/test/failoverpartition -blkd out/blkd-mutants -hold 2s -only alone -mutant replica/no-lease
+
+.PHONY: endpoints
+endpoints: build ## HAProxy and keepalived follow a volume; needs root and both
+	$(GO) run ./deploy/test/endpoints -blkd bin/blkd
 
 .PHONY: drill
 drill: build ## blkctl check and all drills on a cluster of blkctl dev

@@ -2,7 +2,7 @@ package replication
 
 import "blkd/blockdev"
 
-// View lets a simulator look into a core, to check what no message shows. It
+// View lets a simulator, or a status, look into a core for what no message shows. It
 // changes nothing, and is good until the core's next call.
 type View struct{ c *Core }
 

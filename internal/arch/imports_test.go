@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"deploy/test/clusterkill":       {"deploy/test/clustertest", "internal/api", "metadata/metapb"},
 	"deploy/test/clusterpartition":  {"deploy/test/clustertest", "internal/api", "internal/mutant", "metadata/metapb"},
 	"deploy/test/clusterwitness":    {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "metadata/metapb"},
+	"deploy/test/endpoints":         {"deploy/test/clustertest", "nbd", "blockdev", "internal/api"},
 	"deploy/test/clustertest":       {"nbd", "internal/api", "metadata/metapb"},
 	"deploy/test/failover":          {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/env", "internal/verifier", "metadata/metapb"},
 	"deploy/test/killloop":          {"nbd", "blockdev", "internal/units"},

@@ -27,7 +27,7 @@ type failFS struct {
 
 func (s failFS) Open(name string, flag int) (env.File, error) {
 	f, err := s.FS.Open(name, flag)
-	if err == nil && strings.HasSuffix(name, "/store/log") {
+	if err == nil && strings.HasSuffix(name, "/log") {
 		f = failFile{f, s.sick}
 	}
 	return f, err

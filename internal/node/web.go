@@ -53,7 +53,7 @@ func (n *Node) handler() http.Handler {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { writeMetrics(w, registry) })
-	mux.HandleFunc("GET /health", n.health)
+	n.handleHealth(mux)
 	if n.cfg.Metrics.Pprof {
 		handleProfiles(mux)
 	}

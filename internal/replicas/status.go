@@ -29,13 +29,7 @@ type Status struct {
 func (m *Manager) Status() []Status {
 	var all []Status
 	for _, r := range m.list() {
-		s := Status{Volume: r.name, ID: r.id, Store: r.stats()}
-		known := r.volume.TryInspect(func(_ replication.Instant, c *replication.Core) { s.Status = c.Status() })
-		r.mu.Lock()
-		s.Waits = !known
-		s.Full, s.BadBlocks, s.Failed, s.Compared = r.full, r.bad, r.failed, maps.Clone(r.compared)
-		r.mu.Unlock()
-		all = append(all, s)
+		all = append(all, r.status())
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -43,6 +37,34 @@ func (m *Manager) Status() []Status {
 		all = append(all, Status{Volume: b.name, ID: id, Failed: b.err})
 	}
 	return all
+}
+
+// Find is the Status of one volume's replica, if this node has one.
+func (m *Manager) Find(volume string) (Status, bool) {
+	if r := m.find(volume); r != nil {
+		return r.status(), true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, b := range m.broken {
+		if b.name == volume {
+			return Status{Volume: volume, ID: id, Failed: b.err}, true
+		}
+	}
+	return Status{}, false
+}
+
+func (r *replica) status() Status {
+	s := Status{Volume: r.name, ID: r.id, Store: r.stats()}
+	known := r.volume.TryInspect(func(now replication.Instant, c *replication.Core) {
+		s.Status = c.Status()
+		s.CanRead = c.View().CanRead(now) // it may have stood still since the core's last step
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.Waits = !known
+	s.Full, s.BadBlocks, s.Failed, s.Compared = r.full, r.bad, r.failed, maps.Clone(r.compared)
+	return s
 }
 
 // stats are those of the store; of an erasure-coded volume, those of its log, with the

@@ -72,7 +72,7 @@ func New(cfg Config) (*Cluster, error) {
 			return nil, err
 		}
 		n := &Node{Address: address, dir: dir, Process: Process{
-			Name: name, Env: cfg.Env, Namespace: cfg.Network.namespace(i), LogFile: filepath.Join(dir, "log")}}
+			Name: name, Env: cfg.Env, Namespace: cfg.Network.Namespace(i), LogFile: filepath.Join(dir, "log")}}
 		if n.conn, err = api.Dial(n.socket()); err != nil {
 			return nil, err
 		}

@@ -32,7 +32,7 @@ func (n *Network) build(nodes int) error {
 		return err
 	}
 	for i := range nodes {
-		name, port := n.namespace(i), n.port(i)
+		name, port := n.Namespace(i), n.port(i)
 		if err := ips("netns add " + name); err != nil {
 			return err
 		}
@@ -52,8 +52,8 @@ func (n *Network) build(nodes int) error {
 func (n *Network) hub() string       { return n.prefix + "-hub" }
 func (n *Network) port(i int) string { return fmt.Sprintf("port%d", i) }
 
-// namespace is that of a node; empty in no network.
-func (n *Network) namespace(i int) string {
+// Namespace is that of a node; empty in no network.
+func (n *Network) Namespace(i int) string {
 	if n == nil {
 		return ""
 	}
@@ -80,7 +80,7 @@ func (n *Network) Cut(node int) error {
 // other way it goes on.
 func (n *Network) Block(from, to int) error {
 	// The frames go to an address that nobody has.
-	return ips(fmt.Sprintf("-n %s neigh replace %s lladdr 02:00:00:00:00:01 nud permanent dev eth0", n.namespace(from), host(to)))
+	return ips(fmt.Sprintf("-n %s neigh replace %s lladdr 02:00:00:00:00:01 nud permanent dev eth0", n.Namespace(from), host(to)))
 }
 
 // Part makes the network swallow everything between two nodes; others reach both.
@@ -91,7 +91,7 @@ func (n *Network) Heal() error {
 	for i := range n.nodes {
 		if err := ips(
 			fmt.Sprintf("-n %s link set %s master br0", n.hub(), n.port(i)),
-			fmt.Sprintf("-n %s neigh flush nud permanent dev eth0", n.namespace(i))); err != nil {
+			fmt.Sprintf("-n %s neigh flush nud permanent dev eth0", n.Namespace(i))); err != nil {
 			return err
 		}
 	}
@@ -101,7 +101,7 @@ func (n *Network) Heal() error {
 // Close removes the namespaces. Processes in them lose the network.
 func (n *Network) Close() {
 	for i := range n.nodes {
-		ips("netns del " + n.namespace(i)) //nolint:errcheck // as far as it was built
+		ips("netns del " + n.Namespace(i)) //nolint:errcheck // as far as it was built
 	}
 	ips("netns del " + n.hub()) //nolint:errcheck // likewise
 }
