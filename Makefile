@@ -23,7 +23,7 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 # built from, and networks that can be cut.
 PACKAGES = gcc libc6-dev fio nbdkit libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
-	iproute2 etcd-server curl haproxy keepalived
+	iproute2 etcd-server fence-agents curl haproxy keepalived
 
 .DEFAULT_GOAL := build
 
