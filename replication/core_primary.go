@@ -461,7 +461,11 @@ func (c *Core) attend(p *peer) {
 	if !p.up || c.role == Secondary {
 		return
 	}
-	quiet := c.now.after(p.sent.add(c.times.Probe))
+	pause := c.times.Probe
+	if c.role == Primary && p.stalled == 0 {
+		pause = c.times.Lease / 3 // it owes nothing: with the lease is soon enough
+	}
+	quiet := c.now.after(p.sent.add(pause))
 	m := c.p.base.member(p.node)
 	switch {
 	case p.ready:

@@ -30,8 +30,8 @@ type Clock interface {
 	Wall() time.Time
 	// AfterFunc calls f on a goroutine of its own after d.
 	AfterFunc(d time.Duration, f func()) Timer
-	// NewTicker ticks every d, which must be positive. A tick that nobody has
-	// taken when the next one is due is dropped.
+	// NewTicker ticks every d, which must be positive; the first tick may come
+	// sooner. A tick that nobody has taken when the next one is due is dropped.
 	NewTicker(d time.Duration) Ticker
 }
 
@@ -72,15 +72,18 @@ func (SystemClock) Wall() time.Time { return time.Now() }
 // AfterFunc implements Clock.
 func (SystemClock) AfterFunc(d time.Duration, f func()) Timer { return time.AfterFunc(d, f) }
 
-// NewTicker implements Clock.
+// NewTicker implements Clock. All tickers of a process with the same period tick at
+// the same moments: to wake an idle processor costs more than what most ticks do.
 func (SystemClock) NewTicker(d time.Duration) Ticker {
 	t := &systemTicker{ticks: make(chan struct{}, 1), every: d}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.timer = time.AfterFunc(d, t.tick)
-	t.due = time.Now().Add(d)
+	t.timer = time.AfterFunc(t.untilDue(), t.tick)
 	return t
 }
+
+// began is when all tickers of the process have begun.
+var began = time.Now()
 
 type systemTicker struct {
 	ticks chan struct{}
@@ -88,12 +91,13 @@ type systemTicker struct {
 
 	mu      sync.Mutex
 	timer   *time.Timer
-	due     time.Time
 	stopped bool
 }
 
-// tick sets the timer anew from when it was due, so that the rate has no drift,
-// but never to catch up on ticks that were missed.
+// untilDue is the time until the next multiple of the period, so that the rate has no
+// drift. Ticks that were missed are not caught up on.
+func (t *systemTicker) untilDue() time.Duration { return t.every - time.Since(began)%t.every }
+
 func (t *systemTicker) tick() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -104,11 +108,7 @@ func (t *systemTicker) tick() {
 	case t.ticks <- struct{}{}:
 	default:
 	}
-	now := time.Now()
-	if t.due = t.due.Add(t.every); t.due.Before(now) {
-		t.due = now.Add(t.every)
-	}
-	t.timer.Reset(t.due.Sub(now))
+	t.timer.Reset(t.untilDue())
 }
 
 // C implements Ticker.

@@ -33,7 +33,7 @@ func TestSystemTicker(t *testing.T) {
 		<-ticker.C()
 	}
 	ticker.Stop()
-	if d := c.Now() - started; d < 50*env.Millisecond {
+	if d := c.Now() - started; d < 45*env.Millisecond { // the first may come at once
 		t.Errorf("10 ticks of 5 ms took %v", d)
 	}
 	select {
