@@ -23,7 +23,7 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 # built from, and networks that can be cut.
 PACKAGES = gcc libc6-dev fio nbdkit libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
-	iproute2 etcd-server fence-agents curl haproxy keepalived
+	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils
 
 .DEFAULT_GOAL := build
 
@@ -65,6 +65,7 @@ processes: build ## the short forms of what is tested with clusters of real proc
 	$(MAKE) --no-print-directory cluster
 	$(MAKE) --no-print-directory failover-short
 	deploy/test/drill.sh handover kill-primary --max-stall 1m
+	$(MAKE) --no-print-directory ocf
 	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null; then \
 		$(MAKE) --no-print-directory failover-partition-short; \
 	else \
@@ -178,6 +179,10 @@ failover-partition-short: build ## the same in half a minute
 .PHONY: endpoints
 endpoints: build ## HAProxy and keepalived follow a volume; needs root and both
 	$(GO) run ./deploy/test/endpoints -blkd bin/blkd
+
+.PHONY: ocf
+ocf: build ## the agents for Pacemaker under ocf-tester, and through a failover
+	deploy/test/ocf.sh
 
 .PHONY: drill
 drill: build ## blkctl check and all drills on a cluster of blkctl dev

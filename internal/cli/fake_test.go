@@ -149,7 +149,7 @@ var asks = []string{
 	"promote v", "branch list", "branch compare v@1-n1", "branch drop v@1-n1 --yes", "replica list v", "replica add v", "replica remove v n1", "replica move v n1", "replica invalidate v n1", "replica verify v",
 	"node list", "node show n1", "node add n4 --address n4:7400", "node remove n1", "node replace n1", "node drain n1", "node undrain n1", "node fence n1",
 	"cluster status", "cluster transfer", "cluster snapshot save FILE", "history v", "events", "status", "why", "primary v", "secondary v", "check", "drill all",
-	"attachments", "detach v --holder db1",
+	"attachments", "detach v --holder db1", "role v",
 }
 
 // TestExitCodesOfAllCommands: whatever a node answers, each command ends with the
