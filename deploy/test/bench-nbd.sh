@@ -6,6 +6,7 @@
 #   ROUNDS=3 deploy/test/bench-nbd.sh -only disk -transports tcp
 #   SIZE=4096 DIR=/mnt/disk BLKD=./blkd deploy/test/bench-nbd.sh
 #
+# PEERS=ceph measures two copies beside Ceph RBD, too, if its packages are installed.
 # SIZE is that of each disk in MiB and should fit into memory several times. DIR is where
 # the disks lie (default: out/, which is on the checkout's file system). Pages with plots
 # and JSON go to out/. Arguments go to benchnbd.
@@ -17,4 +18,4 @@ mkdir -p "${DIR:=$root/out}"
 build_blkd
 (cd "$root" && CGO_ENABLED=0 go build -o "$work/" ./deploy/test/benchnbd ./deploy/test/memserver)
 "$work/benchnbd" -blkd "$BLKD" -memserver "$work/memserver" -dir "$DIR" -out "$root/out" \
-	-size "${SIZE:-1024}" -rounds "${ROUNDS:-5}" -runtime "${RUNTIME:-2s}" "$@"
+	${PEERS:+-with "$PEERS"} -size "${SIZE:-1024}" -rounds "${ROUNDS:-5}" -runtime "${RUNTIME:-2s}" "$@"

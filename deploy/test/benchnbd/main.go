@@ -4,7 +4,7 @@
 //
 // Scenarios:
 //
-//	disk       blkd, nbdkit file and qemu-nbd (writeback), and the raw file, under fio,
+//	disk       blkd, nbdkit file, qemu-nbd (writeback), nbd-server and the raw file, under fio,
 //	           over TCP and over Unix sockets. All acknowledge a write from memory and
 //	           make it durable on flush. The disks are filled with random data first.
 //	memory     the NBD edge alone: package nbd over a memory device, nbdkit memory, and
@@ -17,7 +17,12 @@
 //	           copies with durability flush and write.
 //	cluster-tls  two copies with and without TLS between the nodes.
 //
-// How one node and mirrors scale, only if asked for:
+// Only if asked for:
+//
+//	ceph       two copies, with durability flush and write, and two copies of Ceph RBD
+//	           behind qemu-nbd, which Debian's packages bring up on this machine.
+//
+// How one node and mirrors scale, only if asked for too:
 //
 //	by-load      with depth and block size
 //	by-replicas  with the number of replicas, each on a node of its own
@@ -58,6 +63,7 @@ type bench struct {
 	transports      []string      // tcp, unix
 
 	servers  []*server              // running
+	daemons  []int                  // process ids of servers that have no parent
 	clusters []*clustertest.Cluster // running
 	ports    int                    // handed out
 }
@@ -74,13 +80,18 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", fio.DefaultRounds, "runs of each job against each server")
 	flag.DurationVar(&b.runtime, "runtime", 2*time.Second, "length of a run")
 	only := flag.String("only", "disk,memory,tls,checksums,mirror,durable,cluster-tls", "scenarios")
+	with := flag.String("with", "", "scenarios to run after them")
 	transports := flag.String("transports", "tcp,unix", "transports of the disk scenario")
 	flag.Parse()
 	b.size = *sizeMiB << 20
 	b.transports = strings.Split(*transports, ",")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.run(ctx, *dir, strings.Split(*only, ",")); err != nil {
+	names := strings.Split(*only, ",")
+	if *with != "" {
+		names = append(names, strings.Split(*with, ",")...)
+	}
+	if err := b.run(ctx, *dir, names); err != nil {
 		fmt.Fprintln(os.Stderr, "benchnbd:", err)
 		os.Exit(1)
 	}
@@ -98,7 +109,7 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	defer b.stopAll()
 	scenarios := map[string]func(context.Context) ([]verdict, error){
 		"disk": b.disk, "memory": b.memory, "tls": b.tls, "checksums": b.checksums,
-		"mirror": b.mirror, "durable": b.durable, "cluster-tls": b.clusterTLS,
+		"mirror": b.mirror, "durable": b.durable, "cluster-tls": b.clusterTLS, "ceph": b.ceph,
 		"by-load": b.byLoad, "by-replicas": b.byReplicas, "by-volumes": b.byVolumes, "by-size": b.bySize,
 	}
 	var verdicts []verdict

@@ -42,15 +42,16 @@ func (b *bench) disk(ctx context.Context) ([]verdict, error) {
 }
 
 func (b *bench) diskOver(ctx context.Context, transport string, fill bool) ([]verdict, error) {
-	kit, qemu, raw := filepath.Join(b.dir, "nbdkit.img"), filepath.Join(b.dir, "qemu.img"), filepath.Join(b.dir, "raw.img")
+	kit, qemu := filepath.Join(b.dir, "nbdkit.img"), filepath.Join(b.dir, "qemu.img")
+	stock, raw := filepath.Join(b.dir, "nbd-server.img"), filepath.Join(b.dir, "raw.img")
 	if fill {
-		for _, f := range []string{kit, qemu, raw} {
+		for _, f := range []string{kit, qemu, stock, raw} {
 			if err := fillFile(f, b.size); err != nil {
 				return nil, err
 			}
 		}
 	}
-	var places [3]place
+	var places [4]place
 	for i := range places {
 		var err error
 		if places[i], err = b.place(transport); err != nil {
@@ -74,11 +75,15 @@ func (b *bench) diskOver(ctx context.Context, transport string, fill bool) ([]ve
 	if err != nil {
 		return nil, err
 	}
-	rep, err := b.measure(ctx, "disk, "+transport, fio.EngineFio, b.dir, random4k, blkd, nbdkit, qemuNBD)
+	nbdServer, err := b.nbdServer(ctx, places[3], stock)
 	if err != nil {
 		return nil, err
 	}
-	seq, err := b.measure(ctx, "disk sequential, "+transport, fio.EngineFio, b.dir, sequential1m, blkd, nbdkit, qemuNBD,
+	rep, err := b.measure(ctx, "disk, "+transport, fio.EngineFio, b.dir, random4k, blkd, nbdkit, qemuNBD, nbdServer)
+	if err != nil {
+		return nil, err
+	}
+	seq, err := b.measure(ctx, "disk sequential, "+transport, fio.EngineFio, b.dir, sequential1m, blkd, nbdkit, qemuNBD, nbdServer,
 		&server{name: "raw file", uri: "file:" + raw})
 	if err != nil {
 		return nil, err

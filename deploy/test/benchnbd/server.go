@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,7 +25,7 @@ const startTimeout = 30 * time.Second
 type server struct {
 	name, uri string
 	cmd       *exec.Cmd // nil for a file, and for a volume of a cluster
-	pids      []int     // of a cluster's nodes
+	pids      []int     // of all who work for it; nil: it is cmd alone
 	ended     chan struct{}
 	log       string
 }
@@ -32,7 +33,7 @@ type server struct {
 // target is the server as the fio package takes it.
 func (s *server) target() fio.Target {
 	t := fio.Target{Name: s.name, URI: s.uri, PIDs: s.pids}
-	if s.cmd != nil {
+	if s.cmd != nil && t.PIDs == nil {
 		t.PIDs = []int{s.cmd.Process.Pid}
 	}
 	return t
@@ -42,7 +43,8 @@ func (s *server) target() fio.Target {
 func (b *bench) check() error {
 	for _, p := range []struct{ program, how string }{
 		{b.blkd, "name it with -blkd"}, {b.memserver, "name it with -memserver"},
-		{"nbdkit", "apt-get install nbdkit"}, {"qemu-nbd", "apt-get install qemu-utils"}, {"fio", "apt-get install fio"},
+		{"nbdkit", "apt-get install nbdkit"}, {"qemu-nbd", "apt-get install qemu-utils"},
+		{"nbd-server", "apt-get install nbd-server"}, {"fio", "apt-get install fio"},
 	} {
 		if _, err := exec.LookPath(p.program); err != nil {
 			return fmt.Errorf("%w (%s)", err, p.how)
@@ -103,6 +105,39 @@ func (b *bench) qemuNBD(ctx context.Context, p place, file string) (*server, err
 	return b.start(ctx, "qemu-nbd", p.uri(""), "qemu-nbd", args...)
 }
 
+// nbdServer starts the NBD project's own server on a file.
+func (b *bench) nbdServer(ctx context.Context, p place, file string) (*server, error) {
+	where := "listenaddr = " + p.host + "\nport = " + p.port
+	if p.socket != "" {
+		where = "unixsock = " + p.socket
+	}
+	config := filepath.Join(b.dir, fmt.Sprintf("nbd-server%d.conf", b.ports))
+	text := fmt.Sprintf("[generic]\n%s\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n", where, file)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	pidFile := config + ".pid"
+	// It becomes a daemon, and with -d, which has it stay, it serves one client only.
+	if out, err := exec.CommandContext(ctx, "nbd-server", "-C", config, "-p", pidFile).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("nbd-server: %w: %s", err, out)
+	}
+	s := &server{name: "nbd-server", uri: p.uri("disk")}
+	if err := s.waitReady(ctx); err != nil {
+		return nil, err
+	}
+	id, err := os.ReadFile(pidFile)
+	if err != nil {
+		return nil, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(id)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", pidFile, err)
+	}
+	s.pids = []int{pid}
+	b.daemons = append(b.daemons, pid)
+	return s, nil
+}
+
 // blkdNode starts blkd on a directory of its own, with one volume called disk.
 func (b *bench) blkdNode(ctx context.Context, name string, p place, dir string, more ...string) (*server, error) {
 	args := append([]string{"--standalone", "--data-dir", filepath.Join(b.dir, dir),
@@ -112,7 +147,17 @@ func (b *bench) blkdNode(ctx context.Context, name string, p place, dir string, 
 
 // start runs a server and waits until it answers at its URI.
 func (b *bench) start(ctx context.Context, name, uri, program string, args ...string) (*server, error) {
-	s := &server{name: name, uri: uri, log: filepath.Join(b.dir, fmt.Sprintf("log%d", b.ports)), ended: make(chan struct{})}
+	s, err := b.launch(name, program, args...)
+	if err != nil {
+		return nil, err
+	}
+	s.uri = uri
+	return s, s.waitReady(ctx)
+}
+
+// launch runs a program until the servers are stopped.
+func (b *bench) launch(name, program string, args ...string) (*server, error) {
+	s := &server{name: name, log: filepath.Join(b.dir, fmt.Sprintf("log%d", len(b.servers))), ended: make(chan struct{})}
 	out, err := os.Create(s.log)
 	if err != nil {
 		return nil, err
@@ -126,7 +171,7 @@ func (b *bench) start(ctx context.Context, name, uri, program string, args ...st
 	}
 	b.servers = append(b.servers, s)
 	go func() { s.cmd.Wait(); close(s.ended) }()
-	return s, s.waitReady(ctx)
+	return s, nil
 }
 
 func (s *server) waitReady(ctx context.Context) error {
@@ -140,11 +185,11 @@ func (s *server) waitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.ended:
-			return fmt.Errorf("%s ended instead of serving:\n%s", strings.Join(s.cmd.Args, " "), s.said())
+			return fmt.Errorf("%s ended instead of serving:\n%s", s.name, s.said())
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s does not answer: %w\n%s", strings.Join(s.cmd.Args, " "), err, s.said())
+			return fmt.Errorf("%s does not answer: %w\n%s", s.name, err, s.said())
 		}
 	}
 }
@@ -164,6 +209,10 @@ func (b *bench) stopAll() {
 		c.Close()
 	}
 	b.clusters = nil
+	for _, pid := range b.daemons {
+		syscall.Kill(pid, syscall.SIGTERM) //nolint:errcheck // it has ended by itself
+	}
+	b.daemons = nil
 	for _, s := range slices.Backward(b.servers) {
 		s.cmd.Process.Signal(syscall.SIGTERM)
 		select {

@@ -64,13 +64,13 @@ func diskVerdicts(random, seq *fio.Report, transport string) []verdict {
 	where := "disk, " + transport
 	var v []verdict
 	for _, job := range random4k {
-		for _, peer := range []string{"nbdkit", "qemu-nbd"} {
+		for _, peer := range []string{"nbdkit", "qemu-nbd", "nbd-server"} {
 			v = append(v, compare(random, 2, where, job, fio.EngineFio, fio.IOPS, "blkd", peer, atLeast, 1))
 		}
 		v = append(v, compare(random, 2, where, job, fio.EngineFio, fio.CPU, "blkd", "nbdkit", atMost, 1))
 	}
 	for _, job := range sequential1m {
-		for _, peer := range []string{"nbdkit", "qemu-nbd"} {
+		for _, peer := range []string{"nbdkit", "qemu-nbd", "nbd-server"} {
 			v = append(v, compare(seq, 2, where, job, fio.EngineFio, fio.MBps, "blkd", peer, atLeast, 1))
 		}
 		if job != "seqread-1m-qd8" { // from memory: no socket is as fast as a copy
@@ -123,6 +123,15 @@ func durableVerdicts(flushing *fio.Report) []verdict {
 		compare(flushing, 4, "durable", flushJob, fio.EngineFio, fio.IOPS, "2-copies", "raw file", atLeast, 1),
 		compare(flushing, 4, "durable", flushJob, fio.EngineFio, fio.IOPS, "1-node", "raw file", atLeast, 1),
 	}
+}
+
+func cephVerdicts(rep *fio.Report) []verdict {
+	over := func(job, name string, want float64) verdict {
+		return compare(rep, 3, "beside Ceph RBD", job, fio.EngineFio, fio.IOPS, name, "ceph 2 copies", atLeast, want)
+	}
+	v := []verdict{over("randwrite-4k-qd32", "2-copies", 15), over("randwrite-4k-qd32", "2-copies-durable", 1.5)}
+	v[1].number = 4
+	return v
 }
 
 func tlsVerdicts(rep *fio.Report) []verdict {
