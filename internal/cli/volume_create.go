@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,8 +30,9 @@ func (a *app) volumeCreateCommand() *cobra.Command {
 		Long: `Creates a thin volume that reads as zeros.
 
 In a cluster it records the volume and chooses the nodes of its replicas, spread
-over failure domains; it then says why, and what may fail. --dry-run only says
-that. The command's own flags are for clusters.`,
+over failure domains, waits up to 10 s until clients are served, and says why it
+chose so, and what may fail. --dry-run only says that. The command's own flags are
+for clusters.`,
 		Example: `  blkctl volume create demo 10GiB
   blkctl volume create pgdata 200GiB --layout "mirror 3" --dry-run
   blkctl volume create logs 50GiB --layout "ec 4+2" --reason "ticket 4711"`,
@@ -44,6 +46,9 @@ that. The command's own flags are for clusters.`,
 				v, err := n.volumes.Create(ctx, req)
 				if err != nil {
 					return called(err)
+				}
+				if v.Record != nil && !f.dryRun {
+					v = awaitServed(ctx, n, v)
 				}
 				return a.showCreated(v, f.dryRun)
 			})
@@ -85,6 +90,25 @@ func (f *createFlags) request(name, size string) (*api.CreateVolumeRequest, erro
 	}
 	req.ManualFailover, err = choice("failover", f.failover, failovers, strings.Join(failoverWords, " or "))
 	return req, err
+}
+
+// serveTime is how long the nodes of a new volume may take to make its replicas.
+const serveTime = 10 * time.Second
+
+// awaitServed waits until a new volume of a cluster has clients served, for some time:
+// it exists whether or not its nodes are well, and what is shown then says so.
+func awaitServed(ctx context.Context, n *node, v *api.Volume) *api.Volume {
+	ctx, cancel := context.WithTimeout(ctx, serveTime)
+	defer cancel()
+	if _, err := n.cluster.Wait(ctx, &api.WaitRequest{Volume: v.Name, Condition: api.WaitCondition_WAIT_CONDITION_PRIMARY}); err != nil {
+		return v
+	}
+	served, err := n.volumes.Show(ctx, &api.ShowVolumeRequest{Name: v.Name})
+	if err != nil {
+		return v
+	}
+	served.Plan = v.Plan
+	return served
 }
 
 // showCreated prints a new volume, and in a cluster why it is placed so.
