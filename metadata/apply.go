@@ -120,6 +120,8 @@ func (a *apply) doVolume() (*metapb.Result, *Refusal) {
 		return a.setMembers(op.SetMembers)
 	case *metapb.Command_Attach:
 		return a.attach(op.Attach)
+	case *metapb.Command_SetService:
+		return a.setService(op.SetService)
 	case *metapb.Command_ReportMark:
 		return a.reportMark(op.ReportMark)
 	case *metapb.Command_Recover:

@@ -99,6 +99,9 @@ func (a *apply) checkChange(v, next *metapb.Volume) *Refusal {
 		return refused("volume %s has members %s: too few for ack %s with min-copies %d", v.Name, membersText(v.Members), metapb.AckWord(next.Ack), next.MinCopies).
 			advise("wait until more members are UpToDate: blkctl wait %s --for=uptodate", v.Name)
 	}
+	if next.Shared && v.Service != nil {
+		return refused("volume %s has a service, which only an attachment can fence", v.Name).advise("blkctl service disable %s --forget", v.Name)
+	}
 	if holder := attachedBy(v); next.Shared != v.Shared && holder != "" {
 		return refused("volume %s is attached by %s", v.Name, holder).advise("detach it there first")
 	}

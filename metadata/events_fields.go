@@ -149,6 +149,10 @@ func volumeFields(v *metapb.Volume) []field {
 	l.text("attachment.holder", v.Attachment.GetHolder())
 	l.counter("attachment.number", v.Attachment.GetNumber())
 	l.counter("attachment.since", v.Attachment.GetSince())
+	if v.Service != nil {
+		l.text("service.nodes", strings.Join(v.Service.Nodes, " "))
+		l.text("service.wanted", v.Service.Wanted)
+	}
 	l.number("created", v.Created)
 	if v.Served != 0 {
 		l.counter("served", v.Served)

@@ -53,6 +53,9 @@ func checkVolume(s *State, v *metapb.Volume) error {
 	case v.Mark.Generation > v.Generation:
 		return fmt.Errorf("volume %s is at generation %d, but its mark at %d", v.Name, v.Generation, v.Mark.Generation)
 	}
+	if no := checkService(v, v.Service); no != nil {
+		return fmt.Errorf("volume %s: %w", v.Name, no)
+	}
 	if no := checkShape(v); no != nil {
 		return fmt.Errorf("volume %s: %w", v.Name, no)
 	}

@@ -136,7 +136,14 @@ func (g *commandGen) volumeOp(c *metapb.Command, n int) {
 		c.Op = &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: name, Generation: generation, Number: number, Members: g.members(v), Copies: pick[int32](g.rand, 0, 0, 0, 1, 2, 3, 4)}}
 	case n < 90:
 		c.Op = &metapb.Command_Attach{Attach: &metapb.Attach{Volume: name, Generation: generation, Number: number, Holder: pick(g.rand, "", "x", "y"), Takeover: g.rand.IntN(2) == 0}}
-	case n < 94:
+	case n < 92:
+		op := &metapb.SetService{Volume: name, Generation: generation, Number: number}
+		for range g.rand.IntN(3) {
+			op.Nodes = append(op.Nodes, g.nodeName())
+		}
+		op.Wanted = pick(g.rand, append(op.Nodes, "", "n1")...)
+		c.Op = &metapb.Command_SetService{SetService: op}
+	case n < 95:
 		c.Op = &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{Volume: name, Generation: generation, Seq: g.rand.Uint64N(100)}}
 	default:
 		op := &metapb.Recover{Volume: name, Generation: generation, Number: number, Primary: to, Incarnation: g.run(to), Members: g.members(v)}

@@ -12,8 +12,9 @@ import (
 
 // Steward is what the leader of the quorum does without being asked: it records
 // what its Detector found out, has another member of a volume promoted when the
-// primary cannot serve (see failover), moves replicas off nodes that are drained, keeps 1, 3 or 5 voters that work, and raises
-// the cluster's version when every node can follow.
+// primary cannot serve (see failover), moves replicas off nodes that are drained, has
+// services run elsewhere (see moveServices), keeps 1, 3 or 5 voters that work, and
+// raises the cluster's version when every node can follow.
 //
 //	a node that                                     becomes
 //	registered and is no member of Raft             a learner
@@ -109,6 +110,7 @@ func (s *Steward) Step(in StewardInput) StewardOutput {
 	s.observe(w, &out)
 	s.failover(w, &out)
 	s.evacuate(w, &out)
+	s.moveServices(w, &out)
 	s.raiseVersion(w, &out)
 	s.steer(w, &out)
 	return out

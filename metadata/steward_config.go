@@ -20,6 +20,10 @@ type StewardConfig struct {
 	// ObserveAfter is how long a verdict has to hold before it is recorded, if it is
 	// not "down", which rests on enough silence already: 1 ms to 60 s, default 250 ms.
 	ObserveAfter time.Duration
+	// MoveServiceAfter is how long a node has to be down before another one shall run
+	// its services: 1 s to 1 h, default 10 s. It covers a restart of blkd, which what
+	// runs on the node hardly notices.
+	MoveServiceAfter time.Duration
 	// RetryMin and RetryMax: what had no effect is tried again after RetryMin, and
 	// after twice as long each time, up to RetryMax. RetryMin: 10 ms to RetryMax,
 	// default 1 s. RetryMax: up to 1 h, default 1 min.
@@ -34,6 +38,7 @@ func (c StewardConfig) withDefaults() (StewardConfig, error) {
 	defaultTo(&c.StableFor, 5*time.Second)
 	defaultTo(&c.CatchUpEntries, 1000)
 	defaultTo(&c.ObserveAfter, 250*ms)
+	defaultTo(&c.MoveServiceAfter, 10*time.Second)
 	defaultTo(&c.RetryMin, time.Second)
 	defaultTo(&c.RetryMax, time.Minute)
 	for _, err := range []error{
@@ -41,6 +46,7 @@ func (c StewardConfig) withDefaults() (StewardConfig, error) {
 		within("stable-for", c.StableFor, 100*ms, c.ReplaceVoterAfter),
 		within("catch-up-entries", c.CatchUpEntries, 1, 1e6),
 		within("observe-after", c.ObserveAfter, ms, time.Minute),
+		within("move-service-after", c.MoveServiceAfter, time.Second, time.Hour),
 		within("retry-max", c.RetryMax, 10*ms, time.Hour),
 		within("retry-min", c.RetryMin, 10*ms, c.RetryMax),
 	} {

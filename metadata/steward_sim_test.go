@@ -53,6 +53,11 @@ func (s *stewardSim) run() error {
 			return err
 		}
 	}
+	for i := range 2 {
+		if err := s.w.line(fmt.Sprintf("set_service volume=v%d nodes=n%d,n%d wanted=n%d @", i, 2-i, 3, 3)); err != nil {
+			return err
+		}
+	}
 	for range 3 {
 		for range 5 + s.rand.IntN(20) {
 			if err := s.trouble(); err != nil {
@@ -183,6 +188,9 @@ func (s *stewardSim) whole() error {
 		n := w.s.Node(v.Primary)
 		if t := tallyOf(v.Members); n.GetIncarnation() != v.PrimaryIncarnation && !recoverable(v, t) {
 			return fmt.Errorf("volume %s has nobody who serves it: primary %s, members %s", v.Name, v.Primary, membersText(v.Members))
+		}
+		if wanted := v.Service.GetWanted(); w.s.Node(wanted) == nil && ServiceNode(w.s, v, wanted) != "" {
+			return fmt.Errorf("the service of volume %s shall run on %q, of %v", v.Name, wanted, v.Service)
 		}
 	}
 	return nil

@@ -272,6 +272,13 @@ func (w *stewardWorld) command(c *metapb.Command) error {
 			return err
 		}
 		key = fmt.Sprint("members ", m.Volume, m.Number)
+	case *metapb.Command_SetService:
+		m := op.SetService
+		w.say("service %s: %s -> %s: %s", m.Volume, w.s.Volume(m.Volume).Service.GetWanted(), m.Wanted, c.Reason)
+		if err := w.checkService(m); err != nil {
+			return err
+		}
+		key = fmt.Sprint("service ", m.Volume, m.Number)
 	case *metapb.Command_SetClusterVersion:
 		w.say("version %d: %s", op.SetClusterVersion.Version, c.Reason)
 		key = "version"
@@ -329,6 +336,19 @@ func (w *stewardWorld) checkMove(c *metapb.SetMembers) error {
 	}
 	if leaving != 1 || len(c.Members) != len(v.Members)+1 || comer.State != metapb.ReplicaState_REPLICA_STATE_INCONSISTENT || unusable(to) != "" {
 		return fmt.Errorf("volume %s: %d leave, %s comes", v.Name, leaving, comer.Node)
+	}
+	return nil
+}
+
+// checkService repeats the rules of moveServices.
+func (w *stewardWorld) checkService(c *metapb.SetService) error {
+	v := w.s.Volume(c.Volume)
+	n, verdict := w.s.Node(v.Service.Wanted), w.verdicts[v.Service.Wanted]
+	if down := verdict.Health == metapb.Health_HEALTH_DOWN && w.now-verdict.Since >= 10*time.Second; n != nil && !n.Drained && !down {
+		return fmt.Errorf("volume %s: its service leaves %s, which works or has only just failed: %v", v.Name, n.Name, verdict)
+	}
+	if to := w.s.Node(c.Wanted); to == nil || unusable(to) != "" || !slices.Contains(v.Service.Nodes, c.Wanted) || !slices.Equal(c.Nodes, v.Service.Nodes) {
+		return fmt.Errorf("volume %s: its service goes to %s, of %v", v.Name, c.Wanted, c.Nodes)
 	}
 	return nil
 }

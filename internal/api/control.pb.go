@@ -3313,6 +3313,100 @@ func (x *DetachRequest) GetHolder() string {
 	return ""
 }
 
+// SetServiceRequest names one of: a node, stop, away, forget. With none of these the
+// service stays where it is wanted, or comes to the first node that may be used.
+type SetServiceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Request       *RequestInfo           `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Nodes         []string               `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`    // that may run it, the best first; empty: as before
+	To            string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`          // run it there
+	Stop          bool                   `protobuf:"varint,5,opt,name=stop,proto3" json:"stop,omitempty"`     // run it nowhere
+	Away          bool                   `protobuf:"varint,6,opt,name=away,proto3" json:"away,omitempty"`     // run it on another node than now
+	Forget        bool                   `protobuf:"varint,7,opt,name=forget,proto3" json:"forget,omitempty"` // the volume has no service any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetServiceRequest) Reset() {
+	*x = SetServiceRequest{}
+	mi := &file_internal_api_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetServiceRequest) ProtoMessage() {}
+
+func (x *SetServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetServiceRequest.ProtoReflect.Descriptor instead.
+func (*SetServiceRequest) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SetServiceRequest) GetRequest() *RequestInfo {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *SetServiceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetServiceRequest) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *SetServiceRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *SetServiceRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
+func (x *SetServiceRequest) GetAway() bool {
+	if x != nil {
+		return x.Away
+	}
+	return false
+}
+
+func (x *SetServiceRequest) GetForget() bool {
+	if x != nil {
+		return x.Forget
+	}
+	return false
+}
+
 type FollowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3323,7 +3417,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[43]
+	mi := &file_internal_api_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3335,7 +3429,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[43]
+	mi := &file_internal_api_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3348,7 +3442,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{43}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FollowRequest) GetName() string {
@@ -3376,7 +3470,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[44]
+	mi := &file_internal_api_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3482,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[44]
+	mi := &file_internal_api_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3495,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{44}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FollowResponse) GetRecord() *metapb.Volume {
@@ -3709,7 +3803,15 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\rDetachRequest\x12.\n" +
 	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06holder\x18\x03 \x01(\tR\x06holder\"9\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xbd\x01\n" +
+	"\x11SetServiceRequest\x12.\n" +
+	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05nodes\x18\x03 \x03(\tR\x05nodes\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\tR\x02to\x12\x12\n" +
+	"\x04stop\x18\x05 \x01(\bR\x04stop\x12\x12\n" +
+	"\x04away\x18\x06 \x01(\bR\x04away\x12\x16\n" +
+	"\x06forget\x18\a \x01(\bR\x06forget\"9\n" +
 	"\rFollowRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05known\x18\x02 \x01(\x04R\x05known\"\x84\x01\n" +
@@ -3730,7 +3832,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x0fRESYNC_KIND_LOG\x10\x01\x12\x17\n" +
 	"\x13RESYNC_KIND_EXTENTS\x10\x02\x12\x16\n" +
 	"\x12RESYNC_KIND_DIGEST\x10\x03\x12\x14\n" +
-	"\x10RESYNC_KIND_FULL\x10\x042\x94\n" +
+	"\x10RESYNC_KIND_FULL\x10\x042\xcf\n" +
 	"\n" +
 	"\rVolumeService\x12A\n" +
 	"\x04List\x12\x1b.blkd.v1.ListVolumesRequest\x1a\x1c.blkd.v1.ListVolumesResponse\x123\n" +
@@ -3749,6 +3851,8 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x11InvalidateReplica\x12!.blkd.v1.InvalidateReplicaRequest\x1a\x0f.blkd.v1.Volume\x121\n" +
 	"\x06Attach\x12\x16.blkd.v1.AttachRequest\x1a\x0f.blkd.v1.Volume\x121\n" +
 	"\x06Detach\x12\x16.blkd.v1.DetachRequest\x1a\x0f.blkd.v1.Volume\x129\n" +
+	"\n" +
+	"SetService\x12\x1a.blkd.v1.SetServiceRequest\x1a\x0f.blkd.v1.Volume\x129\n" +
 	"\x06Follow\x12\x16.blkd.v1.FollowRequest\x1a\x17.blkd.v1.FollowResponse\x12S\n" +
 	"\x0eVerifyReplicas\x12\x1e.blkd.v1.VerifyReplicasRequest\x1a\x1f.blkd.v1.VerifyReplicasProgress0\x01\x12K\n" +
 	"\fListBranches\x12\x1c.blkd.v1.ListBranchesRequest\x1a\x1d.blkd.v1.ListBranchesResponse\x12Q\n" +
@@ -3772,7 +3876,7 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
@@ -3819,60 +3923,61 @@ var file_internal_api_control_proto_goTypes = []any{
 	(*ErrorInfo)(nil),                // 42: blkd.v1.ErrorInfo
 	(*AttachRequest)(nil),            // 43: blkd.v1.AttachRequest
 	(*DetachRequest)(nil),            // 44: blkd.v1.DetachRequest
-	(*FollowRequest)(nil),            // 45: blkd.v1.FollowRequest
-	(*FollowResponse)(nil),           // 46: blkd.v1.FollowResponse
-	(*metapb.Volume)(nil),            // 47: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 48: blkd.metadata.Plan
-	(*metapb.LogEnd)(nil),            // 49: blkd.metadata.LogEnd
-	(metapb.ReplicaState)(0),         // 50: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 51: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 52: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 53: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 54: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 55: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 56: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 57: blkd.metadata.Certificate
-	(*metapb.Node)(nil),              // 58: blkd.metadata.Node
+	(*SetServiceRequest)(nil),        // 45: blkd.v1.SetServiceRequest
+	(*FollowRequest)(nil),            // 46: blkd.v1.FollowRequest
+	(*FollowResponse)(nil),           // 47: blkd.v1.FollowResponse
+	(*metapb.Volume)(nil),            // 48: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 49: blkd.metadata.Plan
+	(*metapb.LogEnd)(nil),            // 50: blkd.metadata.LogEnd
+	(metapb.ReplicaState)(0),         // 51: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 52: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 53: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 54: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 55: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 56: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 57: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 58: blkd.metadata.Certificate
+	(*metapb.Node)(nil),              // 59: blkd.metadata.Node
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
 	8,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	47, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	48, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	48, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	49, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
 	5,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
 	7,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
 	4,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
-	49, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
+	50, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
 	2,  // 9: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
-	50, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	51, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
 	6,  // 11: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	51, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	52, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
 	2,  // 13: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
 	1,  // 14: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	52, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	51, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	52, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	53, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	52, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	53, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
 	3,  // 18: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
 	4,  // 19: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
 	12, // 20: blkd.v1.ListVolumesResponse.logs:type_name -> blkd.v1.ReplicaLog
-	49, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
+	50, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
 	9,  // 22: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	53, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	54, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	55, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	54, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	55, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	54, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	55, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	56, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	55, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	56, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
 	9,  // 28: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 29: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 30: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 31: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
 	3,  // 32: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	56, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	57, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
 	21, // 34: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	52, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	57, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	49, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	53, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	58, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	50, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
 	9,  // 38: blkd.v1.RecoverVolumeRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 39: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 40: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
@@ -3883,62 +3988,65 @@ var file_internal_api_control_proto_depIdxs = []int32{
 	9,  // 45: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
 	37, // 46: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
 	41, // 47: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	51, // 48: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	52, // 48: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
 	3,  // 49: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
 	2,  // 50: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
 	9,  // 51: blkd.v1.AttachRequest.request:type_name -> blkd.v1.RequestInfo
 	9,  // 52: blkd.v1.DetachRequest.request:type_name -> blkd.v1.RequestInfo
-	47, // 53: blkd.v1.FollowResponse.record:type_name -> blkd.metadata.Volume
-	58, // 54: blkd.v1.FollowResponse.nodes:type_name -> blkd.metadata.Node
-	10, // 55: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	13, // 56: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	14, // 57: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	16, // 58: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	18, // 59: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	15, // 60: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
-	35, // 61: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	19, // 62: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	22, // 63: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
-	23, // 64: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	24, // 65: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	25, // 66: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	26, // 67: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	43, // 68: blkd.v1.VolumeService.Attach:input_type -> blkd.v1.AttachRequest
-	44, // 69: blkd.v1.VolumeService.Detach:input_type -> blkd.v1.DetachRequest
-	45, // 70: blkd.v1.VolumeService.Follow:input_type -> blkd.v1.FollowRequest
-	27, // 71: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	30, // 72: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
-	32, // 73: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
-	33, // 74: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
-	38, // 75: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	40, // 76: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	11, // 77: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 78: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 79: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	17, // 80: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 81: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	3,  // 82: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
-	36, // 83: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	20, // 84: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 85: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
-	3,  // 86: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 87: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 88: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 89: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	3,  // 90: blkd.v1.VolumeService.Attach:output_type -> blkd.v1.Volume
-	3,  // 91: blkd.v1.VolumeService.Detach:output_type -> blkd.v1.Volume
-	46, // 92: blkd.v1.VolumeService.Follow:output_type -> blkd.v1.FollowResponse
-	28, // 93: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	31, // 94: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
-	28, // 95: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
-	34, // 96: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
-	39, // 97: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	41, // 98: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	77, // [77:99] is the sub-list for method output_type
-	55, // [55:77] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	9,  // 53: blkd.v1.SetServiceRequest.request:type_name -> blkd.v1.RequestInfo
+	48, // 54: blkd.v1.FollowResponse.record:type_name -> blkd.metadata.Volume
+	59, // 55: blkd.v1.FollowResponse.nodes:type_name -> blkd.metadata.Node
+	10, // 56: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	13, // 57: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	14, // 58: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	16, // 59: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	18, // 60: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	15, // 61: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	35, // 62: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	19, // 63: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	22, // 64: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
+	23, // 65: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	24, // 66: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	25, // 67: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	26, // 68: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	43, // 69: blkd.v1.VolumeService.Attach:input_type -> blkd.v1.AttachRequest
+	44, // 70: blkd.v1.VolumeService.Detach:input_type -> blkd.v1.DetachRequest
+	45, // 71: blkd.v1.VolumeService.SetService:input_type -> blkd.v1.SetServiceRequest
+	46, // 72: blkd.v1.VolumeService.Follow:input_type -> blkd.v1.FollowRequest
+	27, // 73: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	30, // 74: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
+	32, // 75: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
+	33, // 76: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
+	38, // 77: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	40, // 78: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	11, // 79: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 80: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 81: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	17, // 82: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 83: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 84: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	36, // 85: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	20, // 86: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 87: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
+	3,  // 88: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 89: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 90: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 91: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	3,  // 92: blkd.v1.VolumeService.Attach:output_type -> blkd.v1.Volume
+	3,  // 93: blkd.v1.VolumeService.Detach:output_type -> blkd.v1.Volume
+	3,  // 94: blkd.v1.VolumeService.SetService:output_type -> blkd.v1.Volume
+	47, // 95: blkd.v1.VolumeService.Follow:output_type -> blkd.v1.FollowResponse
+	28, // 96: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	31, // 97: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
+	28, // 98: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
+	34, // 99: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
+	39, // 100: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	41, // 101: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	79, // [79:102] is the sub-list for method output_type
+	56, // [56:79] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -3953,7 +4061,7 @@ func file_internal_api_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

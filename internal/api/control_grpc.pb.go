@@ -38,6 +38,7 @@ const (
 	VolumeService_InvalidateReplica_FullMethodName = "/blkd.v1.VolumeService/InvalidateReplica"
 	VolumeService_Attach_FullMethodName            = "/blkd.v1.VolumeService/Attach"
 	VolumeService_Detach_FullMethodName            = "/blkd.v1.VolumeService/Detach"
+	VolumeService_SetService_FullMethodName        = "/blkd.v1.VolumeService/SetService"
 	VolumeService_Follow_FullMethodName            = "/blkd.v1.VolumeService/Follow"
 	VolumeService_VerifyReplicas_FullMethodName    = "/blkd.v1.VolumeService/VerifyReplicas"
 	VolumeService_ListBranches_FullMethodName      = "/blkd.v1.VolumeService/ListBranches"
@@ -104,6 +105,10 @@ type VolumeServiceClient interface {
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*Volume, error)
 	// Detach ends that: the volume is free, and what the client still sends is refused.
 	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*Volume, error)
+	// SetService says which nodes may run what belongs to a volume, and where it shall
+	// run. It answers when that is recorded; the nodes do the rest. FAILED_PRECONDITION
+	// if no node may be used, or the volume has no service and no nodes are named.
+	SetService(ctx context.Context, in *SetServiceRequest, opts ...grpc.CallOption) (*Volume, error)
 	// Follow tells what is recorded about a volume: at once if that is newer than what
 	// the caller knows, else when it changes, or after 10 seconds. It needs no quorum:
 	// the node tells what it has heard.
@@ -287,6 +292,16 @@ func (c *volumeServiceClient) Detach(ctx context.Context, in *DetachRequest, opt
 	return out, nil
 }
 
+func (c *volumeServiceClient) SetService(ctx context.Context, in *SetServiceRequest, opts ...grpc.CallOption) (*Volume, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Volume)
+	err := c.cc.Invoke(ctx, VolumeService_SetService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *volumeServiceClient) Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (*FollowResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(FollowResponse)
@@ -414,6 +429,10 @@ type VolumeServiceServer interface {
 	Attach(context.Context, *AttachRequest) (*Volume, error)
 	// Detach ends that: the volume is free, and what the client still sends is refused.
 	Detach(context.Context, *DetachRequest) (*Volume, error)
+	// SetService says which nodes may run what belongs to a volume, and where it shall
+	// run. It answers when that is recorded; the nodes do the rest. FAILED_PRECONDITION
+	// if no node may be used, or the volume has no service and no nodes are named.
+	SetService(context.Context, *SetServiceRequest) (*Volume, error)
 	// Follow tells what is recorded about a volume: at once if that is newer than what
 	// the caller knows, else when it changes, or after 10 seconds. It needs no quorum:
 	// the node tells what it has heard.
@@ -482,6 +501,9 @@ func (UnimplementedVolumeServiceServer) Attach(context.Context, *AttachRequest) 
 }
 func (UnimplementedVolumeServiceServer) Detach(context.Context, *DetachRequest) (*Volume, error) {
 	return nil, status.Error(codes.Unimplemented, "method Detach not implemented")
+}
+func (UnimplementedVolumeServiceServer) SetService(context.Context, *SetServiceRequest) (*Volume, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetService not implemented")
 }
 func (UnimplementedVolumeServiceServer) Follow(context.Context, *FollowRequest) (*FollowResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Follow not implemented")
@@ -782,6 +804,24 @@ func _VolumeService_Detach_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _VolumeService_SetService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(VolumeServiceServer).SetService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: VolumeService_SetService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(VolumeServiceServer).SetService(ctx, req.(*SetServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _VolumeService_Follow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(FollowRequest)
 	if err := dec(in); err != nil {
@@ -920,6 +960,10 @@ var VolumeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Detach",
 			Handler:    _VolumeService_Detach_Handler,
+		},
+		{
+			MethodName: "SetService",
+			Handler:    _VolumeService_SetService_Handler,
 		},
 		{
 			MethodName: "Follow",

@@ -74,6 +74,7 @@ const (
 	FailoverAmnesiac
 	FailoverNoPause
 	FailoverUnsealed
+	FailoverHastyService
 	StateApplyTwice
 	StateAnyGeneration
 	StateAnyNumber
@@ -226,6 +227,7 @@ var table = [numIDs]Info{
 	{FailoverAmnesiac, "failover/amnesiac", "A member is chosen that may have lost entries."},
 	{FailoverNoPause, "failover/no-pause", "A promotion that had no effect is asked for again at once."},
 	{FailoverUnsealed, "failover/unsealed", "A member is chosen though too few others answer to seal the log."},
+	{FailoverHastyService, "failover/hasty-service", "A service leaves a node that has been down for a moment only."},
 	{StateApplyTwice, "state/apply-twice", "A request that is repeated is applied again."},
 	{StateAnyGeneration, "state/any-generation", "A change of a record does not compare the generation."},
 	{StateAnyNumber, "state/any-number", "A change of a record does not compare its number."},

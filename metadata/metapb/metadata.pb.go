@@ -372,6 +372,7 @@ type Command struct {
 	//	*Command_ReportMark
 	//	*Command_Recover
 	//	*Command_CertifyPromotion
+	//	*Command_SetService
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -638,6 +639,15 @@ func (x *Command) GetCertifyPromotion() *CertifyPromotion {
 	return nil
 }
 
+func (x *Command) GetSetService() *SetService {
+	if x != nil {
+		if x, ok := x.Op.(*Command_SetService); ok {
+			return x.SetService
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -726,6 +736,10 @@ type Command_CertifyPromotion struct {
 	CertifyPromotion *CertifyPromotion `protobuf:"bytes,65,opt,name=certify_promotion,json=certifyPromotion,proto3,oneof"`
 }
 
+type Command_SetService struct {
+	SetService *SetService `protobuf:"bytes,66,opt,name=set_service,json=setService,proto3,oneof"`
+}
+
 func (*Command_FoundCluster) isCommand_Op() {}
 
 func (*Command_RestoreCluster) isCommand_Op() {}
@@ -767,6 +781,8 @@ func (*Command_ReportMark) isCommand_Op() {}
 func (*Command_Recover) isCommand_Op() {}
 
 func (*Command_CertifyPromotion) isCommand_Op() {}
+
+func (*Command_SetService) isCommand_Op() {}
 
 // FoundCluster is the first command of a cluster.
 type FoundCluster struct {
@@ -2205,6 +2221,85 @@ func (x *Attach) GetTakeover() bool {
 	return false
 }
 
+// SetService says which nodes may run what belongs to a volume, and where it shall
+// run. It moves no attachment: the node that is wanted takes the volume, and the one
+// that has it gives it up.
+type SetService struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Nodes         []string               `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`   // the best first; empty: the volume has no service any more
+	Wanted        string                 `protobuf:"bytes,5,opt,name=wanted,proto3" json:"wanted,omitempty"` // one of them; empty: it shall run nowhere
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetService) Reset() {
+	*x = SetService{}
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetService) ProtoMessage() {}
+
+func (x *SetService) ProtoReflect() protoreflect.Message {
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetService.ProtoReflect.Descriptor instead.
+func (*SetService) Descriptor() ([]byte, []int) {
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetService) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *SetService) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SetService) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SetService) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *SetService) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
 // ReportMark records the committed frontier of a volume.
 type ReportMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2217,7 +2312,7 @@ type ReportMark struct {
 
 func (x *ReportMark) Reset() {
 	*x = ReportMark{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2324,7 @@ func (x *ReportMark) String() string {
 func (*ReportMark) ProtoMessage() {}
 
 func (x *ReportMark) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[20]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2337,7 @@ func (x *ReportMark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportMark.ProtoReflect.Descriptor instead.
 func (*ReportMark) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{20}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportMark) GetVolume() string {
@@ -2279,7 +2374,7 @@ type CertifyPromotion struct {
 
 func (x *CertifyPromotion) Reset() {
 	*x = CertifyPromotion{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2386,7 @@ func (x *CertifyPromotion) String() string {
 func (*CertifyPromotion) ProtoMessage() {}
 
 func (x *CertifyPromotion) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[21]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2399,7 @@ func (x *CertifyPromotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyPromotion.ProtoReflect.Descriptor instead.
 func (*CertifyPromotion) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{21}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CertifyPromotion) GetVolume() string {
@@ -2345,7 +2440,7 @@ type Recover struct {
 
 func (x *Recover) Reset() {
 	*x = Recover{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2452,7 @@ func (x *Recover) String() string {
 func (*Recover) ProtoMessage() {}
 
 func (x *Recover) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[22]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2465,7 @@ func (x *Recover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recover.ProtoReflect.Descriptor instead.
 func (*Recover) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{22}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Recover) GetVolume() string {
@@ -2438,7 +2533,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2545,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[23]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2558,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{23}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Result) GetCode() Code {
@@ -2545,7 +2640,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +2652,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[24]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +2665,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{24}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Node) GetName() string {
@@ -2739,7 +2834,7 @@ type Layout struct {
 
 func (x *Layout) Reset() {
 	*x = Layout{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2846,7 @@ func (x *Layout) String() string {
 func (*Layout) ProtoMessage() {}
 
 func (x *Layout) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[25]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2859,7 @@ func (x *Layout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layout.ProtoReflect.Descriptor instead.
 func (*Layout) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{25}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Layout) GetKind() LayoutKind {
@@ -2811,7 +2906,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2918,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[26]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2931,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{26}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Member) GetNode() string {
@@ -2900,7 +2995,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3007,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[27]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3020,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{27}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Attachment) GetHolder() string {
@@ -2949,6 +3044,60 @@ func (x *Attachment) GetSince() uint64 {
 	return 0
 }
 
+// Service is what runs on the node that has attached a volume: a file system, an
+// address, a database. Each node knows by itself what that is.
+type Service struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`   // that may run it, the best first
+	Wanted        string                 `protobuf:"bytes,2,opt,name=wanted,proto3" json:"wanted,omitempty"` // where it shall run; empty: nowhere
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Service) Reset() {
+	*x = Service{}
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Service) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Service) ProtoMessage() {}
+
+func (x *Service) ProtoReflect() protoreflect.Message {
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Service.ProtoReflect.Descriptor instead.
+func (*Service) Descriptor() ([]byte, []int) {
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Service) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Service) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
 // Mark is a frontier that was reported as committed.
 type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2960,7 +3109,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3121,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[28]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3134,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{28}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Mark) GetGeneration() uint64 {
@@ -3025,13 +3174,14 @@ type Volume struct {
 	Created            int64                  `protobuf:"varint,18,opt,name=created,proto3" json:"created,omitempty"`                                     // Unix nanoseconds
 	ManualFailover     bool                   `protobuf:"varint,19,opt,name=manual_failover,json=manualFailover,proto3" json:"manual_failover,omitempty"` // nobody is promoted but by an operator
 	Served             uint64                 `protobuf:"varint,20,opt,name=served,proto3" json:"served,omitempty"`                                       // the latest generation whose primary has said that it serves
+	Service            *Service               `protobuf:"bytes,21,opt,name=service,proto3" json:"service,omitempty"`                                      // unset: none
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3043,7 +3193,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[29]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3056,7 +3206,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{29}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Volume) GetId() uint64 {
@@ -3199,6 +3349,13 @@ func (x *Volume) GetServed() uint64 {
 	return 0
 }
 
+func (x *Volume) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
 // HistoryEntry is one change of a volume's record.
 type HistoryEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3217,7 +3374,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3386,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[30]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3399,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{30}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HistoryEntry) GetGeneration() uint64 {
@@ -3322,7 +3479,7 @@ type History struct {
 
 func (x *History) Reset() {
 	*x = History{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3334,7 +3491,7 @@ func (x *History) String() string {
 func (*History) ProtoMessage() {}
 
 func (x *History) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[31]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3347,7 +3504,7 @@ func (x *History) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use History.ProtoReflect.Descriptor instead.
 func (*History) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{31}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *History) GetVolume() uint64 {
@@ -3403,7 +3560,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3572,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[32]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3585,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{32}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -3506,7 +3663,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3518,7 +3675,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[33]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3531,7 +3688,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{33}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Change) GetField() string {
@@ -3569,7 +3726,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3738,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[34]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3751,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{34}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Plan) GetMembers() []*Member {
@@ -3643,7 +3800,7 @@ type Applied struct {
 
 func (x *Applied) Reset() {
 	*x = Applied{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3655,7 +3812,7 @@ func (x *Applied) String() string {
 func (*Applied) ProtoMessage() {}
 
 func (x *Applied) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[35]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3668,7 +3825,7 @@ func (x *Applied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Applied.ProtoReflect.Descriptor instead.
 func (*Applied) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{35}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Applied) GetRequest() []byte {
@@ -3710,7 +3867,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3722,7 +3879,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[36]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3735,7 +3892,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{36}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *State) GetFormat() uint32 {
@@ -3870,7 +4027,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +4039,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[37]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3895,7 +4052,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{37}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Identity) GetDisk() uint64 {
@@ -3988,7 +4145,7 @@ type Backup struct {
 
 func (x *Backup) Reset() {
 	*x = Backup{}
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[38]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +4157,7 @@ func (x *Backup) String() string {
 func (*Backup) ProtoMessage() {}
 
 func (x *Backup) ProtoReflect() protoreflect.Message {
-	mi := &file_metadata_metapb_metadata_proto_msgTypes[38]
+	mi := &file_metadata_metapb_metadata_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +4170,7 @@ func (x *Backup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backup.ProtoReflect.Descriptor instead.
 func (*Backup) Descriptor() ([]byte, []int) {
-	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{38}
+	return file_metadata_metapb_metadata_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Backup) GetFormat() uint32 {
@@ -4048,7 +4205,7 @@ var File_metadata_metapb_metadata_proto protoreflect.FileDescriptor
 
 const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\n" +
-	"\x1emetadata/metapb/metadata.proto\x12\rblkd.metadata\x1a!metadata/metapb/certificate.proto\"\xbd\v\n" +
+	"\x1emetadata/metapb/metadata.proto\x12\rblkd.metadata\x1a!metadata/metapb/certificate.proto\"\xfb\v\n" +
 	"\aCommand\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x12\n" +
@@ -4082,7 +4239,9 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\vreport_mark\x18? \x01(\v2\x19.blkd.metadata.ReportMarkH\x00R\n" +
 	"reportMark\x122\n" +
 	"\arecover\x18@ \x01(\v2\x16.blkd.metadata.RecoverH\x00R\arecover\x12N\n" +
-	"\x11certify_promotion\x18A \x01(\v2\x1f.blkd.metadata.CertifyPromotionH\x00R\x10certifyPromotionB\x04\n" +
+	"\x11certify_promotion\x18A \x01(\v2\x1f.blkd.metadata.CertifyPromotionH\x00R\x10certifyPromotion\x12<\n" +
+	"\vset_service\x18B \x01(\v2\x19.blkd.metadata.SetServiceH\x00R\n" +
+	"setServiceB\x04\n" +
 	"\x02op\"p\n" +
 	"\fFoundCluster\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x04R\acluster\x12\x12\n" +
@@ -4225,7 +4384,16 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"generation\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x1a\n" +
-	"\btakeover\x18\x05 \x01(\bR\btakeover\"V\n" +
+	"\btakeover\x18\x05 \x01(\bR\btakeover\"\x8a\x01\n" +
+	"\n" +
+	"SetService\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05nodes\x18\x04 \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06wanted\x18\x05 \x01(\tR\x06wanted\"V\n" +
 	"\n" +
 	"ReportMark\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
@@ -4308,12 +4476,15 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"Attachment\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
-	"\x05since\x18\x03 \x01(\x04R\x05since\"8\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\"7\n" +
+	"\aService\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06wanted\x18\x02 \x01(\tR\x06wanted\"8\n" +
 	"\x04Mark\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xc6\x05\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xf8\x05\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -4344,7 +4515,8 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x04mark\x18\x11 \x01(\v2\x13.blkd.metadata.MarkR\x04mark\x12\x18\n" +
 	"\acreated\x18\x12 \x01(\x03R\acreated\x12'\n" +
 	"\x0fmanual_failover\x18\x13 \x01(\bR\x0emanualFailover\x12\x16\n" +
-	"\x06served\x18\x14 \x01(\x04R\x06served\"\xfe\x01\n" +
+	"\x06served\x18\x14 \x01(\x04R\x06served\x120\n" +
+	"\aservice\x18\x15 \x01(\v2\x16.blkd.metadata.ServiceR\aservice\"\xfe\x01\n" +
 	"\fHistoryEntry\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -4473,7 +4645,7 @@ func file_metadata_metapb_metadata_proto_rawDescGZIP() []byte {
 }
 
 var file_metadata_metapb_metadata_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_metadata_metapb_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_metadata_metapb_metadata_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_metadata_metapb_metadata_proto_goTypes = []any{
 	(Code)(0),                 // 0: blkd.metadata.Code
 	(Health)(0),               // 1: blkd.metadata.Health
@@ -4501,28 +4673,30 @@ var file_metadata_metapb_metadata_proto_goTypes = []any{
 	(*Promote)(nil),           // 23: blkd.metadata.Promote
 	(*SetMembers)(nil),        // 24: blkd.metadata.SetMembers
 	(*Attach)(nil),            // 25: blkd.metadata.Attach
-	(*ReportMark)(nil),        // 26: blkd.metadata.ReportMark
-	(*CertifyPromotion)(nil),  // 27: blkd.metadata.CertifyPromotion
-	(*Recover)(nil),           // 28: blkd.metadata.Recover
-	(*Result)(nil),            // 29: blkd.metadata.Result
-	(*Node)(nil),              // 30: blkd.metadata.Node
-	(*Layout)(nil),            // 31: blkd.metadata.Layout
-	(*Member)(nil),            // 32: blkd.metadata.Member
-	(*Attachment)(nil),        // 33: blkd.metadata.Attachment
-	(*Mark)(nil),              // 34: blkd.metadata.Mark
-	(*Volume)(nil),            // 35: blkd.metadata.Volume
-	(*HistoryEntry)(nil),      // 36: blkd.metadata.HistoryEntry
-	(*History)(nil),           // 37: blkd.metadata.History
-	(*Event)(nil),             // 38: blkd.metadata.Event
-	(*Change)(nil),            // 39: blkd.metadata.Change
-	(*Plan)(nil),              // 40: blkd.metadata.Plan
-	(*Applied)(nil),           // 41: blkd.metadata.Applied
-	(*State)(nil),             // 42: blkd.metadata.State
-	(*Identity)(nil),          // 43: blkd.metadata.Identity
-	(*Backup)(nil),            // 44: blkd.metadata.Backup
-	nil,                       // 45: blkd.metadata.RegisterNode.LabelsEntry
-	nil,                       // 46: blkd.metadata.Node.LabelsEntry
-	(*Certificate)(nil),       // 47: blkd.metadata.Certificate
+	(*SetService)(nil),        // 26: blkd.metadata.SetService
+	(*ReportMark)(nil),        // 27: blkd.metadata.ReportMark
+	(*CertifyPromotion)(nil),  // 28: blkd.metadata.CertifyPromotion
+	(*Recover)(nil),           // 29: blkd.metadata.Recover
+	(*Result)(nil),            // 30: blkd.metadata.Result
+	(*Node)(nil),              // 31: blkd.metadata.Node
+	(*Layout)(nil),            // 32: blkd.metadata.Layout
+	(*Member)(nil),            // 33: blkd.metadata.Member
+	(*Attachment)(nil),        // 34: blkd.metadata.Attachment
+	(*Service)(nil),           // 35: blkd.metadata.Service
+	(*Mark)(nil),              // 36: blkd.metadata.Mark
+	(*Volume)(nil),            // 37: blkd.metadata.Volume
+	(*HistoryEntry)(nil),      // 38: blkd.metadata.HistoryEntry
+	(*History)(nil),           // 39: blkd.metadata.History
+	(*Event)(nil),             // 40: blkd.metadata.Event
+	(*Change)(nil),            // 41: blkd.metadata.Change
+	(*Plan)(nil),              // 42: blkd.metadata.Plan
+	(*Applied)(nil),           // 43: blkd.metadata.Applied
+	(*State)(nil),             // 44: blkd.metadata.State
+	(*Identity)(nil),          // 45: blkd.metadata.Identity
+	(*Backup)(nil),            // 46: blkd.metadata.Backup
+	nil,                       // 47: blkd.metadata.RegisterNode.LabelsEntry
+	nil,                       // 48: blkd.metadata.Node.LabelsEntry
+	(*Certificate)(nil),       // 49: blkd.metadata.Certificate
 }
 var file_metadata_metapb_metadata_proto_depIdxs = []int32{
 	7,  // 0: blkd.metadata.Command.found_cluster:type_name -> blkd.metadata.FoundCluster
@@ -4543,50 +4717,52 @@ var file_metadata_metapb_metadata_proto_depIdxs = []int32{
 	23, // 15: blkd.metadata.Command.promote:type_name -> blkd.metadata.Promote
 	24, // 16: blkd.metadata.Command.set_members:type_name -> blkd.metadata.SetMembers
 	25, // 17: blkd.metadata.Command.attach:type_name -> blkd.metadata.Attach
-	26, // 18: blkd.metadata.Command.report_mark:type_name -> blkd.metadata.ReportMark
-	28, // 19: blkd.metadata.Command.recover:type_name -> blkd.metadata.Recover
-	27, // 20: blkd.metadata.Command.certify_promotion:type_name -> blkd.metadata.CertifyPromotion
-	8,  // 21: blkd.metadata.FoundCluster.founders:type_name -> blkd.metadata.Founder
-	8,  // 22: blkd.metadata.RestoreCluster.founders:type_name -> blkd.metadata.Founder
-	45, // 23: blkd.metadata.RegisterNode.labels:type_name -> blkd.metadata.RegisterNode.LabelsEntry
-	1,  // 24: blkd.metadata.ObserveNode.health:type_name -> blkd.metadata.Health
-	31, // 25: blkd.metadata.CreateVolume.layout:type_name -> blkd.metadata.Layout
-	3,  // 26: blkd.metadata.CreateVolume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 27: blkd.metadata.CreateVolume.durability:type_name -> blkd.metadata.Durability
-	3,  // 28: blkd.metadata.ChangeVolume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 29: blkd.metadata.ChangeVolume.durability:type_name -> blkd.metadata.Durability
-	32, // 30: blkd.metadata.SetMembers.members:type_name -> blkd.metadata.Member
-	47, // 31: blkd.metadata.CertifyPromotion.certificate:type_name -> blkd.metadata.Certificate
-	32, // 32: blkd.metadata.Recover.members:type_name -> blkd.metadata.Member
-	0,  // 33: blkd.metadata.Result.code:type_name -> blkd.metadata.Code
-	30, // 34: blkd.metadata.Result.node:type_name -> blkd.metadata.Node
-	35, // 35: blkd.metadata.Result.volume:type_name -> blkd.metadata.Volume
-	40, // 36: blkd.metadata.Result.plan:type_name -> blkd.metadata.Plan
-	46, // 37: blkd.metadata.Node.labels:type_name -> blkd.metadata.Node.LabelsEntry
-	1,  // 38: blkd.metadata.Node.health:type_name -> blkd.metadata.Health
-	2,  // 39: blkd.metadata.Layout.kind:type_name -> blkd.metadata.LayoutKind
-	5,  // 40: blkd.metadata.Member.state:type_name -> blkd.metadata.ReplicaState
-	31, // 41: blkd.metadata.Volume.layout:type_name -> blkd.metadata.Layout
-	3,  // 42: blkd.metadata.Volume.ack:type_name -> blkd.metadata.AckPolicy
-	4,  // 43: blkd.metadata.Volume.durability:type_name -> blkd.metadata.Durability
-	32, // 44: blkd.metadata.Volume.members:type_name -> blkd.metadata.Member
-	33, // 45: blkd.metadata.Volume.attachment:type_name -> blkd.metadata.Attachment
-	34, // 46: blkd.metadata.Volume.mark:type_name -> blkd.metadata.Mark
-	47, // 47: blkd.metadata.HistoryEntry.certificate:type_name -> blkd.metadata.Certificate
-	36, // 48: blkd.metadata.History.entries:type_name -> blkd.metadata.HistoryEntry
-	39, // 49: blkd.metadata.Event.changes:type_name -> blkd.metadata.Change
-	32, // 50: blkd.metadata.Plan.members:type_name -> blkd.metadata.Member
-	30, // 51: blkd.metadata.State.nodes:type_name -> blkd.metadata.Node
-	35, // 52: blkd.metadata.State.volumes:type_name -> blkd.metadata.Volume
-	37, // 53: blkd.metadata.State.histories:type_name -> blkd.metadata.History
-	38, // 54: blkd.metadata.State.events:type_name -> blkd.metadata.Event
-	41, // 55: blkd.metadata.State.applied:type_name -> blkd.metadata.Applied
-	42, // 56: blkd.metadata.Backup.state:type_name -> blkd.metadata.State
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	27, // 18: blkd.metadata.Command.report_mark:type_name -> blkd.metadata.ReportMark
+	29, // 19: blkd.metadata.Command.recover:type_name -> blkd.metadata.Recover
+	28, // 20: blkd.metadata.Command.certify_promotion:type_name -> blkd.metadata.CertifyPromotion
+	26, // 21: blkd.metadata.Command.set_service:type_name -> blkd.metadata.SetService
+	8,  // 22: blkd.metadata.FoundCluster.founders:type_name -> blkd.metadata.Founder
+	8,  // 23: blkd.metadata.RestoreCluster.founders:type_name -> blkd.metadata.Founder
+	47, // 24: blkd.metadata.RegisterNode.labels:type_name -> blkd.metadata.RegisterNode.LabelsEntry
+	1,  // 25: blkd.metadata.ObserveNode.health:type_name -> blkd.metadata.Health
+	32, // 26: blkd.metadata.CreateVolume.layout:type_name -> blkd.metadata.Layout
+	3,  // 27: blkd.metadata.CreateVolume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 28: blkd.metadata.CreateVolume.durability:type_name -> blkd.metadata.Durability
+	3,  // 29: blkd.metadata.ChangeVolume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 30: blkd.metadata.ChangeVolume.durability:type_name -> blkd.metadata.Durability
+	33, // 31: blkd.metadata.SetMembers.members:type_name -> blkd.metadata.Member
+	49, // 32: blkd.metadata.CertifyPromotion.certificate:type_name -> blkd.metadata.Certificate
+	33, // 33: blkd.metadata.Recover.members:type_name -> blkd.metadata.Member
+	0,  // 34: blkd.metadata.Result.code:type_name -> blkd.metadata.Code
+	31, // 35: blkd.metadata.Result.node:type_name -> blkd.metadata.Node
+	37, // 36: blkd.metadata.Result.volume:type_name -> blkd.metadata.Volume
+	42, // 37: blkd.metadata.Result.plan:type_name -> blkd.metadata.Plan
+	48, // 38: blkd.metadata.Node.labels:type_name -> blkd.metadata.Node.LabelsEntry
+	1,  // 39: blkd.metadata.Node.health:type_name -> blkd.metadata.Health
+	2,  // 40: blkd.metadata.Layout.kind:type_name -> blkd.metadata.LayoutKind
+	5,  // 41: blkd.metadata.Member.state:type_name -> blkd.metadata.ReplicaState
+	32, // 42: blkd.metadata.Volume.layout:type_name -> blkd.metadata.Layout
+	3,  // 43: blkd.metadata.Volume.ack:type_name -> blkd.metadata.AckPolicy
+	4,  // 44: blkd.metadata.Volume.durability:type_name -> blkd.metadata.Durability
+	33, // 45: blkd.metadata.Volume.members:type_name -> blkd.metadata.Member
+	34, // 46: blkd.metadata.Volume.attachment:type_name -> blkd.metadata.Attachment
+	36, // 47: blkd.metadata.Volume.mark:type_name -> blkd.metadata.Mark
+	35, // 48: blkd.metadata.Volume.service:type_name -> blkd.metadata.Service
+	49, // 49: blkd.metadata.HistoryEntry.certificate:type_name -> blkd.metadata.Certificate
+	38, // 50: blkd.metadata.History.entries:type_name -> blkd.metadata.HistoryEntry
+	41, // 51: blkd.metadata.Event.changes:type_name -> blkd.metadata.Change
+	33, // 52: blkd.metadata.Plan.members:type_name -> blkd.metadata.Member
+	31, // 53: blkd.metadata.State.nodes:type_name -> blkd.metadata.Node
+	37, // 54: blkd.metadata.State.volumes:type_name -> blkd.metadata.Volume
+	39, // 55: blkd.metadata.State.histories:type_name -> blkd.metadata.History
+	40, // 56: blkd.metadata.State.events:type_name -> blkd.metadata.Event
+	43, // 57: blkd.metadata.State.applied:type_name -> blkd.metadata.Applied
+	44, // 58: blkd.metadata.Backup.state:type_name -> blkd.metadata.State
+	59, // [59:59] is the sub-list for method output_type
+	59, // [59:59] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_metadata_metapb_metadata_proto_init() }
@@ -4617,6 +4793,7 @@ func file_metadata_metapb_metadata_proto_init() {
 		(*Command_ReportMark)(nil),
 		(*Command_Recover)(nil),
 		(*Command_CertifyPromotion)(nil),
+		(*Command_SetService)(nil),
 	}
 	file_metadata_metapb_metadata_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
@@ -4625,7 +4802,7 @@ func file_metadata_metapb_metadata_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_metadata_metapb_metadata_proto_rawDesc), len(file_metadata_metapb_metadata_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   41,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
