@@ -46,31 +46,39 @@ func (v *Volume) Change(ctx context.Context, edit func(*Shape)) error {
 		edit(&want)
 		err = v.core.Change(now, want)
 	})
-	look := v.cfg.Clock.NewTicker(changeLook)
-	defer look.Stop()
-	for err == nil {
-		done := false
-		v.Inspect(func(_ Instant, c *Core) {
-			switch {
-			case c.role != Primary:
-				err = ErrMoved
-			case c.p.base.shape() == want:
-				done = true
-			case c.p.shape == nil:
-				err = errors.New(cmp.Or(c.p.refusal, "another change was asked for since"))
-			}
-		})
-		if done || err != nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-look.C():
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	return v.until(ctx, func(c *Core) (bool, error) {
+		switch {
+		case c.role != Primary:
+			return false, ErrMoved
+		case c.p.base.shape() == want:
+			return true, nil
+		case c.p.shape == nil:
+			return false, errors.New(cmp.Or(c.p.refusal, "another change was asked for since"))
+		}
+		return false, nil
+	})
 }
 
 // changeLook is how often a change is looked after. Nothing waits for that.
 const changeLook = 5 * time.Millisecond
+
+// until looks at the core until it is done, or cannot be.
+func (v *Volume) until(ctx context.Context, look func(c *Core) (done bool, err error)) (err error) {
+	tick := v.cfg.Clock.NewTicker(changeLook)
+	defer tick.Stop()
+	for {
+		done := false
+		v.Inspect(func(_ Instant, c *Core) { done, err = look(c) })
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C():
+		}
+	}
+}

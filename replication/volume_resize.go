@@ -12,24 +12,13 @@ func (v *Volume) Resize(ctx context.Context, size int64) error {
 		at, err = v.core.Resize(now, size)
 		_, gen = v.core.Role()
 	})
-	look := v.cfg.Clock.NewTicker(changeLook)
-	defer look.Stop()
-	for err == nil {
-		done := false
-		v.Inspect(func(_ Instant, c *Core) {
-			if c.role != Primary || c.gen != gen {
-				err = ErrMoved
-			}
-			done = c.disk.Committed() >= at
-		})
-		if done || err != nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-look.C():
-		}
+	if err != nil {
+		return err
 	}
-	return err
+	return v.until(ctx, func(c *Core) (bool, error) {
+		if c.role != Primary || c.gen != gen {
+			return false, ErrMoved
+		}
+		return c.disk.Committed() >= at, nil
+	})
 }

@@ -30,13 +30,9 @@ func (s *clusterVolumes) Attach(ctx context.Context, req *api.AttachRequest) (*a
 	ctx, cancel := within(ctx, replicaTime)
 	defer cancel()
 	for range casAttempts {
-		v, err := s.look(ctx)
+		v, r, err := s.find(ctx, req.Name)
 		if err != nil {
 			return nil, err
-		}
-		r := v.volume(req.Name)
-		if r == nil {
-			return nil, s.noVolume(req.Name)
 		}
 		if r.Shared {
 			return v.describeVolume(r), nil // any client may write
@@ -145,14 +141,11 @@ func (s *clusterVolumes) Detach(ctx context.Context, req *api.DetachRequest) (*a
 	ctx, cancel := within(ctx, replicaTime)
 	defer cancel()
 	for range casAttempts {
-		v, err := s.look(ctx)
+		v, r, err := s.find(ctx, req.Name)
 		if err != nil {
 			return nil, err
 		}
-		r := v.volume(req.Name)
 		switch {
-		case r == nil:
-			return nil, s.noVolume(req.Name)
 		case r.Attachment.Holder == "":
 			return v.describeVolume(r), nil
 		case req.Holder != "" && r.Attachment.Holder != req.Holder:

@@ -18,13 +18,9 @@ import (
 func (s *clusterVolumes) Change(ctx context.Context, req *api.ChangeVolumeRequest) (*api.Volume, error) {
 	ctx, cancel := within(ctx, replicaTime)
 	defer cancel()
-	v, err := s.look(ctx)
+	_, r, err := s.find(ctx, req.Name)
 	if err != nil {
 		return nil, err
-	}
-	r := v.volume(req.Name)
-	if r == nil {
-		return nil, s.noVolume(req.Name)
 	}
 	if !req.Local && (req.Shared != nil || req.ManualFailover != nil) {
 		if _, err := s.change(ctx, req.Request, &metapb.Command{Op: &metapb.Command_ChangeVolume{ChangeVolume: &metapb.ChangeVolume{
@@ -75,14 +71,11 @@ func reshape(shape *replication.Shape, req *api.ChangeVolumeRequest) {
 func (s *clusterVolumes) Resize(ctx context.Context, req *api.ResizeVolumeRequest) (*api.Volume, error) {
 	ctx, cancel := within(ctx, replicaTime)
 	defer cancel()
-	v, err := s.look(ctx)
+	_, r, err := s.find(ctx, req.Name)
 	if err != nil {
 		return nil, err
 	}
-	r := v.volume(req.Name)
 	switch {
-	case r == nil:
-		return nil, s.noVolume(req.Name)
 	case req.SizeBytes < r.SizeBytes:
 		return nil, s.node.refuse(codes.FailedPrecondition, "create a smaller volume and copy to it: blkctl volume create NAME SIZE",
 			"volume %s has %s: a cluster's volume cannot be made smaller", r.Name, units.Exact(r.SizeBytes))

@@ -39,13 +39,9 @@ func (v *view) recovering(r *metapb.Volume) *api.Problem {
 func (s *clusterVolumes) Recover(ctx context.Context, req *api.RecoverVolumeRequest) (*api.Volume, error) {
 	ctx, cancel := within(ctx, replicaTime)
 	defer cancel()
-	v, err := s.look(ctx)
+	v, r, err := s.find(ctx, req.Name)
 	if err != nil {
 		return nil, err
-	}
-	r := v.volume(req.Name)
-	if r == nil {
-		return nil, s.noVolume(req.Name)
 	}
 	if req.Local {
 		return s.waive(ctx, req, r)

@@ -34,15 +34,25 @@ func (s *clusterVolumes) List(ctx context.Context, req *api.ListVolumesRequest) 
 
 // Show implements api.VolumeService.
 func (s *clusterVolumes) Show(ctx context.Context, req *api.ShowVolumeRequest) (*api.Volume, error) {
-	v, err := s.look(ctx)
+	v, r, err := s.find(ctx, req.Name)
 	if err != nil {
 		return nil, err
 	}
-	if r := v.volume(req.Name); r != nil {
-		s.gather(ctx, v, []*metapb.Volume{r})
-		return v.describeVolume(r), nil
+	s.gather(ctx, v, []*metapb.Volume{r})
+	return v.describeVolume(r), nil
+}
+
+// find looks for a volume. The error, also that there is none, is ready for the caller.
+func (m *member) find(ctx context.Context, name string) (*view, *metapb.Volume, error) {
+	v, err := m.look(ctx)
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil, s.noVolume(req.Name)
+	r := v.volume(name)
+	if r == nil {
+		return nil, nil, m.noVolume(name)
+	}
+	return v, r, nil
 }
 
 func (m *member) noVolume(name string) error {
