@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,6 +136,10 @@ func drainProblems(n *api.ClusterNode, waits []*metadata.Refusal) {
 	}
 }
 
+func hasProblem(problems []*api.Problem, code string) bool {
+	return slices.ContainsFunc(problems, func(p *api.Problem) bool { return p.Code == code })
+}
+
 // volumeProblems is what is wrong with a volume, as its record says.
 func (v *view) volumeProblems(r *metapb.Volume) []*api.Problem {
 	var problems []*api.Problem
@@ -160,7 +165,7 @@ func (v *view) volumeProblems(r *metapb.Volume) []*api.Problem {
 		add(membersMissing, "start the nodes that are down, or add one: blkctl node add", "it has %s of the %d that %s wants", count(len(r.Members), "replica"), want, api.LayoutWord(r.Layout))
 	}
 	if live < int(r.MinCopies) {
-		add(tooFewCopies, "start the nodes that hold its replicas", "%s that counts is reachable, and writes wait below %d", count(live, "replica"), r.MinCopies)
+		add(tooFewCopies, "start the nodes that hold its replicas", "%s that counts is reachable, and requests wait below %d", count(live, "replica"), r.MinCopies)
 	}
 	if r.Primary == "" {
 		add(noPrimary, "blkctl history "+r.Name, "no node is its primary")

@@ -215,3 +215,31 @@ func TestVolumeChanges(t *testing.T) {
 	_, err = via.volumes.Change(brief(t), &api.ChangeVolumeRequest{Name: "w", MinCopies: 1})
 	wantError(t, err, codes.NotFound, "w")
 }
+
+// TestTooFewCopies: a volume whose requests wait says so, and goes on when it may.
+func TestTooFewCopies(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.socket("n3")
+	_, err := via.volumes.Create(brief(t), &api.CreateVolumeRequest{Name: "v", SizeBytes: 1 << 20, Nodes: []string{"n1", "n2"}, MinCopies: 2,
+		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_PRIMARY)
+	other := "n1"
+	if v.Record.Primary == other {
+		other = "n2"
+	}
+	state := func() (*api.Volume, error) { return via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"}) }
+	c.kill(other)
+	eventually(t, "a volume that waits says so", func() bool {
+		v, err := state()
+		return err == nil && v.State == api.VolumeState_VOLUME_STATE_WAITING && hasProblem(v.Problems, tooFewCopies)
+	})
+	c.start(other)
+	eventually(t, "it goes on", func() bool {
+		v, err := state()
+		return err == nil && v.State == api.VolumeState_VOLUME_STATE_OK
+	})
+}

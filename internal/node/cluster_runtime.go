@@ -233,7 +233,7 @@ func (v *view) adopt(out *api.Volume, r *metapb.Volume) {
 	switch {
 	case live == nil && r.Served == 0:
 		out.State = api.VolumeState_VOLUME_STATE_RECORDED
-	case live == nil:
+	case live == nil || hasProblem(out.Problems, tooFewCopies):
 		out.State = api.VolumeState_VOLUME_STATE_WAITING
 	case len(out.Problems) > 0:
 		out.State = api.VolumeState_VOLUME_STATE_DEGRADED

@@ -180,10 +180,6 @@ func TestClusterNodes(t *testing.T) {
 	wantError(t, err, codes.FailedPrecondition, "takes no part in the cluster")
 }
 
-func hasProblem(problems []*api.Problem, code string) bool {
-	return slices.ContainsFunc(problems, func(p *api.Problem) bool { return p.Code == code && p.Text != "" && p.Advice != "" })
-}
-
 // TestReplaceNode: a node that has lost its disk comes back under a new Raft id.
 func TestReplaceNode(t *testing.T) {
 	c := newTrio(t, three, nil)
