@@ -91,8 +91,8 @@ func (c *Core) Refused(now Instant, id uint64, why string) {
 }
 
 // Change asks for another policy. It is recorded when everything committed is
-// durable at so many members as the new policy asks for; until then both count.
-// The error says why it cannot begin.
+// durable at so many members as the new policy asks for, or at once if only min-copies
+// becomes less; until then both count. The error says why it cannot begin.
 func (c *Core) Change(now Instant, s Shape) error {
 	if !c.enter(now) {
 		return c.failed
@@ -123,6 +123,11 @@ func (c *Core) tryChange() {
 	p, comer := c.wanted()
 	if p.Members == nil && p.Shape == nil {
 		c.p.frozen = 0
+		return
+	}
+	if c.onlyFewer(p) {
+		c.p.frozen = 0
+		c.propose(p)
 		return
 	}
 	// Everything that may be committed must be durable at W of the new set, or,
@@ -159,6 +164,19 @@ func (c *Core) tryChange() {
 	c.p.frozen = 0
 	c.barSlow(p.Members)
 	c.propose(p)
+}
+
+// onlyFewer tells whether all that a change asks for is fewer min-copies. The same
+// members count then, and W of them hold what is committed, so nothing has to be waited
+// for: most of all not for those that the operator wants to go on without.
+func (c *Core) onlyFewer(p Proposal) bool {
+	if p.Members != nil || p.Shape == nil {
+		return false
+	}
+	was := c.p.base.shape()
+	fewer := p.Shape.MinCopies < was.MinCopies
+	was.MinCopies = p.Shape.MinCopies
+	return fewer && *p.Shape == was
 }
 
 // barSlow keeps those who leave because they are slow away for a while, each time

@@ -165,7 +165,11 @@ func (v *view) volumeProblems(r *metapb.Volume) []*api.Problem {
 		add(membersMissing, "start the nodes that are down, or add one: blkctl node add", "it has %s of the %d that %s wants", count(len(r.Members), "replica"), want, api.LayoutWord(r.Layout))
 	}
 	if live < int(r.MinCopies) {
-		add(tooFewCopies, "start the nodes that hold its replicas", "%s that counts is reachable, and requests wait below %d", count(live, "replica"), r.MinCopies)
+		advice := "start the nodes that hold its replicas"
+		if live > 0 && v.node(r.Primary).GetHealth() != metapb.Health_HEALTH_DOWN && r.GetLayout().GetKind() == metapb.LayoutKind_LAYOUT_KIND_MIRROR {
+			advice += fmt.Sprintf("; to go on without them: blkctl volume change %s --min-copies %d", r.Name, live)
+		}
+		add(tooFewCopies, advice, "%s that counts is reachable, and requests wait below %d", count(live, "replica"), r.MinCopies)
 	}
 	if r.Primary == "" {
 		add(noPrimary, "blkctl history "+r.Name, "no node is its primary")

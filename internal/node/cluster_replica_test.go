@@ -237,8 +237,16 @@ func TestTooFewCopies(t *testing.T) {
 		v, err := state()
 		return err == nil && v.State == api.VolumeState_VOLUME_STATE_WAITING && hasProblem(v.Problems, tooFewCopies)
 	})
+	if _, err := via.volumes.Change(brief(t), &api.ChangeVolumeRequest{Name: "v", MinCopies: 1}); err != nil {
+		t.Fatal(err)
+	}
+	client := c.dial(v.Record.Primary, "v")
+	if err := blockdev.WriteAt(client, block(1), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
 	c.start(other)
-	eventually(t, "it goes on", func() bool {
+	eventually(t, "it has all its copies again", func() bool {
 		v, err := state()
 		return err == nil && v.State == api.VolumeState_VOLUME_STATE_OK
 	})
