@@ -126,7 +126,7 @@ soak: ## simulated clusters for TIME (4h), from a seed that the date decides
 .PHONY: mutants
 mutants: ## plant each bug of internal/mutant: the crash test must find it within 1,000 seeds
 	$(GO) test -tags mutants -timeout 10m ./internal/mutant
-	$(GO) test -tags mutants -run 'Mutants$$' -timeout 30m -v ./blockdev ./fencing ./metadata ./internal/sim ./internal/node
+	$(GO) test -tags mutants -run 'Mutants$$' -timeout 30m -v ./blockdev ./fencing ./metadata ./internal/sim ./internal/node ./internal/service
 
 .PHONY: cluster-kill
 cluster-kill: build ## kill -9 the leader of the metadata quorum KILLS (50) times under changes

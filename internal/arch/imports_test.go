@@ -52,12 +52,13 @@ var mayImport = map[string][]string{
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
 	},
-	"internal/cli": {"fio", "internal/attach", "nbd/kernel", "internal/demo", "internal/drill", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
+	"internal/cli": {"fio", "internal/attach", "internal/service", "nbd/kernel", "internal/demo", "internal/drill", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
 
 	"internal/drill": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb"},
 	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
-	"internal/attach": {"nbd", "nbd/kernel", "metadata/metapb"},
+	"internal/service": {"metadata/metapb", "internal/mutant"},
+	"internal/attach":  {"nbd", "nbd/kernel", "metadata/metapb"},
 
 	"nbd/kernel":      {},
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device

@@ -94,6 +94,11 @@ const (
 	GateTrustCache
 	GateAcceptLower
 	GateForgetLineage
+	ServiceOldNews
+	ServiceKeepLost
+	ServiceLeaveStuck
+	ServiceStopInOrder
+	ServiceReleaseEarly
 	ReplicaAckMajority
 	ReplicaDropUndecided
 	ReplicaCountOneSet
@@ -247,6 +252,11 @@ var table = [numIDs]Info{
 	{GateTrustCache, "gate/trust-cache", "What is found on opening is taken for durable, although only the page cache may have it."},
 	{GateAcceptLower, "gate/accept-lower", "A lower generation than promised is promised."},
 	{GateForgetLineage, "gate/forget-lineage", "A lineage that was left may be entered again, and its promises are forgotten."},
+	{ServiceOldNews, "service/old-news", "An older record of a volume is believed after a newer one."},
+	{ServiceKeepLost, "service/keep-lost", "A service goes on although another client holds its volume."},
+	{ServiceLeaveStuck, "service/leave-stuck", "A volume is given up although a step did not stop."},
+	{ServiceStopInOrder, "service/stop-in-order", "The steps of a service are stopped in the order in which they were started."},
+	{ServiceReleaseEarly, "service/release-early", "A volume is given up before the steps have stopped."},
 	{ReplicaAckMajority, "replica/ack-majority", "A majority is enough although the policy is all."},
 	{ReplicaDropUndecided, "replica/drop-undecided", "A member that is to leave is not waited for although the quorum has not decided."},
 	{ReplicaCountOneSet, "replica/count-one-set", "Writes are counted under the recorded set alone while a change of it is undecided."},

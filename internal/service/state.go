@@ -1,0 +1,154 @@
+package service
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// DefaultDir is where services of this node are described: it ends with the boot, like
+// what they have started.
+const DefaultDir = "/run/blkd/service"
+
+// Phase is how far a service is on this node, in one word.
+type Phase string
+
+// The phases; see the package comment.
+const (
+	Idle      Phase = "idle"
+	Waiting   Phase = "waiting" // wanted here, and another client holds the volume
+	Attaching Phase = "attaching"
+	Starting  Phase = "starting"
+	Running   Phase = "running"
+	Stopping  Phase = "stopping"
+	Stuck     Phase = "stuck"
+)
+
+// State is a service on this node, as a file tells it.
+type State struct {
+	Volume     string   `json:"volume"`
+	Node       string   `json:"node"`
+	Phase      Phase    `json:"phase"`
+	Attachment uint64   `json:"attachment"` // under which it runs; 0: it does not hold the volume
+	Started    []string `json:"started"`    // steps, in order
+	Failures   int      `json:"failures"`   // in a row
+	Error      string   `json:"error"`      // the last one, or what is waited for; empty: none
+	PID        int      `json:"pid"`        // of the manager
+}
+
+func stateFile(dir, volume string) string { return filepath.Join(dir, volume+".json") }
+
+// EnvFile has the variables of a service while it holds its volume, for EnvironmentFile=
+// of units. It exists as long as anything may run.
+func EnvFile(dir, volume string) string { return filepath.Join(dir, volume+".env") }
+
+// LoadState reads the state of a volume's service; fs.ErrNotExist: this node has none.
+func LoadState(dir, volume string) (*State, error) {
+	b, err := os.ReadFile(stateFile(dir, volume))
+	if err != nil {
+		return nil, err
+	}
+	s := &State{}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", stateFile(dir, volume), err)
+	}
+	return s, nil
+}
+
+func (s *State) save(dir string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(stateFile(dir, s.Volume), append(b, '\n'))
+}
+
+func replaceFile(name string, b []byte) error {
+	if err := os.WriteFile(name+".new", b, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// The variables that steps, units and hooks find.
+const (
+	VolumeVariable     = "BLKD_VOLUME"
+	AttachmentVariable = "BLKD_ATTACHMENT" // since which number the node holds the volume
+	HolderVariable     = "BLKD_HOLDER"
+	DeviceVariable     = "BLKD_DEVICE" // with a device
+	URIVariable        = "BLKD_URI"    // without: where the volume is served to this holder
+)
+
+// LoadEnv reads the variables of a service; fs.ErrNotExist: it does not hold its volume.
+func LoadEnv(dir, volume string) ([]string, error) {
+	b, err := os.ReadFile(EnvFile(dir, volume))
+	if err != nil {
+		return nil, err
+	}
+	return strings.Fields(strings.ReplaceAll(string(b), "'", "")), nil
+}
+
+// saveEnv writes the variables so that systemd and shells can read them.
+func saveEnv(dir, volume string, env []string) error {
+	text := ""
+	for _, x := range env {
+		name, value, _ := strings.Cut(x, "=")
+		text += name + "='" + value + "'\n"
+	}
+	return replaceFile(EnvFile(dir, volume), []byte(text))
+}
+
+// Variable is the value of one of the variables; empty: it is not set.
+func Variable(env []string, name string) string {
+	for _, x := range env {
+		if value, ok := strings.CutPrefix(x, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// leftover is the attachment under which an earlier manager has started things; 0: there
+// is none.
+func leftover(dir, volume string) (uint64, error) {
+	env, err := LoadEnv(dir, volume)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	}
+	n, err := strconv.ParseUint(Variable(env, AttachmentVariable), 10, 64)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%s has no number of an attachment", EnvFile(dir, volume))
+	}
+	return n, nil
+}
+
+// ErrRunning tells that a manager of the service runs on this node.
+var ErrRunning = errors.New("the service has a manager on this node already")
+
+// lock makes this process the only manager of a service on this node.
+func lock(dir, volume string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, volume+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, ErrRunning
+		}
+		return nil, err
+	}
+	return f, nil
+}
