@@ -190,13 +190,27 @@ drill: build ## blkctl check and all drills on a cluster of blkctl dev
 
 .PHONY: vm
 vm: build ## attached devices through all failures of servers, in guests with Debian's kernel, and a takeover
-	deploy/test/vm/attach.sh --fs ext4
-	deploy/test/vm/attach.sh --fs xfs
+	deploy/test/vm/attach.sh --env FS=ext4 --env FAULTS="$(VM_FAULTS)"
+	deploy/test/vm/attach.sh --env FS=xfs --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
+	$(MAKE) --no-print-directory vm-postgres
+
+VM_FAULTS = kill promote stop restart agent agent-kill
+# The guest has the host's PostgreSQL, and memory for it.
+VM_POSTGRES = deploy/test/vm/attach.sh --tools postgresql --mem 1000 --size 500MiB
+
+.PHONY: vm-postgres
+vm-postgres: KILLS = 20
+vm-postgres: build ## PostgreSQL on an attached device: its primary killed KILLS (20) times, its host dead or hung; and a planted bug
+	$(VM_POSTGRES) --script postgres-guest.sh --env KILLS=$(KILLS)
+	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=die
+	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang
+	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang --mutant replica/late-fence
 
 .PHONY: vm-short
-vm-short: build ## the same with a kill and a hand-over, on ext4
-	deploy/test/vm/attach.sh --fs ext4 --faults "kill promote"
+vm-short: build ## the same in two minutes: a kill and a hand-over on ext4, PostgreSQL through two kills
+	deploy/test/vm/attach.sh --env FAULTS="kill promote"
+	$(VM_POSTGRES) --script postgres-guest.sh --env KILLS=2
 
 .PHONY: bench
 bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers

@@ -1,21 +1,13 @@
 # Guest: a volume of the host's cluster as /dev/nbdN with a file system, through every failure of a server.
 # FS, FAULTS: what to try. Prints the longest that a write waited; fails on any error of I/O.
-set -e
-export BLKCTL_NODE=$NODES_AT BLKCTL_INSECURE=true
-modprobe nbd; modprobe "$FS"
-t() { read -r u _ </proc/uptime; echo "[$u] $*"; }
-die() { t "FAIL: $*"; dmesg | tail -n 30; tail -n 30 /run/blkd/attach/*.log; exit 1; }
-primary() { host primary pg; }
-level() { host blkctl wait pg --for=uptodate --timeout 60s >/dev/null; }
+. /lab/guest.sh
 
 t "$(blkctl attach pg)" || die "attach"
-dev=/dev/blkd/by-name/pg; n=$(basename "$(readlink -f $dev)")
+n=$(basename "$(readlink -f $dev)")
 for q in logical_block_size write_cache fua io_timeout discard_max_bytes; do printf '%s=%s ' $q "$(cat /sys/block/$n/queue/$q)"; done; echo
-case $FS in ext4) mkfs.ext4 -q -F $dev;; xfs) mkfs.xfs -q -f $dev;; esac >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; die "mkfs: $?"; }
-mkdir -p /mnt/d; mount -t "$FS" $dev /mnt/d || die mount
+make_fs; mount -t "$FS" $dev /mnt/d || die mount
 dmesg -c >/dev/null
 
-agent() { sed -n 's/.*"pid": \([0-9]*\).*/\1/p' /run/blkd/attach/pg.json; }
 fault() {
   p=$(primary)
   case $1 in
@@ -36,12 +28,9 @@ for f in $FAULTS; do
   wait $g || { cat /tmp/gap.out; die "$f: iogap"; }
   level
   t "$FS, $f: $(grep longest /tmp/gap.out | sed 's/iogap: //'); primary was n$p, is n$(primary)"
-  dmesg -c >/tmp/dmesg
-  if grep -E 'I/O error|EIO|aborted|Remounting|shut ?down|JBD2:.*error|XFS.*error|critical' /tmp/dmesg; then die "$f: the kernel saw errors"; fi
-  grep -q " $FS rw" /proc/mounts || die "$f: not mounted for writing any more"
+  unharmed "$f"
 done
-umount /mnt/d
-case $FS in ext4) e2fsck -fn $dev >/tmp/fsck 2>&1;; xfs) xfs_repair -n $dev >/tmp/fsck 2>&1;; esac || { cat /tmp/fsck; die "the file system is damaged"; }
+umount /mnt/d; check_fs
 blkctl detach pg || die "detach"
 [ ! -e $dev ] || die "the name is left"
 t "PASS attach $FS"

@@ -1,14 +1,9 @@
 # Two guests, one volume: the host that has mounted it hangs, the other one takes it over, recovers the file system and goes on.
 # Then the first wakes up: what it writes must fail, and must not be on the volume.
-set -e
-export BLKCTL_NODE=$NODES_AT BLKCTL_INSECURE=true
-modprobe nbd; modprobe ext4; mkdir -p /mnt/d
-t() { read -r u _ </proc/uptime; echo "[$u] $*"; }
-die() { t "FAIL: $*"; dmesg | tail -n 20; tail -n 20 /run/blkd/attach/*.log; exit 1; }
-dev=/dev/blkd/by-name/pg
+. /lab/guest.sh
 if [ "$NODE" = 1 ]; then
   blkctl attach pg --holder db1 || die "attach"
-  mkfs.ext4 -q -F $dev; mount -t ext4 $dev /mnt/d
+  make_fs; mount -t ext4 $dev /mnt/d
   echo "written by db1" >/mnt/d/f; sync
   barrier mounted
   # It writes on and on; meanwhile it is stopped, and continued when it has lost the volume.
@@ -31,6 +26,6 @@ else
   host cont 1; sleep 20
   echo 3 >/proc/sys/vm/drop_caches; blockdev --flushbufs $dev
   sha256sum $dev >/tmp/after; cmp /tmp/before /tmp/after || die "something was written after db2 had unmounted"
-  e2fsck -fn $dev >/tmp/fsck 2>&1 || { cat /tmp/fsck; die "the file system is damaged"; }
+  check_fs
   t "PASS db2"
 fi
