@@ -164,6 +164,7 @@ const (
 	ClusterOldDisk
 	ClusterIOError
 	BranchDrop
+	GatewayClaimAny
 	ReplicaUnprepared
 	ReplicaShardOutsider
 	ReplicaNewestBatch
@@ -322,6 +323,7 @@ var table = [numIDs]Info{
 	{ClusterOldDisk, "cluster/old-disk", "A node may start with an image of its disk from an earlier time."},
 	{ClusterIOError, "cluster/io-error", "A node that ended on an I/O error keeps its memberships."},
 	{BranchDrop, "branch/drop", "What a forced promotion has left is emptied, not kept."},
+	{GatewayClaimAny, "gateway/claim-any", "A client without a token gets the volume although others had it since the client came."},
 	{ReplicaUnprepared, "replica/unprepared", "A batch is decided before every shard has stored it."},
 	{ReplicaShardOutsider, "replica/shard-outsider", "A batch is decided when enough shards have it, whether they count or not."},
 	{ReplicaNewestBatch, "replica/newest-batch", "A shard recovers to the newest batch that it holds, decided or not."},

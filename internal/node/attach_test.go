@@ -132,6 +132,7 @@ func TestStockClientMoves(t *testing.T) {
 	c.startAll()
 	via := c.address("n1")
 	c.makeVolume(via, "v")
+	waits := c.dial("n1", "v")
 	before := c.dial("n2", "v")
 	if err := blockdev.WriteAt(before, block(1), 0, 0); err != nil {
 		t.Fatal(err)
@@ -141,7 +142,7 @@ func TestStockClientMoves(t *testing.T) {
 	if err := blockdev.WriteAt(moved, block(2), 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	for name, late := range map[string]*nbd.Client{"wrote before": before, "had only come": silent} {
+	for name, late := range map[string]*nbd.Client{"wrote before": before, "had only come": silent, "had come before the volume was claimed": waits} {
 		if err := blockdev.WriteAt(late, block(3), 0, 0); !errors.Is(err, nbd.ErrConnectionLost) {
 			t.Errorf("a connection that %s is answered with %v", name, err)
 		}

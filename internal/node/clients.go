@@ -10,6 +10,7 @@ import (
 
 	"blkd/blockdev"
 	"blkd/internal/cluster"
+	"blkd/internal/mutant"
 	"blkd/metadata"
 	"blkd/metadata/metapb"
 	"blkd/nbd"
@@ -197,7 +198,7 @@ func (v *exported) hold(expected uint64) (uint64, error) {
 		case r == nil || r.Id != v.id:
 			return 0, errMoved
 		case r.Attachment.Number < expected: // this node has not heard yet
-		case r.Attachment.Number > expected, r.Shared, r.Attachment.Holder != "" && !metapb.IsClients(r.Attachment.Holder):
+		case r.Attachment.Number > expected && !mutant.On(mutant.GatewayClaimAny), r.Shared, r.Attachment.Holder != "" && !metapb.IsClients(r.Attachment.Holder):
 			return 0, errMoved
 		default:
 			result, err := m.cluster.Do(v.gone, &metapb.Command{Op: &metapb.Command_Attach{Attach: &metapb.Attach{

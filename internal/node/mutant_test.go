@@ -5,6 +5,7 @@ package node
 import (
 	"testing"
 
+	"blkd/blockdev"
 	"blkd/internal/api"
 	"blkd/internal/mutant"
 )
@@ -24,4 +25,23 @@ func TestBranchMutants(t *testing.T) {
 	if b, err := via.volumes.ListBranches(brief(t), &api.ListBranchesRequest{}); err != nil || len(b.Branches) > 0 {
 		t.Errorf("branch/drop survived: %v, %v", b, err)
 	}
+}
+
+// TestClaimMutants plants the bug that a client without a token may write whatever has
+// happened since it came: then one of those that TestStockClientMoves leaves behind
+// overwrites what a later one was told is written.
+func TestClaimMutants(t *testing.T) {
+	mutant.Set(mutant.GatewayClaimAny, true)
+	defer mutant.Set(mutant.GatewayClaimAny, false)
+	c := newTrio(t, three, nil)
+	c.startAll()
+	c.makeVolume(c.address("n1"), "v")
+	waits, moved := c.dial("n1", "v"), c.dial("n3", "v")
+	if err := blockdev.WriteAt(moved, block(2), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := blockdev.WriteAt(waits, block(3), 0, 0); err != nil {
+		t.Errorf("gateway/claim-any survived: the late write is refused: %v", err)
+	}
+	mustHold(t, c.dial("n2", "v;read-only"), 0, 3)
 }
