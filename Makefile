@@ -193,7 +193,7 @@ vm: build ## attached devices through all failures of servers, in guests with De
 	deploy/test/vm/attach.sh --env FS=ext4 --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --env FS=xfs --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
-	$(MAKE) --no-print-directory vm-postgres
+	$(MAKE) --no-print-directory vm-postgres vm-qemu
 
 VM_FAULTS = kill promote stop restart agent agent-kill
 # The guest has the host's PostgreSQL, and memory for it.
@@ -206,6 +206,10 @@ vm-postgres: build ## PostgreSQL on an attached device: its primary killed KILLS
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=die
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang --mutant replica/late-fence
+
+.PHONY: vm-qemu
+vm-qemu: build ## a guest whose disk is a volume, by QEMU's NBD client, through failovers; and another boot
+	deploy/test/vm/attach.sh --script qemu-guest.sh --disk-from 2 --env FAULTS="kill promote gateway"
 
 .PHONY: vm-short
 vm-short: build ## the same in two minutes: a kill and a hand-over on ext4, PostgreSQL through two kills
