@@ -20,10 +20,11 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 
 # What the tests use besides Go: gcc for the race detector; the others are NBD
 # clients, servers to compare with, file systems, what nbd's own test client is
-# built from, and networks that can be cut.
+# built from, networks that can be cut, and guests with a kernel and a database.
 PACKAGES = gcc libc6-dev fio nbdkit nbd-server libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
-	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils
+	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils \
+	qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql
 
 .DEFAULT_GOAL := build
 

@@ -5,6 +5,8 @@ FS=${FS:-ext4} dev=/dev/blkd/by-name/pg
 modprobe nbd; modprobe "$FS"; mkdir -p /mnt/d
 t() { read -r u _ </proc/uptime; echo "[$u] $*"; }
 die() { t "FAIL: $*"; dmesg | tail -n 30; tail -n 30 /run/blkd/attach/*.log /tmp/postgres.log 2>/dev/null; exit 1; }
+# What does not end tells how it stands before the lab ends it.
+(sleep ${TELL:-570}; t "FAIL: not at its end"; dmesg | tail -n 30; tail -n 30 /run/blkd/attach/*.log; cat /run/blkd/attach/*.json; ss -tn 2>/dev/null) &
 primary() { host primary pg; }
 level() { host blkctl wait pg --for=uptodate --timeout 60s >/dev/null; }
 agent() { sed -n 's/.*"pid": \([0-9]*\).*/\1/p' /run/blkd/attach/pg.json; }
