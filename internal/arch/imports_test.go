@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 		"internal/replicas", "replication", "metadata", "metadata/metapb", "internal/erasure", "blockdev", "internal/history", "internal/mutant",
 	},
 	"internal/node": {
-		"internal/cluster", "internal/replicas", "internal/forward", "internal/socket", "internal/pki", "metadata/metapb", "nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
+		"internal/cluster", "internal/replicas", "internal/forward", "internal/mutant", "internal/socket", "internal/pki", "metadata/metapb", "nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",
 		"internal/version",
 	},
 	"internal/replicas": {
