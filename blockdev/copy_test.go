@@ -149,7 +149,9 @@ func (c *copier) begin() error {
 		c.since = 0
 		err = c.dst.Reset(gen, seq)
 	}
-	c.empty = err == nil
+	if c.empty = err == nil; c.empty {
+		c.dst.Adopt(c.src.Sessions(seq))
+	}
 	c.begun = c.begun || c.empty
 	return err
 }
@@ -170,6 +172,7 @@ func (c *copier) entry(seq Seq) Entry {
 	if e.Kind == EntryWrite {
 		e.Data = bytes.Repeat([]byte{byte(1 + c.rng.IntN(255))}, int(e.Len))
 	}
+	e.Origin = originOf(&e)
 	return e
 }
 
@@ -265,6 +268,9 @@ func (c *copier) cut() error {
 	torn := seq < c.copied
 	c.whole = !torn
 	err := c.dst.Truncate(seq)
+	if torn {
+		c.since = 0 // there is no base then, also if a crash came
+	}
 	if c.fs.Off() {
 		return err
 	}
@@ -272,7 +278,7 @@ func (c *copier) cut() error {
 		return fmt.Errorf("cut after %d of a copy that reflects %d: %w", seq, c.copied, err)
 	}
 	if torn {
-		c.reset, c.since, err = false, 0, nil
+		c.reset = false
 		return c.begin()
 	}
 	c.log = c.log[:seq]
@@ -342,6 +348,9 @@ func (c *copier) checkWhole() error {
 	end := Seq(len(c.log))
 	if err := errors.Join(c.src.Commit(end), c.dst.Commit(end)); err != nil {
 		return err
+	}
+	if got, want := c.dst.Sessions(end).Append(nil), c.src.Sessions(end).Append(nil); !bytes.Equal(got, want) {
+		return fmt.Errorf("the operations of the copy are\n%x, not\n%x", got, want)
 	}
 	const n = (copyVolume + BlockSize - 1) / BlockSize * BlockSize
 	want, err := c.src.Digest(0, n)

@@ -17,8 +17,9 @@ const (
 	chunkBytes  = chunkBlocks * BlockSize
 
 	// Version 2 added marks, the states of a replica that is copied, the kept part
-	// of the log, and when chunks have changed. A store of version 1 becomes one of 2 when it is opened.
-	formatVersion = 2
+	// of the log, and when chunks have changed. Version 3 added origins of entries, and
+	// the table of sessions. A store of an older version becomes one of 3 when it is opened.
+	formatVersion = 3
 
 	superBytes = 4096 // one of the two slots of the superblock
 	pageBytes  = 4096 // one of the two slots of a metadata page
@@ -29,6 +30,8 @@ const (
 	recMaxBlocks = 256 // blocks with a CRC in one record: 1 MiB
 	// refMaxChunks bounds a zeroed reference, which has no CRC table.
 	refMaxChunks = 4095
+
+	originBytes = 24 // of a record that tells its origin, behind the CRC table
 )
 
 func checksum(p []byte) uint32 { return crc32c.Checksum(p) }
@@ -67,6 +70,11 @@ type superblock struct {
 	baseGen Generation
 	// floor: what changed before is not known.
 	floor Seq
+
+	// The number of the table of sessions that counts, 0 if it is empty, and its
+	// checksum. It holds what the log had up to lastSeq, maybe more, and nothing that
+	// is not committed.
+	sessions, sessionsSum uint32
 
 	// From keep[0] on members may lack entries. The others lie between there and
 	// replayFrom, in case the log has been written over the first ones since.
@@ -126,6 +134,8 @@ func (s *superblock) encode(b []byte) {
 		le.PutUint64(at[16:], uint64(k.seq))
 	}
 	le.PutUint64(b[496:], uint64(s.baseGen))
+	le.PutUint32(b[504:], s.sessions)
+	le.PutUint32(b[508:], s.sessionsSum)
 	for i, g := range s.gens {
 		at := b[240+16*i:]
 		le.PutUint64(at, uint64(g.gen))
@@ -154,6 +164,7 @@ func (s *superblock) decode(b []byte) error {
 		lastGen: Generation(le.Uint64(b[88:])), lastSeq: Seq(le.Uint64(b[96:])), commit: Seq(le.Uint64(b[104:])),
 		durable: le.Uint64(b[112:]), copied: Seq(le.Uint64(b[120:])),
 		base: Seq(le.Uint64(b[224:])), baseGen: Generation(le.Uint64(b[496:])), floor: Seq(le.Uint64(b[232:])),
+		sessions: le.Uint32(b[504:]), sessionsSum: le.Uint32(b[508:]),
 	}
 	for i := range s.gens {
 		at := b[240+16*i:]
@@ -190,11 +201,15 @@ const (
 	recMark recKind = 5 // an entry that changes no data; off is the volume's size, or 0
 )
 
-// flagZeroed, in a reference: the chunks are allocated and read as zeros.
-const flagZeroed = 1
+const (
+	flagZeroed = 1 // of a reference: the chunks are allocated and read as zeros
+	flagOrigin = 2 // the record tells its origin,
+	flagMore   = 4 // and the operation goes on in the next one
+)
 
 // record is the header of a log record. Then follow the CRC-32C of each block
-// (data, and references that are not zeroed) and, for data, the blocks.
+// (data, and references that are not zeroed), the origin if there is one, and, for
+// data, the blocks.
 type record struct {
 	kind        recKind
 	flags       uint8
@@ -207,6 +222,7 @@ type record struct {
 	durable     uint64 // see superblock.durable, as known when this was appended
 	incarnation uint32
 	phys        uint32 // first chunk of a reference
+	origin      Origin
 }
 
 const recMagic = 0x474f4c42 // "BLOG"
@@ -219,8 +235,26 @@ func (r *record) crcs() int {
 	return 0
 }
 
-// headerBytes is the length of header and CRC table.
-func (r *record) headerBytes() int { return recHeader + 4*r.crcs() }
+// headerBytes is the length of header, CRC table and origin.
+func (r *record) headerBytes() int {
+	n := recHeader + 4*r.crcs()
+	if r.flags&flagOrigin != 0 {
+		n += originBytes
+	}
+	return n
+}
+
+// setOrigin says whose operation the record is of.
+func (r *record) setOrigin(o Origin) {
+	if o.Client == 0 {
+		return
+	}
+	r.origin = o
+	r.flags |= flagOrigin
+	if o.More {
+		r.flags |= flagMore
+	}
+}
 
 // bytes is the record's length in the log. The filler of a skip is not counted.
 func (r *record) bytes() int64 {
@@ -247,6 +281,12 @@ func (r *record) encode(b []byte) {
 	b[72], b[73] = byte(r.kind), r.flags
 	le.PutUint16(b[74:], uint16(r.blocks))
 	le.PutUint32(b[76:], 0)
+	if r.flags&flagOrigin != 0 {
+		at := b[r.headerBytes()-originBytes:]
+		le.PutUint64(at, r.origin.Client)
+		le.PutUint64(at[8:], r.origin.Session)
+		le.PutUint64(at[16:], r.origin.Op)
+	}
 	le.PutUint32(b[4:], checksum(b[8:r.headerBytes()]))
 }
 
@@ -264,7 +304,7 @@ func (r *record) decode(b []byte) error {
 		kind: recKind(b[72]), flags: b[73], blocks: int(le.Uint16(b[74:])),
 	}
 	ok := r.off >= 0 && r.len >= 0 && r.off <= MaxVolume && r.len <= MaxVolume && r.off%512 == 0 && (r.kind == recMark || r.off%BlockSize == 0) && r.len%BlockSize == 0
-	ok = ok && r.flags&^flagZeroed == 0 && le.Uint32(b[76:]) == 0
+	ok = ok && r.flags&^(flagZeroed|flagOrigin|flagMore) == 0 && r.flags&(flagOrigin|flagMore) != flagMore && le.Uint32(b[76:]) == 0
 	switch r.kind {
 	case recData:
 		ok = ok && r.blocks >= 1 && r.blocks <= recMaxBlocks && r.len == int64(r.blocks)*BlockSize
@@ -284,10 +324,15 @@ func (r *record) decode(b []byte) error {
 	return nil
 }
 
-// checkTable verifies header and CRC table against the header's checksum.
+// checkTable verifies all that headerBytes counts against the header's checksum, and
+// decodes the origin.
 func (r *record) checkTable(b []byte) error {
 	if len(b) < r.headerBytes() || le.Uint32(b[4:]) != checksum(b[8:r.headerBytes()]) {
 		return fmt.Errorf("log record: checksum: %w", errFormat)
+	}
+	if r.flags&flagOrigin != 0 {
+		at := b[r.headerBytes()-originBytes:]
+		r.origin = Origin{Client: le.Uint64(at), Session: le.Uint64(at[8:]), Op: le.Uint64(at[16:]), More: r.flags&flagMore != 0}
 	}
 	return nil
 }
@@ -398,4 +443,93 @@ func (e entry) has(b int) bool      { return e.present()&(1<<b) != 0 }
 func (e entry) crc(b int) uint32    { return le.Uint32(e[8+4*b:]) }
 func (e entry) setCRC(b int, v uint32) {
 	le.PutUint32(e[8+4*b:], v)
+}
+
+// A table of sessions: a header of 8 bytes, then for each client, in order, a header
+// of 40, the ranges of operations that are done, and those that are begun, 16 each.
+
+const (
+	sessionsMagic  = 0x53455342 // "BSES"
+	sessionsHeader = 8
+	sessionHeader  = 40
+)
+
+// Append appends the table to b, encoded.
+func (t *Sessions) Append(b []byte) []byte {
+	b = le.AppendUint32(b, sessionsMagic)
+	b = le.AppendUint32(b, uint32(len(t.list)))
+	for i := range t.list {
+		s := &t.list[i]
+		for _, v := range [...]uint64{s.client, s.number, s.top, uint64(s.last)} {
+			b = le.AppendUint64(b, v)
+		}
+		b = le.AppendUint32(b, uint32(len(s.done)))
+		b = le.AppendUint32(b, uint32(len(s.begun)))
+		for _, r := range s.done {
+			b = le.AppendUint64(le.AppendUint64(b, r.first), r.last)
+		}
+		for _, x := range s.begun {
+			b = le.AppendUint64(le.AppendUint64(b, x.op), uint64(x.end))
+		}
+	}
+	return b
+}
+
+// DecodeSessions is the inverse of Append. Nothing at all is an empty table.
+func DecodeSessions(b []byte) (*Sessions, error) {
+	t := &Sessions{}
+	if len(b) == 0 {
+		return t, nil
+	}
+	if len(b) < sessionsHeader || le.Uint32(b) != sessionsMagic {
+		return nil, fmt.Errorf("sessions: %w", errFormat)
+	}
+	n := le.Uint32(b[4:])
+	b = b[sessionsHeader:]
+	if n > maxClients || int(n) > len(b)/sessionHeader {
+		return nil, fmt.Errorf("sessions: %d of them in %d bytes: %w", n, len(b), errFormat)
+	}
+	for range n {
+		var s session
+		var err error
+		if b, err = s.decode(b); err != nil {
+			return nil, err
+		}
+		if k := len(t.list); s.client == 0 || k > 0 && t.list[k-1].client >= s.client {
+			return nil, fmt.Errorf("sessions: client %d: %w", s.client, errFormat)
+		}
+		t.list = append(t.list, s)
+	}
+	if len(b) > 0 {
+		return nil, fmt.Errorf("sessions: %d bytes are left over: %w", len(b), errFormat)
+	}
+	return t, nil
+}
+
+// decode takes one off b.
+func (s *session) decode(b []byte) ([]byte, error) {
+	if len(b) < sessionHeader {
+		return nil, fmt.Errorf("session: header: %w", errFormat)
+	}
+	*s = session{client: le.Uint64(b), number: le.Uint64(b[8:]), top: le.Uint64(b[16:]), last: Seq(le.Uint64(b[24:]))}
+	done, begun := int64(le.Uint32(b[32:])), int64(le.Uint32(b[36:]))
+	if b = b[sessionHeader:]; done+begun > int64(len(b)/16) || done+begun > 2*OpWindow {
+		return nil, fmt.Errorf("session: %d ranges, %d begun: %w", done, begun, errFormat)
+	}
+	next := uint64(0) // a range begins behind this
+	for range done {
+		r := opRange{le.Uint64(b), le.Uint64(b[8:])}
+		if r.first <= next || r.last < r.first || r.last > s.top {
+			return nil, fmt.Errorf("session: operations %d to %d: %w", r.first, r.last, errFormat)
+		}
+		s.done, next, b = append(s.done, r), r.last+1, b[16:]
+	}
+	for range begun {
+		x := opBegun{le.Uint64(b), int64(le.Uint64(b[8:]))}
+		if n := s.before(x.op); x.op > s.top || x.end < 0 || n > 0 && x.op <= s.done[n-1].last {
+			return nil, fmt.Errorf("session: operation %d: %w", x.op, errFormat)
+		}
+		s.begun, b = append(s.begun, x), b[16:]
+	}
+	return b, nil
 }

@@ -184,7 +184,7 @@ func (s *scanner) header() (*scanned, error) { return s.headerOf(s.continues) }
 // fits.
 func (s *scanner) headerOf(fits func(*record) bool) (*scanned, error) {
 	if s.head == nil {
-		s.head = make([]byte, recHeader+4*recMaxBlocks)
+		s.head = make([]byte, recHeader+4*recMaxBlocks+originBytes)
 	}
 	head := s.head[:recHeader]
 	if err := s.log.read(head, s.pos); err != nil {

@@ -110,7 +110,7 @@ func (r *replicaRunner) step() error {
 		r.s.Keep(Seq(r.keep))
 		return nil
 	case n == 13:
-		return r.checkLog()
+		return errors.Join(r.checkLog(), r.checkSessions())
 	case n == 0:
 		if err := r.s.Sync(); err != nil {
 			return err
@@ -179,6 +179,7 @@ func (r *replicaRunner) append() error {
 		default:
 			e.Data = bytes.Repeat([]byte{byte(r.rng.IntN(255) + 1)}, int(e.Len))
 		}
+		e.Origin = originOf(&e)
 		entries = append(entries, e)
 	}
 	wrong := entries[0]
@@ -194,6 +195,37 @@ func (r *replicaRunner) append() error {
 	r.log = append(r.log, entries...) // after a failure: some of them, maybe
 	r.high = max(r.high, r.s.log.head)
 	return err
+}
+
+// originOf makes operations of several clients of some entries, of which some go on
+// in another one that never comes.
+func originOf(e *Entry) Origin {
+	if e.Kind == EntryMark || e.Seq%7 == 0 {
+		return Origin{}
+	}
+	return Origin{Client: uint64(1 + e.Seq%3), Session: uint64(1 + e.Gen/3), Op: uint64(e.Seq), More: e.Seq%5 == 0}
+}
+
+// sessionsOf are the operations that entries are of.
+func sessionsOf(log []Entry) *Sessions {
+	t := new(Sessions)
+	for i := range log {
+		t.Add(log[i].Origin, log[i].Seq, log[i].Off+log[i].Len)
+	}
+	return t
+}
+
+// checkSessions compares the operations that the store knows with those of the log.
+func (r *replicaRunner) checkSessions() error {
+	least := r.commit
+	if r.staging {
+		least = min(least, r.dropped)
+	}
+	n := least + r.rng.IntN(len(r.log)-least+1)
+	if got, want := r.s.Sessions(Seq(n)).Append(nil), sessionsOf(r.log[:n]).Append(nil); !bytes.Equal(got, want) {
+		return fmt.Errorf("the operations up to entry %d of %d are\n%x, not\n%x", n, len(r.log), got, want)
+	}
+	return nil
 }
 
 // checkLog reads the log from a random entry on. What it returns is what was
@@ -244,7 +276,7 @@ func (r *replicaRunner) firstReadable() int {
 	chunks := int64(0)
 	for n := len(r.log); n > 0; n-- {
 		e := &r.log[n-1]
-		bytes += recHeader + e.Len/BlockSize*(4+BlockSize)
+		bytes += recHeader + originBytes + e.Len/BlockSize*(4+BlockSize)
 		if e.Kind == EntryWrite && e.Len == chunkBytes {
 			chunks++
 		}
@@ -275,9 +307,13 @@ func (r *replicaRunner) check() error {
 	if err := r.s.Commit(seq); err != nil {
 		return err
 	}
+	r.commit = n
+	if err := r.checkSessions(); err != nil {
+		return err
+	}
 	if r.staging {
 		err := r.checkStaged()
-		r.synced, r.commit = n, n
+		r.synced = n
 		return errors.Join(err, r.s.Sync())
 	}
 	want := make([]byte, replicaVolume)
@@ -292,7 +328,7 @@ func (r *replicaRunner) check() error {
 	if !bytes.Equal(got, want) {
 		return fmt.Errorf("the volume is not what the first %d entries make of it", n)
 	}
-	r.synced, r.commit = n, n
+	r.synced = n
 	return r.s.Sync()
 }
 

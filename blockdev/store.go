@@ -21,6 +21,8 @@ const (
 	imageFile = "image"
 	mapFile   = "map"
 	allocFile = "alloc"
+
+	sessionsFile = "sessions" // made when the first table is saved
 )
 
 const stripes = 64 // locks over chunks of the image
@@ -51,6 +53,8 @@ type Store struct {
 	image env.File
 	super superFileState // see saveSuper
 
+	sessionsFile env.File // nil: there is none yet; guarded by pourMu
+
 	resizeMu sync.Mutex
 
 	appendMu  sync.Mutex
@@ -75,6 +79,7 @@ type Store struct {
 	freed        []freedChunk // until the next checkpoint
 	pins         pins
 	pending      pendingQueue
+	sessions     storedSessions
 	// applying: entries up to here are committed, and the last one may be applied
 	// in part.
 	applying Seq

@@ -26,6 +26,9 @@ func (s *Store) apply(r *record, crc []uint32) error {
 	if err != nil {
 		return err
 	}
+	if !s.o.Staging {
+		s.sessions.note(r)
+	}
 	s.applied = logPoint{pos: r.pos + uint64(r.bytes()), gen: r.gen, seq: r.seq}
 	s.commit.Store(uint64(r.seq))
 	return nil

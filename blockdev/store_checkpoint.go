@@ -8,7 +8,7 @@ import "blkd/internal/mutant"
 //  1. copy the dirty pages, all at one instant;
 //  2. sync the log (pages must not be ahead of it) and the image; on a replica,
 //     write a superblock that says that what the pages reflect is committed;
-//  3. write the copies to the slots that do not count, sync;
+//  3. write the copies, and the table of sessions, to the slots that do not count, sync;
 //  4. write the superblock: now they count;
 //  5. chunks that the map no longer refers to may be used again.
 //
@@ -21,6 +21,7 @@ func (s *Store) checkpoint(at logPoint) error {
 	maps, alloc := s.maps.snapshot(), s.alloc.pages.snapshot()
 	freed := s.freed
 	s.freed = nil
+	table := s.sessions.changed()
 	commit := max(s.Committed(), s.applying)
 	if mutant.On(mutant.StorePartialCommit) {
 		commit = s.Committed()
@@ -40,6 +41,9 @@ func (s *Store) checkpoint(at logPoint) error {
 	if err == nil {
 		err = s.alloc.pages.write(alloc, ckpt)
 	}
+	if err == nil {
+		err = s.writeSessions(table)
+	}
 	if err != nil {
 		return s.abortCheckpoint(maps, alloc, freed, err)
 	}
@@ -50,6 +54,7 @@ func (s *Store) checkpoint(at logPoint) error {
 		sb.durable, sb.commit = s.durable.Load(), commit
 		sb.keep = s.hist.points(Seq(s.keep.Load()), at)
 		sb.gens = s.hist.gensBefore(at.seq)
+		table.landIn(sb)
 	})
 	if err != nil {
 		return err
@@ -57,6 +62,7 @@ func (s *Store) checkpoint(at logPoint) error {
 	s.mu.Lock()
 	s.maps.landed(maps, ckpt)
 	s.alloc.pages.landed(alloc, ckpt)
+	s.sessions.landed(table)
 	s.mu.Unlock()
 	s.counters.checkpoints.Add(1)
 	s.drainReaders()

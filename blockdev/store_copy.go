@@ -143,6 +143,7 @@ func (sb *superblock) restart(at logPoint) {
 	sb.lastGen, sb.lastSeq, sb.commit, sb.copied = at.gen, at.seq, at.seq, 0
 	sb.keep = [4]logPoint{at, at, at, at}
 	sb.gens = [keptGens]genStart{} // what began between Base and here is not known
+	sb.sessions, sb.sessionsSum = 0, 0
 }
 
 // wipe empties the files that a superblock has declared void, and ends that.
@@ -179,6 +180,7 @@ func (s *Store) empty(at logPoint) {
 // It holds mu.
 func (s *Store) restart(at logPoint) {
 	s.pending, s.staged = pendingQueue{}, staging{}
+	s.forgetSessions()
 	s.stagedBlocks.Store(0)
 	s.keep.Store(uint64(at.seq))
 	s.commit.Store(uint64(at.seq))
@@ -348,6 +350,9 @@ func (s *Store) Complete() error {
 		if err := pour(); err != nil {
 			return err
 		}
+	}
+	if err := s.saveSessions(); err != nil {
+		return err
 	}
 	err := s.saveSuper(func(sb *superblock) { sb.incomplete, sb.base, sb.copied = false, 0, s.copied })
 	if err != nil {

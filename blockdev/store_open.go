@@ -157,6 +157,9 @@ func (s *Store) open() error {
 	}
 	s.log.name, s.log.size = logFile, sb.logBytes
 	s.log.tail.Store(sb.replayFrom)
+	if err := s.loadSessions(); err != nil {
+		return err
+	}
 	return s.recover()
 }
 
@@ -190,7 +193,7 @@ func (s *Store) openFiles() error {
 
 func (s *Store) closeFiles() error {
 	var errs []error
-	for _, f := range []env.File{s.super.f, s.log.f, s.image, s.maps.f, s.alloc.pages.f} {
+	for _, f := range []env.File{s.super.f, s.log.f, s.image, s.maps.f, s.alloc.pages.f, s.sessionsFile} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}

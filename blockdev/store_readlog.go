@@ -114,7 +114,7 @@ func (r *logReader) poured(pos uint64) bool { return pos < r.s.log.tail.Load() }
 
 // entry brings an entry's data.
 func (r *logReader) entry(rec *scanned) (Entry, error) {
-	e := Entry{Gen: rec.gen, Seq: rec.seq, Off: rec.off, Len: rec.len}
+	e := Entry{Gen: rec.gen, Seq: rec.seq, Off: rec.off, Len: rec.len, Origin: rec.origin}
 	switch {
 	case rec.kind == recMark:
 		e.Kind = EntryMark

@@ -26,6 +26,8 @@ type Entry struct {
 	Off  int64  // bytes, a multiple of BlockSize; of marks of 512
 	Len  int64  // bytes, a multiple of BlockSize; of writes at most 1 MiB and a quarter of the log
 	Data []byte // writes: Len bytes
+
+	Origin Origin // of writes and zeros
 }
 
 // ErrNotNext tells that an entry does not continue the log: its Seq is not the
@@ -101,6 +103,7 @@ func (s *Store) planEntry(b *writeBatch, e *Entry) error {
 	}
 	p := &b.pieces[first]
 	p.gen, p.seq = e.Gen, e.Seq
+	p.setOrigin(e.Origin)
 	return nil
 }
 

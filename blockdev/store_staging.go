@@ -22,6 +22,7 @@ type stagedEntry struct {
 	first  uint64   // position of its record
 	block  int64
 	blocks int64
+	origin Origin
 }
 
 // stagedZero marks the place of a block that reads as zeros; the rest is the position
@@ -30,7 +31,7 @@ const stagedZero = 1 << 63
 
 // stage makes a committed entry visible to ReadStaged. It holds mu.
 func (s *Store) stage(r *record, crc []uint32) {
-	e := stagedEntry{end: logPoint{r.pos + uint64(r.bytes()), r.gen, r.seq}, first: r.pos, block: r.off / BlockSize, blocks: r.len / BlockSize}
+	e := stagedEntry{end: logPoint{r.pos + uint64(r.bytes()), r.gen, r.seq}, first: r.pos, block: r.off / BlockSize, blocks: r.len / BlockSize, origin: r.origin}
 	for i := range e.blocks {
 		l := loc{pos: r.pos | stagedZero}
 		if r.kind == recData {
@@ -135,22 +136,33 @@ func (s *Store) Drop(seq Seq) error {
 	at, found := logPoint{}, false
 	for ; n < len(s.staged.entries) && s.staged.entries[n].end.seq <= seq; n++ {
 		at, found = s.staged.entries[n].end, true
+		s.sessions.add(s.staged.entries[n].origin, at.seq, (s.staged.entries[n].block+s.staged.entries[n].blocks)*BlockSize)
 	}
+	table := s.sessions.changed()
 	commit := s.Committed()
 	s.mu.Unlock()
 	if !found {
 		return nil
 	}
-	err := s.saveSuper(func(sb *superblock) {
+	err := s.writeSessions(table)
+	if isFull(err) {
+		return nil // the log keeps it, until there is space
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	err = s.saveSuper(func(sb *superblock) {
 		sb.replayFrom, sb.lastGen, sb.lastSeq = at.pos, at.gen, at.seq
 		sb.durable, sb.commit = s.durable.Load(), max(sb.commit, commit)
 		sb.keep = s.hist.points(Seq(s.keep.Load()), at)
 		sb.gens = s.hist.gensBefore(at.seq)
+		table.landIn(sb)
 	})
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
+	s.sessions.landed(table)
 	s.forgetStaged(n)
 	s.mu.Unlock()
 	s.drainReaders()

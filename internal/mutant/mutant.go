@@ -52,6 +52,7 @@ const (
 	StoreRejoinRemnants
 	StoreQuietTrim
 	StoreQuietPour
+	StoreForgetSessions
 	DetectorOldRun
 	DetectorNoHysteresis
 	DetectorNoHold
@@ -171,6 +172,13 @@ const (
 	ReplicaReuseBatch
 	ReplicaMixBatches
 	ReplicaSkipStaged
+	ReplicaRepeat
+	ReplicaRepeatEarly
+	ReplicaRepeatWhole
+	ReplicaBegunDone
+	ReplicaForgetSessions
+	ReplicaForgetTail
+	ReplicaResetSessions
 	QuorumStaleRead
 	numIDs
 )
@@ -211,6 +219,7 @@ var table = [numIDs]Info{
 	{StoreRejoinRemnants, "store/rejoin-remnants", "What a copy that was broken off has left of pages comes to life when it goes on."},
 	{StoreQuietTrim, "store/quiet-trim", "A trim of what was only in the log does not count as a change."},
 	{StoreQuietPour, "store/quiet-pour", "What is poured does not count as a change."},
+	{StoreForgetSessions, "store/forget-sessions", "The log is let go without keeping which operations it held."},
 	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
 	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
 	{DetectorNoHold, "detector/no-hold", "A node that comes and goes is not held back."},
@@ -330,6 +339,13 @@ var table = [numIDs]Info{
 	{ReplicaReuseBatch, "replica/reuse-batch", "The next generation gives its batches numbers that were used before."},
 	{ReplicaMixBatches, "replica/mix-batches", "A shard is rebuilt from shards of different batches."},
 	{ReplicaSkipStaged, "replica/skip-staged", "A member whose shard is rebuilt does not get what is only in the log of the others."},
+	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
+	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},
+	{ReplicaRepeatWhole, "replica/repeat-whole", "What was done in part is done again from its beginning."},
+	{ReplicaBegunDone, "replica/begun-done", "What was done in part counts as done."},
+	{ReplicaForgetSessions, "replica/forget-sessions", "A promoted member does not look into its log for what clients have done."},
+	{ReplicaForgetTail, "replica/forget-tail", "A promoted member looks only into what was committed for what clients have done."},
+	{ReplicaResetSessions, "replica/reset-sessions", "A replica that is copied is not told what clients have done."},
 	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 
