@@ -30,8 +30,13 @@ type Replica interface {
 	// for good.
 	Size() int64
 	Resize(size int64) error
+	// Sessions are the operations of clients that the log holds up to an entry,
+	// which is committed or behind what is.
+	Sessions(upto Seq) *blockdev.Sessions
 	// Reset makes the replica empty, incomplete, its log ending at (gen, seq).
 	Reset(gen Generation, seq Seq) error
+	// Adopt says which operations the log held before it was reset.
+	Adopt(*blockdev.Sessions)
 	// Complete ends that.
 	Complete() error
 	Incomplete() bool
@@ -160,8 +165,11 @@ type Request struct {
 	Off, Len   int64
 	Data       []byte
 	Attachment uint64 // the number its session was admitted with
-	Err        error
-	Owner      any // the submitter's; the core leaves it alone
+	// Origin of a mutation that may be sent again: then it is answered, and does not
+	// act, if it was done before.
+	Origin blockdev.Origin
+	Err    error
+	Owner  any // the submitter's; the core leaves it alone
 
 	last Seq            // mutations: the last entry of it; flushes: what must be durable
 	gen  Generation     // of the primary that began it

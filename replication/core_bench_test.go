@@ -30,6 +30,9 @@ func (r *nullReplica) Committed() Seq               { return r.commit }
 func (r *nullReplica) GenAt(Seq) (Generation, bool) { return r.gen, true }
 func (r *nullReplica) Keep(Seq)                     {}
 func (r *nullReplica) Incomplete() bool             { return false }
+func (r *nullReplica) Sessions(Seq) *blockdev.Sessions {
+	return new(blockdev.Sessions)
+}
 func (r *nullReplica) ReadLog(after Seq, _ int) (list []blockdev.Entry, err error) {
 	for seq := after + 1; seq <= r.seq; seq++ {
 		list = append(list, blockdev.Entry{Gen: r.gen, Seq: seq, Kind: entryMark})
@@ -134,13 +137,14 @@ func benchWrites(b testing.TB, peers, depth int) {
 		b.ResetTimer()
 	}
 	one := make([]*Request, 1)
-	for range n {
+	for i := range n {
 		for len(free) == 0 {
 			c.deliver(1)
 		}
 		r := free[len(free)-1]
 		free = free[:len(free)-1]
-		*r = Request{Op: blockdev.OpWrite, Off: rnd.Int64N(1<<18) * blockSize, Len: blockSize, Data: data}
+		*r = Request{Op: blockdev.OpWrite, Off: rnd.Int64N(1<<18) * blockSize, Len: blockSize, Data: data,
+			Origin: blockdev.Origin{Client: 1, Session: 1, Op: uint64(i + 1)}}
 		one[0] = r
 		c.now += 1000
 		c.core.Submit(c.now, one)

@@ -169,6 +169,10 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	if c.coded != nil {
 		reset.Copy = uint64(c.coded.batch())
 	}
+	if !mutant.On(mutant.ReplicaResetSessions) {
+		reset.Data = c.disk.Sessions(begin).Append(nil)
+		reset.Len = int64(len(reset.Data))
+	}
 	c.send(p, reset)
 	c.level(p, begin, begin)
 }

@@ -248,6 +248,11 @@ func (c *Core) onReset(from NodeID, m *Message) {
 		c.reject(from, m, "this node is a member, or promised another generation")
 		return
 	}
+	sessions, err := blockdev.DecodeSessions(m.Data)
+	if err != nil {
+		c.reject(from, m, err.Error())
+		return
+	}
 	if m.Off > c.disk.Size() && !c.must("resize", c.disk.Resize(m.Off)) {
 		return
 	}
@@ -257,6 +262,7 @@ func (c *Core) onReset(from NodeID, m *Message) {
 	if !c.restart(m.PrevGen, m.PrevSeq, m.Commit) {
 		return
 	}
+	c.disk.Adopt(sessions)
 	c.matched, c.durable, c.syncSeq, c.copied = m.PrevSeq, m.PrevSeq, m.PrevSeq, 0
 	c.ack(from, m.From, m.Gen)
 }

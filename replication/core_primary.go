@@ -19,18 +19,19 @@ type primary struct {
 	commit Seq
 	best   *peer // Sealing: whose log is being fetched; nil: own
 
-	inflight queue[flight] // mutations not committed, by seq
-	locked   []*flight     // ranges that are being read for a mutation or a copy
-	parked   []*Request    // wait for a role, a range, a commit or an attachment
-	spare    []*Request    // memory of the last parked
-	busy     filter        // blocks of all of these
-	retry    bool          // something that a parked request waits for has happened
-	flushes  []*Request    // wait for Request.last to be durable
-	syncTo   Seq           // somebody waits for this to be durable
-	keep     Seq           // every member of the set holds the log up to here
-	lag      lag           // of members that need not be waited for
-	unread   []*Request    // read, but without a lease to prove it
-	fence    Seq           // up to here the log may be that of an earlier attachment
+	inflight queue[flight]      // mutations not committed, by seq
+	locked   []*flight          // ranges that are being read for a mutation or a copy
+	parked   []*Request         // wait for a role, a range, a commit or an attachment
+	spare    []*Request         // memory of the last parked
+	busy     filter             // blocks of all of these
+	sessions *blockdev.Sessions // of the whole log
+	retry    bool               // something that a parked request waits for has happened
+	flushes  []*Request         // wait for Request.last to be durable
+	syncTo   Seq                // somebody waits for this to be durable
+	keep     Seq                // every member of the set holds the log up to here
+	lag      lag                // of members that need not be waited for
+	unread   []*Request         // read, but without a lease to prove it
+	fence    Seq                // up to here the log may be that of an earlier attachment
 
 	frozen Instant // since when a change of the set holds up commits; 0: none does
 	drain  *handover
@@ -213,7 +214,6 @@ func (c *Core) advance() {
 	if c.role == Chosen && q >= c.p.first {
 		c.serve()
 	}
-	durable := Seq(0)
 	for c.p.inflight.len() > 0 && c.p.inflight.all()[0].last <= q {
 		f := c.p.inflight.pop()
 		c.p.busy.remove(f.off, f.end)
@@ -224,15 +224,17 @@ func (c *Core) advance() {
 			f.req.job(f.req)
 			continue
 		}
-		if f.req.FUA && durable == 0 {
-			durable = c.quorum(true)
-		}
-		if f.req.FUA && durable < f.req.last {
-			c.p.flushes = append(c.p.flushes, f.req)
-			c.needDurable(f.req.last)
-		} else {
-			c.finish(f.req, nil)
-		}
+		c.committed(f.req)
+	}
+}
+
+// committed answers a mutation that is committed, when it is durable if it has to be.
+func (c *Core) committed(r *Request) {
+	if r.FUA && c.quorum(true) < r.last {
+		c.p.flushes = append(c.p.flushes, r)
+		c.needDurable(r.last)
+	} else {
+		c.finish(r, nil)
 	}
 }
 

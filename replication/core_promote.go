@@ -192,6 +192,13 @@ func (c *Core) choose() {
 	_, last := c.disk.Last()
 	c.p.best = nil
 	c.p.first, c.p.commit = last+1, c.disk.Committed()
+	c.p.sessions = c.disk.Sessions(last)
+	switch {
+	case mutant.On(mutant.ReplicaForgetSessions):
+		c.p.sessions = new(blockdev.Sessions)
+	case mutant.On(mutant.ReplicaForgetTail):
+		c.p.sessions = c.disk.Sessions(c.p.commit)
+	}
 	c.setRole(Chosen)
 	mark := blockdev.Entry{Gen: c.gen, Seq: last + 1, Kind: entryMark, Off: c.disk.Size()}
 	if mutant.On(mutant.ReplicaMarkSmall) {

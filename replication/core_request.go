@@ -79,13 +79,16 @@ func (c *Core) admit(batch []*Request) {
 			c.finish(r, nil)
 		case c.blocked(r):
 			c.park(r)
+		case c.repeated(r, last):
 		case r.Op == blockdev.OpRead:
 			r.gen = c.gen
 			c.out.Reads = append(c.out.Reads, r)
 		case r.Off%blockSize != 0 || r.Len%blockSize != 0:
 			c.modify(r)
 		default:
+			planned := len(entries)
 			entries, last = c.plan(entries, last, r, r.Off, r.Len, r.Data)
+			c.sign(entries[planned:], r)
 		}
 	}
 	if len(entries) > 0 {
@@ -281,9 +284,13 @@ func (c *Core) modified(f *flight, head, tail []byte) {
 	}
 	var entries []blockdev.Entry
 	_, last := c.disk.Last()
+	if c.repeated(r, last) {
+		return // its session has ended meanwhile
+	}
 	if f.end-f.off == blockSize {
 		overlay(head, r, f.off)
 		entries, _ = c.plan(entries, last, r, f.off, blockSize, head)
+		c.sign(entries, r)
 		c.appendEntries(entries)
 		return
 	}
@@ -303,6 +310,7 @@ func (c *Core) modified(f *flight, head, tail []byte) {
 		}
 		entries, _ = c.plan(entries, last, r, f.end-blockSize, blockSize, tail)
 	}
+	c.sign(entries, r)
 	c.appendEntries(entries)
 }
 

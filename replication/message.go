@@ -34,7 +34,7 @@ const (
 	MsgJoined
 	// MsgReset starts a copy: the joiner's log ends at (PrevGen, PrevSeq), and it
 	// becomes empty, or keeps its content up to the entry Commit, if that is not 0. Off
-	// is the volume's size.
+	// is the volume's size, and Data the operations that the log held up to there.
 	MsgReset
 	// MsgCopy carries a piece of committed content that goes under the
 	// joiner's log; Copy counts the pieces of this join.

@@ -110,6 +110,18 @@ func (r *ramReplica) ReadLog(after Seq, _ int) ([]blockdev.Entry, error) {
 	return slices.Clone(rest[:min(len(rest), 64)]), nil
 }
 
+func (r *ramReplica) Sessions(upto Seq) *blockdev.Sessions {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := new(blockdev.Sessions)
+	for i := range r.log {
+		if e := &r.log[i]; e.Seq <= upto {
+			t.Add(e.Origin, e.Seq, e.Off+e.Len)
+		}
+	}
+	return t
+}
+
 func (r *ramReplica) Import(off, n int64, data []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -128,6 +140,7 @@ func (r *ramReplica) Reset(gen Generation, seq Seq) error {
 	return nil
 }
 
+func (r *ramReplica) Adopt(*blockdev.Sessions)             {}
 func (r *ramReplica) Complete() error                      { r.incomplete = false; return nil }
 func (r *ramReplica) Incomplete() bool                     { return r.incomplete }
 func (r *ramReplica) Keep(Seq)                             {}

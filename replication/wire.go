@@ -16,16 +16,18 @@ import (
 // little-endian. A frame is a header, fields, and payload:
 //
 //	header   magic, lengths, kind, checksums of itself and of the fields
-//	fields   what the message says, its entries, the checksum of each block of payload
+//	fields   what the message says, its entries, their origins, the checksum of each block of payload
 //	payload  the data of the entries, then that of the message
 //
 // Every byte is under one of the three checksums.
 
 // WireVersion is the newest version of the protocol that this program speaks,
-// WireVersionMin the oldest.
+// WireVersionMin the oldest. Frames of all versions since 1 are decoded; one who speaks
+// version 1 only would lose the origins of entries, and with them the knowledge of
+// what clients have done.
 const (
-	WireVersion    = 1
-	WireVersionMin = 1
+	WireVersion    = 2
+	WireVersionMin = 2
 )
 
 // MaxFrame is a limit, in bytes, that every message of a Core with default
@@ -44,11 +46,15 @@ const (
 	frameHeader  = 24
 	messageBytes = 144 // fields of a message before its entries
 	entryBytes   = 40  // fields of an entry
+	originBytes  = 24  // of an origin; they follow the entries
 
 	flagSync       = 1 << 0
 	flagRefused    = 1 << 1
 	flagIncomplete = 1 << 2
 	flagPayload    = 1 << 3 // of a message or an entry: Len bytes follow as payload
+	flagOrigin     = 1 << 4 // of an entry: its origin is told,
+	flagMore       = 1 << 5 // and the operation goes on in the next one
+	entryFlags     = flagPayload | flagOrigin | flagMore
 	messageFlags   = flagSync | flagRefused | flagIncomplete | flagPayload
 )
 
@@ -111,12 +117,16 @@ func blocksOf(n int) int { return (n + blockdev.BlockSize - 1) / blockdev.BlockS
 // sizeMessage returns the length of the parts of a message's frame.
 func sizeMessage(m *Message) frame {
 	blocks, payload := blocksOf(len(m.Data)), len(m.Data)
+	fields := messageBytes + entryBytes*len(m.Entries)
 	for i := range m.Entries {
 		n := len(m.Entries[i].Data)
 		blocks += blocksOf(n)
 		payload += n
+		if m.Entries[i].Origin.Client != 0 {
+			fields += originBytes
+		}
 	}
-	fields := messageBytes + entryBytes*len(m.Entries) + 4*blocks
+	fields += 4 * blocks
 	return frame{bytes: frameHeader + fields + payload, fields: fields, kind: m.Kind, version: WireVersion}
 }
 
@@ -149,12 +159,15 @@ func (f *frame) encodeMessage(b []byte, m *Message) {
 	}
 	fields := b[frameHeader:]
 	putMessage(fields, m)
-	sums := fields[messageBytes+entryBytes*len(m.Entries):]
+	rest := fields[messageBytes+entryBytes*len(m.Entries):]
 	for i := range m.Entries {
 		putEntry(fields[messageBytes+entryBytes*i:], &m.Entries[i])
-		sums = putSums(sums, m.Entries[i].Data)
+		rest = putOrigin(rest, &m.Entries[i].Origin)
 	}
-	putSums(sums, m.Data)
+	for i := range m.Entries {
+		rest = putSums(rest, m.Entries[i].Data)
+	}
+	putSums(rest, m.Data)
 	f.fieldsCS = crc32c.Checksum(fields)
 	f.encode(b)
 }
@@ -179,12 +192,29 @@ func putMessage(b []byte, m *Message) {
 
 func putEntry(b []byte, e *blockdev.Entry) {
 	flags := payloadFlag(e.Off, e.Len, e.Data)
+	if e.Origin.Client != 0 {
+		flags |= flagOrigin
+		if e.Origin.More {
+			flags |= flagMore
+		}
+	}
 	le.PutUint64(b, uint64(e.Gen))
 	le.PutUint64(b[8:], uint64(e.Seq))
 	le.PutUint64(b[16:], uint64(e.Off))
 	le.PutUint64(b[24:], uint64(e.Len))
 	le.PutUint32(b[32:], flags)
 	le.PutUint32(b[36:], uint32(e.Kind))
+}
+
+// putOrigin puts an origin, if there is one, and returns what is behind it.
+func putOrigin(b []byte, o *blockdev.Origin) []byte {
+	if o.Client == 0 {
+		return b
+	}
+	le.PutUint64(b, o.Client)
+	le.PutUint64(b[8:], o.Session)
+	le.PutUint64(b[16:], o.Op)
+	return b[originBytes:]
 }
 
 // payloadFlag is flagPayload if there are data.
@@ -269,7 +299,7 @@ func (f *frame) checkMessage() error {
 	if f.kind == 0 || f.kind >= numKinds {
 		return fmt.Errorf("%w: header: kind %d is not one of a message", ErrWire, uint8(f.kind))
 	}
-	if f.version != WireVersion {
+	if f.version < 1 || f.version > WireVersion {
 		return fmt.Errorf("%w: header: %s of version %d, agreed was %d", ErrWire, f.kind, f.version, WireVersion)
 	}
 	if f.fields < messageBytes {
@@ -284,12 +314,15 @@ func (d *Decoder) decodeMessage(f *frame, fields, payload []byte) error {
 	if room := int64(f.fields-messageBytes) / entryBytes; count > room {
 		return fmt.Errorf("entries: %d of them, and room for %d", count, room)
 	}
-	sums := fields[messageBytes+entryBytes*count:]
+	d.entries = slices.Grow(d.entries[:0], int(count))[:count]
+	sums, err := d.getOrigins(f, fields)
+	if err != nil {
+		return err
+	}
 	if len(sums)%4 != 0 {
 		return fmt.Errorf("checksums: %d bytes of them, not a multiple of 4", len(sums))
 	}
 	d.sums = d.sums[:0]
-	d.entries = slices.Grow(d.entries[:0], int(count))[:count]
 	for i := range d.entries {
 		data, err := getEntry(&d.entries[i], fields[messageBytes+entryBytes*i:], payload)
 		if err == nil {
@@ -313,6 +346,30 @@ func (d *Decoder) decodeMessage(f *frame, fields, payload []byte) error {
 	return nil
 }
 
+// getOrigins fills the origins of d.entries and returns what is behind them.
+func (d *Decoder) getOrigins(f *frame, fields []byte) ([]byte, error) {
+	rest := fields[messageBytes+entryBytes*len(d.entries):]
+	for i := range d.entries {
+		o := &d.entries[i].Origin
+		*o = blockdev.Origin{}
+		flags := le.Uint32(fields[messageBytes+entryBytes*i+32:])
+		switch {
+		case flags&(flagOrigin|flagMore) == 0:
+			continue
+		case flags&flagOrigin == 0 || f.version == 1:
+			return nil, fmt.Errorf("entry %d: flags: %#x are not known", i, flags)
+		case len(rest) < originBytes:
+			return nil, fmt.Errorf("entry %d: origin: %d bytes are left", i, len(rest))
+		}
+		*o = blockdev.Origin{Client: le.Uint64(rest), Session: le.Uint64(rest[8:]), Op: le.Uint64(rest[16:]), More: flags&flagMore != 0}
+		if o.Client == 0 || o.Op == 0 {
+			return nil, fmt.Errorf("entry %d: origin: client %d, operation %d", i, o.Client, o.Op)
+		}
+		rest = rest[originBytes:]
+	}
+	return rest, nil
+}
+
 // getMessage fills d.msg and returns its data.
 func (d *Decoder) getMessage(kind Kind, b, payload []byte) ([]byte, error) {
 	u64 := func(i int) uint64 { return le.Uint64(b[8*i:]) }
@@ -332,18 +389,19 @@ func (d *Decoder) getMessage(kind Kind, b, payload []byte) ([]byte, error) {
 	return d.msg.Data, err
 }
 
-// getEntry fills e and returns its data.
+// getEntry fills e, but for its origin, and returns its data.
 func getEntry(e *blockdev.Entry, b, payload []byte) ([]byte, error) {
 	kind, flags := le.Uint32(b[36:]), le.Uint32(b[32:])
 	if kind > math.MaxUint8 {
 		return nil, fmt.Errorf("kind: %d", kind)
 	}
 	*e = blockdev.Entry{
-		Gen: Generation(le.Uint64(b)), Seq: Seq(le.Uint64(b[8:])), Kind: blockdev.EntryKind(kind),
+		Origin: e.Origin,
+		Gen:    Generation(le.Uint64(b)), Seq: Seq(le.Uint64(b[8:])), Kind: blockdev.EntryKind(kind),
 		Off: int64(le.Uint64(b[16:])), Len: int64(le.Uint64(b[24:])),
 	}
 	var err error
-	e.Data, err = getData(e.Off, e.Len, flags, flagPayload, payload)
+	e.Data, err = getData(e.Off, e.Len, flags, entryFlags, payload)
 	return e.Data, err
 }
 

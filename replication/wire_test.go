@@ -28,8 +28,8 @@ func pattern(v byte, n int) []byte {
 	return p
 }
 
-// wireSamples are the messages of the golden files of version 1, which must decode
-// for ever: a new version adds files, it does not change these.
+// wireSamples are the messages of the golden files of all versions, which must decode
+// for ever: a new version adds files, it does not change older ones.
 var wireSamples = map[string]*Message{
 	"append": {
 		Kind: MsgAppend, Lineage: 0x1122334455667788, Gen: 7, From: 0xa1, To: 0xb2, PrevGen: 6, PrevSeq: 99, Commit: 98, Keep: 90, Sync: true, Lease: 5,
@@ -66,6 +66,20 @@ var wireSamples = map[string]*Message{
 	"release":  {Kind: MsgRelease, Lineage: 1, Gen: 2, From: 3, To: 4, Lease: 5},
 }
 
+// wireSamples2 are messages that version 1 has not.
+var wireSamples2 = map[string]*Message{
+	"append-origins": {
+		Kind: MsgAppend, Lineage: 1, Gen: 7, From: 2, To: 3, PrevGen: 7, PrevSeq: 99, Commit: 98,
+		Entries: []blockdev.Entry{
+			{Gen: 7, Seq: 100, Kind: blockdev.EntryWrite, Off: 8192, Len: 4096, Data: pattern(1, 4096), Origin: blockdev.Origin{Client: 4, Session: 5, Op: 6, More: true}},
+			{Gen: 7, Seq: 101, Kind: blockdev.EntryWrite, Off: 12288, Len: 4096, Data: pattern(2, 4096), Origin: blockdev.Origin{Client: 4, Session: 5, Op: 6}},
+			{Gen: 7, Seq: 102, Kind: entryMark},
+			{Gen: 7, Seq: 103, Kind: blockdev.EntryZero, Off: 1 << 30, Len: 8192, Origin: blockdev.Origin{Client: 7, Session: 8, Op: 9}},
+		},
+	},
+	"reset-sessions": {Kind: MsgReset, Lineage: 1, Gen: 2, From: 3, To: 4, PrevGen: 5, PrevSeq: 6, Off: 1 << 30, Len: 8, Data: new(blockdev.Sessions).Append(nil)},
+}
+
 // wireGreetings are the first frames of a connection, the same in all versions.
 var wireGreetings = map[string][]byte{
 	"hello": AppendHello(nil, &Hello{
@@ -76,14 +90,16 @@ var wireGreetings = map[string][]byte{
 
 func TestWireGolden(t *testing.T) {
 	files := map[string][]byte{}
-	for name, m := range wireSamples {
-		files["message-"+name] = AppendMessage(nil, m)
+	for _, samples := range []map[string]*Message{wireSamples, wireSamples2} {
+		for name, m := range samples {
+			files["message-"+name] = AppendMessage(nil, m)
+		}
 	}
 	for name, b := range wireGreetings {
 		files["greeting-"+name] = b
 	}
 	for name, b := range files {
-		file := filepath.Join("testdata", "wire-v1", name+".hex")
+		file := filepath.Join("testdata", "wire-v2", name+".hex")
 		if *rewrite {
 			if err := os.WriteFile(file, []byte(hex.Dump(b)), 0o644); err != nil {
 				t.Fatal(err)
@@ -100,9 +116,9 @@ func TestWireGolden(t *testing.T) {
 }
 
 // goldenFrame reads a golden file back into bytes.
-func goldenFrame(t *testing.T, name string) []byte {
+func goldenFrame(t *testing.T, version, name string) []byte {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", "wire-v1", name+".hex"))
+	text, err := os.ReadFile(filepath.Join("testdata", version, name+".hex"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,21 +138,28 @@ func goldenFrame(t *testing.T, name string) []byte {
 
 func TestWireGoldenDecodes(t *testing.T) {
 	d := NewDecoder(MaxFrame)
-	for name, want := range wireSamples {
-		b := goldenFrame(t, "message-"+name)
+	decodes := func(version, name string, want *Message) {
+		b := goldenFrame(t, version, "message-"+name)
 		m, n, err := d.Next(b)
 		if err != nil || n != len(b) {
-			t.Errorf("%s: %d of %d bytes: %v", name, n, len(b), err)
-			continue
+			t.Errorf("%s: %s: %d of %d bytes: %v", version, name, n, len(b), err)
+			return
 		}
 		sameMessage(t, m, want)
 	}
-	h, _, _, err := DecodeGreeting(goldenFrame(t, "greeting-hello"))
+	for name, want := range wireSamples {
+		decodes("wire-v1", name, want)
+		decodes("wire-v2", name, want)
+	}
+	for name, want := range wireSamples2 {
+		decodes("wire-v2", name, want)
+	}
+	h, _, _, err := DecodeGreeting(goldenFrame(t, "wire-v2", "greeting-hello"))
 	want := Hello{Min: 1, Max: 3, Cluster: 0x0102030405060708, Volume: 9, From: "n1", FromIncarnation: 0xa1, To: "node-two", ToIncarnation: 0xb2}
 	if err != nil || h == nil || *h != want {
 		t.Errorf("hello: %+v, %v", h, err)
 	}
-	_, r, _, err := DecodeGreeting(goldenFrame(t, "greeting-refusal"))
+	_, r, _, err := DecodeGreeting(goldenFrame(t, "wire-v2", "greeting-refusal"))
 	if err != nil || r == nil || r.Code != RefusedVolume || r.Text != "no replica of volume 9 here" {
 		t.Errorf("refusal: %+v, %v", r, err)
 	}
@@ -168,6 +191,9 @@ func randomMessage(r *rand.Rand) *Message {
 		for i := range v.NumField() {
 			randomField(v.Field(i), r)
 		}
+		if e.Origin.Client == 0 || e.Origin.Op == 0 {
+			e.Origin = blockdev.Origin{}
+		}
 		e.Data, e.Len = randomData(r, e.Len)
 		m.Entries = append(m.Entries, e)
 	}
@@ -186,6 +212,10 @@ func randomField(f reflect.Value, r *rand.Rand) {
 		f.SetUint(uint64(r.UintN(256)))
 	case reflect.Uint64:
 		f.SetUint(r.Uint64() >> r.UintN(64))
+	case reflect.Struct:
+		for i := range f.NumField() {
+			randomField(f.Field(i), r)
+		}
 	case reflect.Slice: // set by the caller
 	default:
 		panic("a message has a field of type " + f.Type().String())
@@ -368,7 +398,7 @@ func TestWireErrors(t *testing.T) {
 		{"append", "4096 bytes of fields in a frame of", func(b []byte) { le.PutUint32(b[12:], 4096); le.PutUint32(b[8:], 4000); reseal(b) }},
 		{"append", "kind 0", func(b []byte) { b[20] = 0; reseal(b) }},
 		{"append", "kind 21", func(b []byte) { b[20] = byte(numKinds); reseal(b) }},
-		{"append", "append of version 2", func(b []byte) { b[21] = 2; reseal(b) }},
+		{"append", "append of version 3", func(b []byte) { b[21] = 3; reseal(b) }},
 		{"append", "reserved", func(b []byte) { b[23] = 1; reseal(b) }},
 		{"append", "with 143 bytes of fields", func(b []byte) { le.PutUint32(b[12:], messageBytes-1); reseal(b) }},
 		{"append", "append: fields: CRC-32C", func(b []byte) { b[f]++ }},
@@ -386,8 +416,16 @@ func TestWireErrors(t *testing.T) {
 		{"append", "a multiple of 4", func(b []byte) { le.PutUint32(b[12:], messageBytes+3*entryBytes+5); reseal(b) }},
 		{"append", "checksums: 0 of them for 1", func(b []byte) { le.PutUint32(b[12:], messageBytes+3*entryBytes); reseal(b) }},
 		{"copy", "copy: data: block 1: CRC-32C", func(b []byte) { b[len(b)-1]++ }},
+		{"append", "entry 0: flags: 0x28", func(b []byte) { b[e+32] |= flagMore; reseal(b) }},
+		{"append-origins", "entry 0: flags: 0x38", func(b []byte) { b[21] = 1; reseal(b) }},
+		{"append-origins", "entry 0: origin: client 0", func(b []byte) { clear(b[e+4*entryBytes:][:8]); reseal(b) }},
+		{"append-origins", "entry 3: origin: 0 bytes", func(b []byte) { le.PutUint32(b[12:], messageBytes+4*entryBytes+2*originBytes); reseal(b) }},
 	} {
-		b := AppendMessage(nil, wireSamples[c.sample])
+		m := wireSamples[c.sample]
+		if m == nil {
+			m = wireSamples2[c.sample]
+		}
+		b := AppendMessage(nil, m)
 		c.break_(b)
 		_, n, err := NewDecoder(MaxFrame).Next(b)
 		if !errors.Is(err, ErrWire) || n != 0 || !strings.Contains(err.Error(), c.want) {
