@@ -59,7 +59,7 @@ func (s *sim) roleChanged(n *node, r replication.Role, g replication.Generation)
 	}
 	s.bound = g
 	s.Generations++
-	s.expire(func(o *op) bool { return o.gen < g })
+	s.expire(func(o *op) bool { return o.gen < g && o.passed == nil })
 	s.served(n, g)
 }
 
@@ -129,6 +129,7 @@ func (s *sim) committedBy(n *node, e *blockdev.Entry) {
 	case i == len(s.committed):
 		s.committed = append(s.committed, *e)
 		s.sized(e)
+		s.actedBy(n, e)
 		each(e, func(b int64, tag uint64) { s.versions[b] = append(s.versions[b], tag) })
 		s.note("commit", uint64(n.id), uint64(e.Seq), uint64(e.Gen))
 		s.checkHeld(n, e)
@@ -441,6 +442,7 @@ func (s *sim) recovered(p *replication.Proposal) {
 		s.violate("S8", "%v", err)
 	}
 	s.restart(tail)
+	s.forgetActed()
 }
 
 // restart begins a history with what is committed, and with a tail that is to be.
@@ -511,6 +513,7 @@ func (s *sim) level() bool {
 		if _, l := first.disk.Last(); l != last {
 			return false
 		}
+		s.checkSessions(first, n)
 		for b := range int64(mostBlocks) {
 			if s.code != nil {
 				break // see checkShards
@@ -518,6 +521,11 @@ func (s *sim) level() bool {
 			if first.disk.image[b] != n.disk.image[b] {
 				s.violate("equal", "block %d: %s has %d, %s has %d, both with everything up to %d", b, first.name, first.disk.image[b], n.name, n.disk.image[b], last)
 			}
+		}
+	}
+	for _, g := range s.gateways {
+		if len(g.pending) > 0 {
+			return false
 		}
 	}
 	return len(s.rec.Members) >= min(s.replicas, s.data)

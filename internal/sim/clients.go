@@ -49,6 +49,8 @@ type op struct {
 	gen        replication.Generation
 	attachment uint64
 	ended      bool // by a recovery: it may not be answered
+	gateway    *gateway
+	passed     *passed // the gateway will send it again, if it has to; nil: nobody will
 }
 
 // client begins operations at a node that thinks it serves: of the newest client,
@@ -149,6 +151,10 @@ func (s *sim) done(n *node, r *replication.Request) {
 		s.violate("answer", "%s answers a request twice, or one of an earlier run", n.name)
 	}
 	delete(n.reqs, r)
+	if o.gateway != nil {
+		s.answered(n, r, o)
+		return
+	}
 	if r.Err != nil {
 		s.failedRequest(n, r, o)
 		return

@@ -60,7 +60,8 @@ type content struct {
 	staged     [decisions + 1]replication.Seq // of an erasure code: which entry of the log has the block; 0: none
 	decided    []byte                         // what the last block of these holds
 	dropped    replication.Seq
-	reigns     []reign // also of entries that are not kept
+	sessions   *blockdev.Sessions // what the log held up to baseSeq; never changed, but replaced
+	reigns     []reign            // also of entries that are not kept
 }
 
 // reign is where a generation's entries begin.
@@ -71,12 +72,17 @@ type reign struct {
 
 var errDisk = errors.New("input/output error")
 
-func newDisk() *disk { return &disk{retain: 1 << 30, size: volumeBlocks * blockSize} }
+func newDisk() *disk {
+	d := &disk{retain: 1 << 30, size: volumeBlocks * blockSize}
+	d.sessions = new(blockdev.Sessions)
+	d.synced = d.content
+	return d
+}
 
 // empty makes a store anew, as a node does that has none; the promise stays.
 func (d *disk) empty() {
 	d.cuts++
-	d.keep, d.size, d.content = 0, volumeBlocks*blockSize, content{}
+	d.keep, d.size, d.content = 0, volumeBlocks*blockSize, content{sessions: new(blockdev.Sessions)}
 	d.rot = [mostBlocks]bool{}
 	d.synced = d.content
 }
@@ -214,11 +220,26 @@ func (d *disk) Commit(seq replication.Seq) error {
 		free = min(free, d.dropped)
 	}
 	if n := int(free) - int(d.baseSeq) - d.retain; n > 0 {
+		d.sessions = d.Sessions(d.log[n-1].Seq)
 		d.baseGen, d.baseSeq = d.log[n-1].Gen, d.log[n-1].Seq
 		d.log = slices.Clone(d.log[n:])
 	}
 	return nil
 }
+
+// Sessions are the operations that the log holds up to an entry.
+func (d *disk) Sessions(upto replication.Seq) *blockdev.Sessions {
+	t := d.sessions.Clone()
+	for i := range d.log {
+		if e := &d.log[i]; e.Seq <= upto {
+			t.Add(e.Origin, e.Seq, e.Off+e.Len)
+		}
+	}
+	return t
+}
+
+// Adopt says which operations the log held before it was reset.
+func (d *disk) Adopt(t *blockdev.Sessions) { d.sessions = t.Clone() }
 
 // each calls f for each block of an entry, with the tag that it gets.
 func each(e *blockdev.Entry, f func(block int64, tag uint64)) {
@@ -284,7 +305,7 @@ func (d *disk) Reset(gen replication.Generation, seq replication.Seq) error {
 		return err
 	}
 	d.rot = [mostBlocks]bool{}
-	d.content = content{baseGen: gen, baseSeq: seq, commit: seq, incomplete: true, floor: seq}
+	d.content = content{baseGen: gen, baseSeq: seq, commit: seq, incomplete: true, floor: seq, sessions: new(blockdev.Sessions)}
 	d.settle()
 	return nil
 }
@@ -333,7 +354,7 @@ func (d *disk) Rejoin(gen replication.Generation, seq replication.Seq) error {
 		return err
 	}
 	d.rejoins++
-	d.log, d.reigns = nil, nil
+	d.log, d.reigns, d.sessions = nil, nil, new(blockdev.Sessions)
 	d.baseGen, d.baseSeq, d.commit, d.copied = gen, seq, seq, 0
 	d.incomplete, d.base, d.baseOf = true, base, baseOf
 	d.settle()

@@ -45,6 +45,7 @@ type sim struct {
 	quorum
 	oracle
 	clients
+	passing
 	Tally
 }
 
@@ -129,7 +130,9 @@ func (q *queue) Pop() any {
 }
 
 func newSim(seed uint64, c setup, out io.Writer) *sim {
-	return &sim{setup: c, rnd: rand.New(rand.NewPCG(seed, 3)), dice: rand.New(rand.NewPCG(seed, 6)), out: out, hash: 14695981039346656037, readMs: 1, syncMs: 4}
+	s := &sim{setup: c, rnd: rand.New(rand.NewPCG(seed, 3)), dice: rand.New(rand.NewPCG(seed, 6)), out: out, hash: 14695981039346656037, readMs: 1, syncMs: 4}
+	s.shares(seed)
+	return s
 }
 
 // build makes the cluster, which begins to work.
@@ -157,6 +160,7 @@ func (s *sim) build() {
 	s.oracle.init()
 	s.found()
 	s.clients.init(s)
+	s.openGateways()
 	for _, n := range s.nodes[:s.replicas] {
 		s.told(n, s.rec)
 	}
