@@ -103,6 +103,10 @@ type Request struct {
 	Len   int64  // bytes; for reads and writes equal to len(Data)
 	Data  []byte // reads and writes only
 
+	// Number of a mutation that may be sent again: it is its submitter's, which counts
+	// them from 1 and is never more than OpWindow ahead of the answers. 0: it will not.
+	Number uint64
+
 	// Err is the result, valid once Done is called: nil or one of this
 	// package's errors.
 	Err error

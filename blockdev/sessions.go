@@ -11,7 +11,7 @@ import (
 // operation again if it gets no answer, to whoever is primary by then. By its origin
 // that one knows whether it was done: every member keeps [Sessions] of its log.
 type Origin struct {
-	Client  uint64 // 0: nobody will send it again, and the rest is 0 as well
+	Client  uint64 // a run of who sends it; 0: nobody will send it again, and the rest is 0 as well
 	Session uint64 // of the client: a later one has a higher number and ends the ones before
 	Op      uint64 // within the session, rising from 1
 	More    bool   // the operation goes on in the next entry
@@ -22,8 +22,8 @@ type Origin struct {
 const OpWindow = 4096
 
 // maxClients bounds a table: the client whose last operation is the oldest goes. It
-// is far more than a cluster has nodes.
-const maxClients = 256
+// is far more than a cluster has nodes; each start of one makes another client.
+const maxClients = 1024
 
 // Sessions tells which operations a log holds, of the last session of each client.
 // It grows only, so that it does not matter if entries are added again. The zero

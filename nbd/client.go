@@ -26,13 +26,16 @@ type DialOptions struct {
 	// one. Default 1, at most 64.
 	Connections int
 	// MaxRequests is the number of requests in flight per connection; Submit
-	// waits for a free one. Default 256.
+	// waits for a free one. Default 256, at most 4096.
 	MaxRequests int
 	// Simple keeps to simple replies, and so to servers of every age. There is
 	// no block status then.
 	Simple bool
 	// NoExtended does not ask for extended headers.
 	NoExtended bool
+	// Numbered tells the server the numbers of mutations, in their cookies; it must be
+	// one of an export that is Numbered, and speak extended headers.
+	Numbered bool
 	// Dial replaces the way to connect.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// HandshakeTimeout bounds connecting and negotiating. Default 10 s.
@@ -44,6 +47,7 @@ func (o DialOptions) withDefaults() DialOptions {
 	orDefault(&o.MaxRequests, 256)
 	orDefault(&o.HandshakeTimeout, 10*time.Second)
 	o.Connections = min(o.Connections, 64)
+	o.MaxRequests = min(o.MaxRequests, 1<<cookieSlotBits)
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
@@ -55,11 +59,13 @@ func (o DialOptions) withDefaults() DialOptions {
 // NBD's TRIM does not promise that the range reads as zeros afterwards, as a Device
 // must; so OpTrim is sent as WRITE_ZEROES that may punch a hole.
 type Client struct {
-	uri   URI
-	info  exportInfo
-	conns []*clientConn
-	next  atomic.Uint32
-	done  atomic.Bool
+	uri  URI
+	info exportInfo
+	// numbered: see DialOptions.
+	numbered bool
+	conns    []*clientConn
+	next     atomic.Uint32
+	done     atomic.Bool
 }
 
 var _ blockdev.Device = (*Client)(nil)
@@ -83,7 +89,12 @@ func Dial(ctx context.Context, uri string, opts DialOptions) (*Client, error) {
 			c.Close()
 			return nil, fmt.Errorf("nbd: %s: connections of one client see different exports (%+v and %+v); do all servers behind the address serve the same one?", uri, c.info, info)
 		}
-		c.info = info
+		if opts.Numbered && info.mode != modeExtended {
+			nc.Close()
+			c.Close()
+			return nil, fmt.Errorf("nbd: %s: the server does not speak extended headers, which numbered requests need; is it of an older version?", uri)
+		}
+		c.info, c.numbered = info, opts.Numbered
 		c.conns = append(c.conns, startClientConn(c, nc, opts.MaxRequests))
 		if info.flags&flagCanMultiConn == 0 {
 			break

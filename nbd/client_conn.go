@@ -36,7 +36,8 @@ type clientConn struct {
 	reader replyReader
 }
 
-// slot is a command in flight. Its index and generation make the cookie.
+// slot is a command in flight. Its index and generation, or the request's number, make
+// the cookie.
 type slot struct {
 	cookie atomic.Uint64 // zero: no reply is expected
 	gen    uint32
@@ -178,7 +179,10 @@ func (cc *clientConn) issue(i uint32, payload []byte) {
 		s.gen = 1
 	}
 	s.got, s.err = 0, nil
-	w := wireRequest{cmd: s.cmd, flags: s.flags, cookie: uint64(s.gen)<<32 | uint64(i), offset: uint64(s.off), length: uint64(s.n)}
+	w := wireRequest{cmd: s.cmd, flags: s.flags, cookie: uint64(s.gen)<<cookieSlotBits | uint64(i), offset: uint64(s.off), length: uint64(s.n)}
+	if cc.c.numbered && s.req != nil && s.req.Number != 0 {
+		w.cookie = numberedCookie(s.req.Number, i)
+	}
 	if cc.mode == modeExtended && s.cmd == cmdWrite {
 		w.flags |= cmdFlagPayloadLen
 	}

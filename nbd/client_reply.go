@@ -93,7 +93,7 @@ func (cc *clientConn) giveBack() {
 
 // find returns the slot of a cookie, or an error if no such request is in flight.
 func (cc *clientConn) find(cookie uint64) (*slot, uint32, error) {
-	i := uint32(cookie)
+	i := uint32(cookie & (1<<cookieSlotBits - 1))
 	if cookie == 0 || uint64(i) >= uint64(len(cc.slots)) || cc.slots[i].cookie.Load() != cookie {
 		return nil, 0, fmt.Errorf("reply to a request %#x that is not in flight", cookie)
 	}

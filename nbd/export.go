@@ -19,6 +19,9 @@ type Export struct {
 	// device answers ErrClosed. The kernel's client turns any error into EIO,
 	// but stalls and lets itself be reconnected when the socket closes.
 	HangUp bool
+	// Numbered: clients are ours and put the numbers of mutations into their cookies; see
+	// DialOptions.
+	Numbered bool
 	// Open, if set, makes the device of each connection, which is closed when the
 	// connection has ended and its requests are done. Device then only tells the
 	// size. A client may add parameters to the export's name, behind a semicolon.

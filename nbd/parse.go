@@ -109,6 +109,9 @@ func (c *conn) admit(w wireRequest, payload []byte, in *buffer) error {
 	}
 	stat.bytes += w.length
 	r.Off, r.Len, r.Flags = int64(w.offset), int64(w.length), deviceFlags(w.flags)
+	if r.Number = 0; c.export.Numbered {
+		r.Number = numberOf(w.cookie)
+	}
 	var err error
 	switch w.cmd {
 	case cmdBlockStatus:

@@ -202,6 +202,26 @@ func (m replyMode) ackLen() int {
 	return simpleReplyLen
 }
 
+// The cookies of our client. The low bits are the place of the request in its table.
+// Of a mutation that has a number, the highest bit is set and the number is between
+// them: at a million a second they suffice for 70 years.
+const (
+	cookieSlotBits = 12
+	cookieNumbered = 1 << 63
+)
+
+func numberedCookie(number uint64, slot uint32) uint64 {
+	return cookieNumbered | number<<cookieSlotBits | uint64(slot)
+}
+
+// numberOf is the number in a cookie, 0 if there is none.
+func numberOf(cookie uint64) uint64 {
+	if cookie&cookieNumbered == 0 {
+		return 0
+	}
+	return cookie &^ cookieNumbered >> cookieSlotBits
+}
+
 // wireRequest is a request header.
 type wireRequest struct {
 	flags, cmd       uint16

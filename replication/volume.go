@@ -405,15 +405,17 @@ type Session struct {
 	v          *Volume
 	gen        Generation
 	attachment uint64
+	from       blockdev.Origin
 	closed     atomic.Bool
 }
 
 // Session makes the device of a generation, for the client of an attachment. With
 // attachment 0 it only reads (S10). Requests end with ErrMoved when a later session
 // of the same client has begun, and with ErrFenced when another client has taken the
-// volume over.
-func (v *Volume) Session(g Generation, attachment uint64) *Session {
-	return &Session{v: v, gen: g, attachment: attachment}
+// volume over. Mutations that have a number are operations of the client and session
+// in from: what was done of them already is not done again.
+func (v *Volume) Session(g Generation, attachment uint64, from blockdev.Origin) *Session {
+	return &Session{v: v, gen: g, attachment: attachment, from: from}
 }
 
 // Size implements blockdev.Device.
@@ -438,6 +440,10 @@ func (s *Session) Submit(batch []*blockdev.Request) {
 		q.client = r
 		q.Op, q.FUA, q.Off, q.Len, q.Data = r.Op, r.Flags&blockdev.FUA != 0, r.Off, r.Len, r.Data
 		q.Attachment, q.Owner = s.attachment, q
+		if r.Number != 0 && s.from.Client != 0 && r.Op.Mutates() {
+			q.Origin = s.from
+			q.Origin.Op = r.Number
+		}
 		if n := weight(r); n > 0 && !v.tryReserve(n) {
 			s.submit(list) // room may come only when these are answered
 			clear(list)

@@ -268,7 +268,7 @@ func (c *cell) primary(t testing.TB, name NodeID) *Session {
 	deadline := time.Now().Add(10 * time.Second)
 	for time.Now().Before(deadline) {
 		if role, gen := c.volumes[name].Role(); role == Primary {
-			return c.volumes[name].Session(gen, 1)
+			return c.volumes[name].Session(gen, 1, blockdev.Origin{})
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -389,10 +389,10 @@ func TestVolumeHandoverUnderLoad(t *testing.T) {
 func (c *cell) anyPrimary() *Session {
 	for _, v := range c.volumes {
 		if role, gen := v.Role(); role == Primary {
-			return v.Session(gen, 1)
+			return v.Session(gen, 1, blockdev.Origin{})
 		}
 	}
-	return c.volumes["n1"].Session(0, 1)
+	return c.volumes["n1"].Session(0, 1, blockdev.Origin{})
 }
 
 // BenchmarkVolumeWrite is 4 KiB writes through sockets, to replicas in memory.

@@ -3,13 +3,11 @@
 // it sends again, in their order, those that have no answer. Clients see a stall
 // and no error.
 //
-// Sending again is harmless to a client that has its blocks for itself, because a
-// request of the old place can take effect there no more, or has done so before: a
-// volume's generation ends before the next one serves, and a connection to the same
-// generation replaces the one that broke only after that has come to its end (see
-// Connect in [Config]). But a write whose answer was lost takes effect twice. Where
-// another client has written the same block in between, without waiting for the
-// answer of the first, that is overwritten: the first value comes back.
+// A request that is sent again takes effect once. Either it can take effect at the old
+// place no more: a volume's generation ends before the next one serves, and a connection
+// to the same generation replaces the one that broke only after that has come to its end
+// (see Connect in [Config]). Or it has done so before: mutations have numbers, and places
+// know which of them were done.
 package forward
 
 import (
@@ -51,8 +49,12 @@ type Device struct {
 	target   *target // nil: there is none
 	under    int     // requests that were sent and have not come back
 	seeking  bool    // a goroutine looks for a target
-	pending  queue   // requests without an answer, in the order in which they came
-	watching int     // callers that wait for a target
+	pending  queue   // mutations without an answer, in the order in which they came
+	others   queue   // other requests without an answer, likewise
+	number   uint64  // of the newest mutation
+	full     int     // callers that wait because it is too far ahead of the answers
+	room     sync.Cond
+	watching int // callers that wait for a target
 	closed   bool
 	changed  chan struct{} // closed when target or closed is set
 }
@@ -63,6 +65,7 @@ type target struct{ dev blockdev.Device }
 // New makes a device. It connects when the first request comes.
 func New(cfg Config) *Device {
 	d := &Device{cfg: cfg, changed: make(chan struct{})}
+	d.room.L = &d.mu
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -121,12 +124,42 @@ func newRequest(d *Device, c *blockdev.Request) *request {
 		r.Owner, r.Done = r, done
 	}
 	r.d, r.client = d, c
-	r.Op, r.Flags, r.Off, r.Len, r.Data = c.Op, c.Flags, c.Off, c.Len, c.Data
+	r.Op, r.Flags, r.Off, r.Len, r.Data, r.Number = c.Op, c.Flags, c.Off, c.Len, c.Data, 0
 	return r
 }
 
-// Submit implements blockdev.Device.
+// queue is where a request waits for its answer.
+func (d *Device) queue(r *request) *queue {
+	if r.Op.Mutates() {
+		return &d.pending
+	}
+	return &d.others
+}
+
+// awaitAnswers waits until n more mutations are not too far ahead of the oldest one
+// that has no answer. It holds mu, but for waiting.
+func (d *Device) awaitAnswers(n uint64) {
+	for d.pending.first != nil && d.number+n >= d.pending.first.Number+blockdev.OpWindow && !d.closed {
+		d.full++
+		d.room.Wait()
+		d.full--
+	}
+}
+
+// Submit implements blockdev.Device. It waits while mutations are too far ahead of
+// their answers.
 func (d *Device) Submit(batch []*blockdev.Request) {
+	for len(batch) > maxBatch {
+		d.submit(batch[:maxBatch])
+		batch = batch[maxBatch:]
+	}
+	d.submit(batch)
+}
+
+// maxBatch bounds the mutations that get their numbers at once.
+const maxBatch = blockdev.OpWindow / 4
+
+func (d *Device) submit(batch []*blockdev.Request) {
 	b := batches.Get().(*[]*blockdev.Request)
 	list := (*b)[:0]
 	size := d.Size()
@@ -138,6 +171,7 @@ func (d *Device) Submit(batch []*blockdev.Request) {
 		list = append(list, &newRequest(d, c).Request)
 	}
 	d.mu.Lock()
+	d.awaitAnswers(uint64(len(list)))
 	if d.closed {
 		d.mu.Unlock()
 		for _, q := range list {
@@ -148,7 +182,11 @@ func (d *Device) Submit(batch []*blockdev.Request) {
 		for _, q := range list {
 			r := q.Owner.(*request)
 			r.sent = t
-			d.pending.push(r)
+			d.queue(r).push(r)
+			if r.Op.Mutates() {
+				d.number++
+				r.Number = d.number
+			}
 		}
 		if t != nil {
 			d.under += len(list)
@@ -178,7 +216,10 @@ func done(q *blockdev.Request) {
 	if again {
 		r.sent, r.Err = nil, nil
 	} else {
-		d.pending.remove(r)
+		d.queue(r).remove(r)
+	}
+	if d.full > 0 {
+		d.room.Broadcast()
 	}
 	closed := d.closed
 	d.seek()
@@ -203,7 +244,7 @@ func answer(r *request, err error) {
 // for it. Nothing is sent again before everything that was sent has come back. It
 // holds mu.
 func (d *Device) seek() {
-	if d.target != nil || d.under > 0 || d.seeking || d.closed || d.pending.first == nil && d.watching == 0 {
+	if d.target != nil || d.under > 0 || d.seeking || d.closed || d.pending.first == nil && d.others.first == nil && d.watching == 0 {
 		return
 	}
 	d.seeking = true
@@ -236,9 +277,11 @@ func (d *Device) use(t *target) {
 		return
 	}
 	var batch []*blockdev.Request
-	for r := d.pending.first; r != nil; r = r.next {
-		r.sent = t
-		batch = append(batch, &r.Request)
+	for _, q := range []*queue{&d.pending, &d.others} {
+		for r := q.first; r != nil; r = r.next {
+			r.sent = t
+			batch = append(batch, &r.Request)
+		}
 	}
 	d.under = len(batch)
 	d.target, d.seeking = t, false
@@ -332,6 +375,7 @@ func (d *Device) Drop() {
 	if !d.closed {
 		d.closed = true
 		d.wake()
+		d.room.Broadcast()
 	}
 }
 
@@ -342,13 +386,15 @@ func (d *Device) Close() error {
 	d.cancel()
 	d.mu.Lock()
 	var waiting []*request
-	for r := d.pending.first; r != nil; {
-		next := r.next
-		if r.sent == nil {
-			d.pending.remove(r)
-			waiting = append(waiting, r)
+	for _, q := range []*queue{&d.pending, &d.others} {
+		for r := q.first; r != nil; {
+			next := r.next
+			if r.sent == nil {
+				q.remove(r)
+				waiting = append(waiting, r)
+			}
+			r = next
 		}
-		r = next
 	}
 	d.mu.Unlock()
 	for _, r := range waiting {

@@ -153,7 +153,7 @@ func TestCloseEndsWhatWaits(t *testing.T) {
 	go func() { answered <- blockdev.Flush(d) }()
 	for {
 		d.mu.Lock()
-		waits := d.pending.first != nil
+		waits := d.others.first != nil
 		d.mu.Unlock()
 		if waits {
 			break

@@ -44,6 +44,8 @@ func (v *exported) open(o nbd.Opening) (blockdev.Device, error) {
 	now, shared := v.recorded()
 	number := t.number
 	switch {
+	case t.from.Client != 0:
+		return nil, fmt.Errorf("export parameter %s is for nodes of the cluster, at the port that they have for each other; leave it out", sessionParameter)
 	case t.number != 0 && t.id != v.id:
 		return nil, fmt.Errorf("the token is of an earlier volume named %s: attach this one", v.name)
 	case t.number != 0 && t.number < now.Since:

@@ -35,6 +35,7 @@ type exports struct {
 	mu       sync.Mutex
 	volumes  map[string]*exported
 	sessions map[sessionID]*session
+	begun    uint64        // passages, by this run of the node
 	changed  chan struct{} // closed when a volume is served here, or no more
 	stopping bool
 }
@@ -61,14 +62,16 @@ type exported struct {
 	attachment *metapb.Attachment
 }
 
-// opener makes the device of a generation for an attachment.
-type opener func(attachment uint64) blockdev.Device
+// opener makes the device of a generation for an attachment, and for the client and
+// session that number its mutations.
+type opener func(attachment uint64, from blockdev.Origin) blockdev.Device
 
 // passage carries the requests of the clients of one attachment to the primary.
 type passage struct {
 	v      *exported
 	number uint64
 	own    sessionID
+	from   blockdev.Origin // who its mutations are from: this run of the node, and which of its passages
 	dev    *forward.Device
 	remote net.Conn // guarded by exports.mu
 }
@@ -247,21 +250,34 @@ func (p *passage) cut() {
 
 // passage is the way of an attachment's requests to the primary.
 func (v *exported) passage(number uint64) *passage {
+	run := v.e.m.cluster.Status().Incarnation
 	v.e.mu.Lock()
 	defer v.e.mu.Unlock()
 	p := v.passages[number]
 	if p == nil {
-		p = &passage{v: v, number: number}
+		v.e.begun++
+		p = &passage{v: v, number: number, from: blockdev.Origin{Client: run, Session: v.e.begun}}
 		rand.Read(p.own[:]) // never fails
 		p.dev = forward.New(forward.Config{Connect: p.connect, Size: v.length, Moved: func(err error) bool {
 			return errors.Is(err, blockdev.ErrClosed) || errors.Is(err, nbd.ErrConnectionLost)
 		}})
-		v.passages[number] = p
-		if v.e.stopping || v.gone.Err() != nil {
+		if v.e.stopping || v.gone.Err() != nil || v.passed(number) {
 			p.dev.Drop()
 		}
+		v.passages[number] = p
 	}
 	return p
+}
+
+// passed tells whether there is a passage of a later attachment: a newer session would
+// end that of it. It holds mu.
+func (v *exported) passed(number uint64) bool {
+	for n := range v.passages {
+		if number != 0 && n > number {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *exported) length() int64 {
@@ -279,13 +295,13 @@ func (e *exports) offer(v *exported) {
 }
 
 // serve takes the devices of a generation of which this node is the primary.
-func (e *exports) serve(name string, open func(attachment uint64) blockdev.Device) {
-	err := e.direct.SetExport(nbd.Export{Name: name, Device: open(0), HangUp: true, Open: func(o nbd.Opening) (blockdev.Device, error) {
+func (e *exports) serve(name string, open func(attachment uint64, from blockdev.Origin) blockdev.Device) {
+	err := e.direct.SetExport(nbd.Export{Name: name, Device: open(0, blockdev.Origin{}), HangUp: true, Numbered: true, Open: func(o nbd.Opening) (blockdev.Device, error) {
 		t, err := parseToken(o.Parameters)
 		if err != nil {
 			return nil, err
 		}
-		return open(t.number), nil
+		return open(t.number, t.from), nil
 	}})
 	if err != nil {
 		e.m.node.log.Error("volume is not served to other nodes", "volume", name, "err", err)
@@ -359,7 +375,7 @@ func (p *passage) connect(ctx context.Context) (blockdev.Device, error) {
 			return fencedDevice{v}, nil
 		case ended:
 		case local != nil:
-			return local(p.number), nil
+			return local(p.number, p.from), nil
 		case primary != "" && primary != e.m.node.cfg.NodeName:
 			return p.dial(ctx, stays, primary)
 		}
@@ -412,8 +428,8 @@ func (p *passage) dial(ctx, stays context.Context, primary string) (blockdev.Dev
 	ctx, cancel := context.WithTimeout(ctx, dataTime)
 	defer cancel()
 	defer context.AfterFunc(stays, cancel)()
-	client, err := nbd.Dial(ctx, "nbd://"+address+"/"+token{id: p.v.id, number: p.number}.of(p.v.name), nbd.DialOptions{
-		MaxRequests: 1024, HandshakeTimeout: dataTime,
+	client, err := nbd.Dial(ctx, "nbd://"+address+"/"+token{id: p.v.id, number: p.number, from: p.from}.of(p.v.name), nbd.DialOptions{
+		MaxRequests: 1024, Numbered: true, HandshakeTimeout: dataTime,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := m.dialData(ctx, primary, address, forClients)
 			if err != nil {

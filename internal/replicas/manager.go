@@ -37,8 +37,9 @@ type Config struct {
 	// who they are.
 	Dial func(ctx context.Context, node, address string) (net.Conn, error)
 	// Serve offers a volume to clients, in the place of an earlier generation of
-	// it: open makes the device for those of an attachment; with 0 it only reads.
-	Serve func(volume string, open func(attachment uint64) blockdev.Device)
+	// it: open makes the device for those of an attachment, with 0 it only reads; from
+	// is the client and the session that numbers its mutations.
+	Serve func(volume string, open func(attachment uint64, from blockdev.Origin) blockdev.Device)
 	// Withdraw ends that: this node is not primary any more. With hangup it lost
 	// that without having handed the volume over, and connections of clients must
 	// be closed, with nothing that they have asked for sent elsewhere. It must not

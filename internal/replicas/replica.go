@@ -352,7 +352,9 @@ func (r *replica) follow() {
 		role, gen := r.volume.Role()
 		switch serve := role == replication.Primary; {
 		case serve:
-			r.m.cfg.Serve(r.name, func(attachment uint64) blockdev.Device { return r.volume.Session(gen, attachment) })
+			r.m.cfg.Serve(r.name, func(attachment uint64, from blockdev.Origin) blockdev.Device {
+				return r.volume.Session(gen, attachment, from)
+			})
 			r.log.Info("this node serves the volume", "generation", gen)
 		case r.isServed():
 			r.m.cfg.Withdraw(r.name, false)

@@ -31,6 +31,7 @@ type options struct {
 	flaps     time.Duration // how long the link flaps
 	judge     time.Duration // service must go on within it after each cut; 0: it is only told
 	shared    bool          // all clients write all blocks
+	blocks    int64         // that the clients use
 	mutant    string
 	cuts      []cut
 }
@@ -49,6 +50,7 @@ func main() {
 	flag.DurationVar(&o.flaps, "flaps", time.Minute, "`time` for which a link flaps, once a second")
 	flag.DurationVar(&o.judge, "judge", 0, "fail if service takes longer than this `time` after a cut; 0: it is only told")
 	flag.BoolVar(&o.shared, "shared", false, "have all clients write all blocks, at the same time too")
+	flag.Int64Var(&o.blocks, "blocks", 512, "use so many `blocks`; few of them make it likely that clients meet")
 	flag.StringVar(&o.mutant, "mutant", "", "`name` of a bug to plant, which has to be found")
 	only := flag.String("only", strings.Join(names, ","), "`cuts` to make")
 	flag.Parse()
