@@ -29,7 +29,7 @@ func (p *place) Submit(batch []*blockdev.Request) {
 			r.Finish(errGone)
 			continue
 		}
-		q := &blockdev.Request{Op: r.Op, Flags: r.Flags, Off: r.Off, Len: r.Len, Data: r.Data}
+		q := &blockdev.Request{Op: r.Op, Flags: r.Flags, Off: r.Off, Len: r.Len, Data: r.Data, Number: r.Number}
 		q.Done = func(q *blockdev.Request) {
 			if p.gone.Load() { // the answer is lost, the effect is not
 				q.Err = errGone
@@ -106,6 +106,124 @@ func TestConformanceWhileMoving(t *testing.T) {
 		t.Cleanup(func() { close(stop); <-stopped })
 		return s.device(t)
 	})
+}
+
+// TestNumbers: every mutation has a number of its own, and what is sent again has the
+// one that it had before.
+func TestNumbers(t *testing.T) {
+	const writers, writes = 8, 300
+	var mu sync.Mutex
+	sent := map[uint64]map[byte]int{} // by number, what was written
+	s := &places{content: &counting{blockdev.NewMemory(1 << 20), func(r *blockdev.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if sent[r.Number] == nil {
+			sent[r.Number] = map[byte]int{}
+		}
+		sent[r.Number][r.Data[0]]++
+	}}}
+	d := s.device(t)
+	var work sync.WaitGroup
+	for w := range int64(writers) {
+		work.Go(func() {
+			buf := make([]byte, blockdev.BlockSize)
+			for i := range writes {
+				buf[0] = byte(i)
+				if err := blockdev.WriteAt(d, buf, w*blockdev.BlockSize, 0); err != nil {
+					t.Error(err)
+				}
+				if rand.IntN(4) == 0 {
+					s.move()
+				}
+			}
+		})
+	}
+	work.Wait()
+	again := 0
+	for n, values := range sent {
+		if n == 0 || n > writers*writes || len(values) != 1 {
+			t.Errorf("number %d was given to %v", n, values)
+		}
+		for _, times := range values {
+			again += times - 1
+		}
+	}
+	if again == 0 || len(sent) != writers*writes {
+		t.Errorf("%d numbers, %d times sent again", len(sent), again)
+	}
+}
+
+// counting tells of every mutation.
+type counting struct {
+	blockdev.Device
+	mutates func(*blockdev.Request)
+}
+
+func (c *counting) Submit(batch []*blockdev.Request) {
+	for _, r := range batch {
+		if r.Op.Mutates() {
+			c.mutates(r)
+		}
+	}
+	c.Device.Submit(batch)
+}
+
+// stuck answers nothing until it is let go.
+type stuck struct {
+	blockdev.Device
+	mu      sync.Mutex
+	waiting []*blockdev.Request
+}
+
+func (s *stuck) Submit(batch []*blockdev.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = append(s.waiting, batch...)
+}
+
+// TestWindow: mutations wait when the oldest has no answer for too long.
+func TestWindow(t *testing.T) {
+	s := &stuck{Device: blockdev.NewMemory(1 << 20)}
+	d := New(Config{Connect: func(context.Context) (blockdev.Device, error) { return s, nil }, Moved: func(error) bool { return false }, Size: s.Size})
+	defer d.Close()
+	var answered sync.WaitGroup
+	count := 2 * blockdev.OpWindow
+	answered.Add(count)
+	batch := make([]*blockdev.Request, count)
+	for i := range batch {
+		batch[i] = &blockdev.Request{Op: blockdev.OpTrim, Len: blockdev.BlockSize, Done: func(*blockdev.Request) { answered.Done() }}
+	}
+	submitted := make(chan struct{})
+	go func() { d.Submit(batch); close(submitted) }()
+	for full := false; !full; time.Sleep(time.Millisecond) {
+		d.mu.Lock()
+		full = d.full > 0
+		d.mu.Unlock()
+	}
+	last := uint64(0)
+	for open := true; open; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		list := s.waiting
+		s.waiting = nil
+		s.mu.Unlock()
+		for i, r := range list {
+			if last == 0 && r.Number > blockdev.OpWindow {
+				t.Errorf("number %d is sent, and none has an answer", r.Number)
+			}
+			if i == len(list)-1 {
+				last = r.Number
+			}
+		}
+		for _, r := range list {
+			r.Finish(nil)
+		}
+		select {
+		case <-submitted:
+			open = last < uint64(count)
+		default:
+		}
+	}
+	answered.Wait()
 }
 
 // TestNothingIsLostOrOld: each writer overwrites its own block again and again

@@ -173,14 +173,16 @@ func TestStockClientMoves(t *testing.T) {
 }
 
 func TestToken(t *testing.T) {
-	for _, p := range []string{"attachment=", "attachment=7", "attachment=0-7", "attachment=1-0", "attachment=1-7;attachment=1-8", "x", ";", "attachment=1-7;"} {
+	for _, p := range []string{"attachment=", "attachment=7", "attachment=0-7", "attachment=1-0", "attachment=1-7;attachment=1-8", "x", ";", "attachment=1-7;", "read-only=1",
+		"session=", "session=0-1", "session=1-0", "session=1-2;session=1-3"} {
 		if got, err := parseToken(p); err == nil {
 			t.Errorf("%q is %+v", p, got)
 		}
 	}
-	want := token{id: 3, number: 7}
-	if got, err := parseToken(strings.TrimPrefix(want.of("v"), "v;")); err != nil || got != want {
-		t.Errorf("%+v, %v", got, err)
+	for _, want := range []token{{id: 3, number: 7}, {id: 3, number: 7, from: blockdev.Origin{Client: 1<<64 - 1, Session: 5}}} {
+		if got, err := parseToken(strings.TrimPrefix(want.of("v"), "v;")); err != nil || got != want {
+			t.Errorf("%+v, %v", got, err)
+		}
 	}
 	if got, err := parseToken("read-only"); err != nil || !got.readOnly {
 		t.Errorf("%+v, %v", got, err)
