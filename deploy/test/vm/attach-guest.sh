@@ -2,7 +2,7 @@
 # FS, FAULTS: what to try. Prints the longest that a write waited; fails on any error of I/O.
 . /lab/guest.sh
 
-t "$(blkctl attach pg)" || die "attach"
+t "$(attach)" || die "attach"
 n=$(basename "$(readlink -f $dev)")
 for q in logical_block_size write_cache fua io_timeout discard_max_bytes; do printf '%s=%s ' $q "$(cat /sys/block/$n/queue/$q)"; done; echo
 make_fs; mount -t "$FS" $dev /mnt/d || die mount
@@ -15,8 +15,8 @@ fault() {
     promote) host blkctl promote pg >/dev/null;;
     stop)    host node stop "$p"; sleep 5; host node cont "$p";;
     restart) for i in 1 2 3; do host node term $i; host node start $i; sleep 1; level; done;;
-    agent)   kill -9 "$(agent)"; sleep 1; blkctl attach pg >/dev/null;;
-    agent-kill) kill -9 "$(agent)"; host node kill "$p"; sleep 3; blkctl attach pg >/dev/null; host node start "$p";;
+    agent)   kill -9 "$(agent)"; sleep 1; attach >/dev/null;;
+    agent-kill) kill -9 "$(agent)"; host node kill "$p"; sleep 3; attach >/dev/null; host node start "$p";;
   esac
 }
 for f in $FAULTS; do

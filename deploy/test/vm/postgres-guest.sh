@@ -3,7 +3,7 @@
 . /lab/guest.sh
 . /lab/postgres.sh
 
-t "$(blkctl attach pg)" || die "attach"
+t "$(attach)" || die "attach"
 make_fs; mount -t "$FS" $dev /mnt/d || die mount
 pg_create; pg_start; pg_fill
 dmesg -c >/dev/null

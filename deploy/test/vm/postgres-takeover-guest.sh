@@ -6,7 +6,7 @@
 near="host=10.9.0.1 dbname=postgres connect_timeout=3 keepalives_idle=1 keepalives_interval=1 keepalives_count=2 tcp_user_timeout=3000"
 
 db1() {
-  blkctl attach pg --holder db1 || die "attach"
+  attach --holder db1 || die "attach"
   make_fs; mount -t "$FS" $dev /mnt/d; pg_create; pg_start; pg_fill
   barrier serves
   # The kernel has its connection to the primary; without the agent nobody ends it.
@@ -14,7 +14,7 @@ db1() {
   n=0; while echo 'update pgbench_accounts set abalance = abalance; checkpoint;' | q 2>/tmp/err; do n=$((n + 1)); [ $n -lt 1000 ] || die "db1 writes on"; done
   t "db1 woke up; PostgreSQL: $(head -1 /tmp/err)"
   grep -m3 -E 'Input/output error|Read-only file system' /tmp/postgres.log || die "PostgreSQL ended, but not because its writes were refused"
-  blkctl attach pg --holder db1 2>/tmp/err && die "db1 attaches again"
+  attach --holder db1 2>/tmp/err && die "db1 attaches again"
   grep -q db2 /tmp/err || { cat /tmp/err; die "the refusal names nobody"; }
   t "PASS db1: $(head -1 /tmp/err)"
 }
@@ -27,7 +27,7 @@ db2() {
   sleep 6
   case $FAULT in die) host kill 1;; hang) host pause 1;; esac; read -r end _ </proc/uptime
   since() { read -r now _ </proc/uptime; awk "BEGIN {printf \"%.1f\", $now - $end}"; }
-  blkctl attach pg --holder db2 --takeover || die "takeover"
+  attach --holder db2 --takeover || die "takeover"
   has=$(since); mount -t "$FS" $dev /mnt/d || die "mount"
   mounted=$(since); pg_start; echo 'insert into done values (0, 0, 0);' | q || die "insert"
   t "db2 has the volume $has s after db1's end, the file system after $mounted s, and serves after $(since) s"

@@ -2,22 +2,22 @@
 # Then the first wakes up: what it writes must fail, and must not be on the volume.
 . /lab/guest.sh
 if [ "$NODE" = 1 ]; then
-  blkctl attach pg --holder db1 || die "attach"
+  attach --holder db1 || die "attach"
   make_fs; mount -t ext4 $dev /mnt/d
   echo "written by db1" >/mnt/d/f; sync
   barrier mounted
   # It writes on and on; meanwhile it is stopped, and continued when it has lost the volume.
   n=0; while dd if=/dev/zero of=/mnt/d/late bs=4k count=1 conv=fsync 2>/tmp/err; do n=$((n + 1)); sleep 0.1; [ $n -lt 3000 ] || die "db1 writes on"; done
   t "db1 woke up; its writes fail: $(head -1 /tmp/err)"
-  blkctl attach pg --holder db1 2>/tmp/err && die "db1 attaches again"
+  attach --holder db1 2>/tmp/err && die "db1 attaches again"
   grep -q "attached by db2" /tmp/err || { cat /tmp/err; die "the refusal names nobody"; }
   t "PASS db1: $(head -1 /tmp/err)"
 else
   barrier mounted
-  blkctl attach pg --holder db2 2>/tmp/err && die "db2 attaches what db1 holds"
+  attach --holder db2 2>/tmp/err && die "db2 attaches what db1 holds"
   grep -q "attached by db1" /tmp/err || { cat /tmp/err; die "the refusal names nobody"; }
   host pause 1; read -r a _ </proc/uptime
-  blkctl attach pg --holder db2 --takeover || die "takeover"
+  attach --holder db2 --takeover || die "takeover"
   mount -t ext4 $dev /mnt/d || die "mount"
   [ "$(cat /mnt/d/f)" = "written by db1" ] || die "db1's file is not there"
   echo "written by db2" >/mnt/d/f; sync; read -r b _ </proc/uptime
