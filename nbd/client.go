@@ -109,6 +109,9 @@ func (c *Client) Size() int64 { return c.info.size }
 // ReadOnly tells whether the server refuses mutations.
 func (c *Client) ReadOnly() bool { return c.info.flags&flagReadOnly != 0 }
 
+// Lost returns a channel that is closed when the first connection has ended.
+func (c *Client) Lost() <-chan struct{} { return c.conns[0].gone }
+
 // Connections is the number of connections in use.
 func (c *Client) Connections() int { return len(c.conns) }
 

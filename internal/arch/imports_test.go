@@ -58,7 +58,7 @@ var mayImport = map[string][]string{
 	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
 	"internal/service": {"metadata/metapb", "internal/mutant"},
-	"internal/attach":  {"nbd", "nbd/kernel", "metadata/metapb"},
+	"internal/attach":  {"internal/forward", "nbd", "nbd/kernel", "blockdev", "metadata/metapb"},
 
 	"nbd/kernel":      {},
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device

@@ -35,13 +35,17 @@ type Config struct {
 	Volume      string
 	Holder      string // this host
 	Index       int    // N of /dev/nbdN; -1: any
-	Connections int    // to the primary; at least 1
-	ReadOnly    bool   // it takes no attachment
-	Takeover    bool   // from whoever holds it
-	Dir         string // of State
-	Cluster     Cluster
-	Log         *slog.Logger
-	Ready       func(*State) // called once, when the device can be used
+	Connections int    // of the kernel to the primary; at least 1
+	Relay       bool   // the kernel reaches the primary through this process
+	TLS         bool   // to the primary; only with Relay
+	// Certificates is a directory as [nbd.URI] has it; may be empty.
+	Certificates string
+	ReadOnly     bool   // it takes no attachment
+	Takeover     bool   // from whoever holds it
+	Dir          string // of State
+	Cluster      Cluster
+	Log          *slog.Logger
+	Ready        func(*State) // called once, when the device can be used
 }
 
 const (
@@ -65,6 +69,8 @@ type Agent struct {
 	hosts  []string       // where the primary of it is reached
 	heard  chan heard
 	conns  []net.Conn // what the kernel uses
+	relay  *relay     // of a device that has one, and
+	up     *upstream  // how that reaches the primary
 	size   int64      // of the device, bytes
 }
 
@@ -164,9 +170,14 @@ func (a *Agent) adopt() (index int, ok bool) {
 	return n, true
 }
 
-// leave ends the link of the device, so that the kernel takes a new one.
+// leave ends the link of the device, so that the kernel takes a new one. With a relay
+// the kernel keeps its link.
 func (a *Agent) leave(ctx context.Context, links <-chan int, index int, adopted bool) error {
-	if index < 0 {
+	if a.up != nil {
+		a.up.close()
+		a.up = nil
+	}
+	if index < 0 || a.relay != nil {
 		return nil
 	}
 	if adopted {
@@ -268,19 +279,66 @@ func (a *Agent) connect(ctx context.Context, links <-chan int, index *int) error
 			}
 			a.state.Attachment = r.Attachment.Number
 		}
-		conns, first, err := a.dial(ctx)
-		if err != nil {
+		way := a.connectKernel
+		if a.cfg.Relay {
+			way = a.connectRelay
+		}
+		if err := way(ctx, index); err != nil {
 			return err
 		}
-		if err := a.hand(conns, first, index); err != nil {
-			for _, c := range conns {
-				c.Close()
-			}
-			return err
-		}
-		a.conns = conns
 		return a.note(*index)
 	})
+}
+
+// connectKernel connects the kernel to the primary.
+func (a *Agent) connectKernel(ctx context.Context, index *int) error {
+	conns, first, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.hand(conns, first, index); err != nil {
+		closed(conns)
+		return err
+	}
+	a.conns = conns
+	return nil
+}
+
+// connectRelay connects the relay to the primary, and the kernel to the relay if it
+// is not.
+func (a *Agent) connectRelay(ctx context.Context, index *int) error {
+	up, err := a.dialRelay(ctx)
+	if err != nil {
+		return err
+	}
+	if a.relay != nil {
+		a.relay.use(up)
+		a.fit(*index, up.Size())
+	} else if err := a.plug(ctx, up, index); err != nil {
+		up.close()
+		return err
+	}
+	a.up = up
+	return nil
+}
+
+// plug makes a relay and gives the kernel its connection to it.
+func (a *Agent) plug(ctx context.Context, up *upstream, index *int) error {
+	r, err := newRelay(a.cfg.Volume, up.Size(), a.cfg.ReadOnly)
+	if err != nil {
+		return err
+	}
+	r.use(up)
+	first, err := r.plug(ctx)
+	if err == nil {
+		err = a.hand([]net.Conn{first.Conn}, first, index)
+	}
+	if err != nil {
+		r.close()
+		return err
+	}
+	a.relay, a.conns = r, []net.Conn{first.Conn}
+	return nil
 }
 
 // hand gives the kernel connections.
@@ -297,7 +355,8 @@ func (a *Agent) hand(conns []net.Conn, first *nbd.Negotiated, index *int) error 
 		if err := a.ctl.Reconfigure(*index, a.state.Backend, fds); err != nil {
 			return err
 		}
-		return a.resize(*index, first.SizeBytes)
+		a.fit(*index, first.SizeBytes)
+		return nil
 	}
 	timeout := time.Duration(0)
 	if len(fds) > 1 {
@@ -319,22 +378,24 @@ func (a *Agent) hand(conns []net.Conn, first *nbd.Negotiated, index *int) error 
 	return kernel.Announce(n)
 }
 
-func (a *Agent) resize(index int, bytes int64) error {
+// fit gives the device the volume's size.
+func (a *Agent) fit(index int, bytes int64) {
 	if bytes == a.size {
-		return nil
+		return
 	}
 	if err := a.ctl.Resize(index, a.state.Backend, bytes); err != nil {
-		return err
+		a.cfg.Log.Warn("the device keeps its size", "volume", a.cfg.Volume, "err", err)
+		return
 	}
 	a.cfg.Log.Info("the volume has another size", "volume", a.cfg.Volume, "from_bytes", a.size, "to_bytes", bytes)
 	a.size = bytes
-	return nil
 }
 
 // note writes down how the device is connected.
 func (a *Agent) note(index int) error {
 	s := &a.state
 	s.Volume, s.Holder, s.Device, s.ReadOnly, s.PID = a.cfg.Volume, a.cfg.Holder, kernel.Path(index), a.cfg.ReadOnly, os.Getpid()
+	s.Relay = a.relay != nil
 	s.Generation, s.Primary, s.Sockets = a.record.Generation, a.record.Primary, nil
 	for _, c := range a.conns {
 		if e := ends(c); e != "" {
@@ -345,13 +406,44 @@ func (a *Agent) note(index int) error {
 	return s.save(a.cfg.Dir)
 }
 
-// dial connects to the primary of the newest record.
-func (a *Agent) dial(ctx context.Context) (conns []net.Conn, first *nbd.Negotiated, err error) {
+// known tells whether it is known where the primary is.
+func (a *Agent) known() error {
 	switch {
 	case a.record == nil:
-		return nil, nil, errors.New("no node has told yet where the volume is")
+		return errors.New("no node has told yet where the volume is")
 	case a.record.Primary == "" || len(a.hosts) == 0:
-		return nil, nil, errors.New("the volume has no primary, or that serves no NBD clients")
+		return errors.New("the volume has no primary, or that serves no NBD clients")
+	}
+	return nil
+}
+
+// dialRelay connects a relay to the primary of the newest record.
+func (a *Agent) dialRelay(ctx context.Context) (*upstream, error) {
+	if err := a.known(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	var errs []error
+	for _, host := range a.hosts {
+		u := &upstream{}
+		client, err := nbd.Dial(ctx, a.uri(host), nbd.DialOptions{HandshakeTimeout: dialTime, Dial: func(ctx context.Context, network, address string) (_ net.Conn, err error) {
+			u.conn, err = (&net.Dialer{Timeout: connectTime}).DialContext(ctx, network, address)
+			return u.conn, err
+		}})
+		if err == nil {
+			u.Client = client
+			return u, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// dial connects the kernel to the primary of the newest record.
+func (a *Agent) dial(ctx context.Context) (conns []net.Conn, first *nbd.Negotiated, err error) {
+	if err := a.known(); err != nil {
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -374,10 +466,7 @@ func (a *Agent) dial(ctx context.Context) (conns []net.Conn, first *nbd.Negotiat
 		if len(conns) == a.cfg.Connections {
 			return conns, first, nil
 		}
-		for _, c := range conns {
-			c.Close()
-		}
-		conns, first = nil, nil
+		conns, first = closed(conns), nil
 	}
 	return nil, nil, errors.Join(errs...)
 }
@@ -388,23 +477,31 @@ func (a *Agent) uri(host string) string {
 	if a.cfg.ReadOnly {
 		export = a.cfg.Volume + ";read-only"
 	}
+	u := nbd.URI{Network: "tcp", Address: host, Export: export, TLS: a.cfg.TLS, Certificates: a.cfg.Certificates}
 	if filepath.IsAbs(host) {
-		return "nbd+unix:///" + export + "?socket=" + host
+		u.Network, u.TLS = "unix", false // it leaves this host in no case
 	}
-	return "nbd://" + host + "/" + export
+	return u.String()
 }
 
 // stay returns when the device needs another link: its own has died, or the volume is
 // served elsewhere. A primary that stands still lets no link die.
 func (a *Agent) stay(ctx context.Context, links <-chan int, index int) error {
+	var lost <-chan struct{}
+	if a.up != nil {
+		lost = a.up.Lost()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-lost:
+			a.cfg.Log.Warn("the connection to the primary has died", "volume", a.cfg.Volume, "primary", a.state.Primary)
+			return nil
 		case n := <-links:
 			if n == index {
-				a.cfg.Log.Warn("the connection to the primary has died", "volume", a.cfg.Volume, "primary", a.state.Primary)
-				a.conns = closed(a.conns)
+				a.cfg.Log.Warn("the connection of the kernel has died", "volume", a.cfg.Volume, "primary", a.state.Primary)
+				a.unplug()
 				return nil
 			}
 		case h := <-a.heard:
@@ -416,10 +513,20 @@ func (a *Agent) stay(ctx context.Context, links <-chan int, index int) error {
 			case !a.cfg.ReadOnly && r.Attachment.Since > a.state.Attachment:
 				return nil // it is fenced: the next session is refused
 			}
-			if err := a.resize(index, a.record.SizeBytes); err != nil {
-				a.cfg.Log.Warn("the device keeps its size", "volume", a.cfg.Volume, "err", err)
+			if a.up != nil && a.up.Size() != a.record.SizeBytes {
+				return nil // a connection knows the size of before
 			}
+			a.fit(index, a.record.SizeBytes)
 		}
+	}
+}
+
+// unplug forgets the link that the kernel has lost.
+func (a *Agent) unplug() {
+	a.conns = closed(a.conns)
+	if a.relay != nil {
+		a.relay.close()
+		a.relay = nil
 	}
 }
 

@@ -25,6 +25,7 @@ type State struct {
 	Device     string   `json:"device"`     // /dev/nbdN
 	Backend    string   `json:"backend"`
 	ReadOnly   bool     `json:"read_only"`
+	Relay      bool     `json:"relay"`   // the kernel is connected to the agent
 	Sockets    []string `json:"sockets"` // LOCAL REMOTE of each connection
 	PID        int      `json:"pid"`     // of the agent
 }

@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"blkd/internal/api"
 	"blkd/internal/attach"
@@ -26,6 +28,9 @@ type attachFlags struct {
 	device      string
 	holder      string
 	connections int
+	relay       bool
+	tls         bool
+	tlsDir      string
 	readOnly    bool
 	takeover    bool
 	foreground  bool
@@ -57,6 +62,9 @@ node, whether it answers or not. It needs root and the kernel module nbd.`,
 	flags.StringVar(&f.device, "device", "", "`DEVICE` as /dev/nbd5 (default: one that is free)")
 	flags.StringVar(&f.holder, "holder", "", "`NAME` under which the volume is held, and the same after a reboot (default: the host's name)")
 	flags.IntVar(&f.connections, "connections", 1, "`NUMBER` of connections to the primary; with more than one, requests under way take up to 10 s longer to go on after a failover")
+	flags.BoolVar(&f.relay, "relay", false, "pass requests through the process in the background: waits of a failover are shorter, and TLS is possible, but each request takes longer")
+	flags.BoolVar(&f.tls, "nbd-tls", false, "connect to NBD with TLS; needs --relay")
+	flags.StringVar(&f.tlsDir, "nbd-tls-certificates", "", "for --nbd-tls: `DIR` with ca-cert.pem and, to prove who this host is, client-cert.pem and client-key.pem")
 	flags.BoolVar(&f.readOnly, "read-only", false, "read only, and take no attachment: another client may write")
 	flags.BoolVar(&f.takeover, "takeover", false, "take the volume from the client that holds it, which can never write to it again")
 	flags.BoolVar(&f.foreground, "foreground", false, "do not go into the background; for services")
@@ -67,6 +75,14 @@ node, whether it answers or not. It needs root and the kernel module nbd.`,
 func (a *app) attach(ctx context.Context, volume string, f *attachFlags) error {
 	if f.connections < 1 || f.connections > 16 {
 		return fmt.Errorf("--connections %d: use 1 to 16", f.connections)
+	}
+	switch {
+	case f.relay && f.connections > 1:
+		return errors.New("--connections is for the kernel's connections to the primary: with --relay it has none")
+	case f.tls && !f.relay:
+		return &Error{Code: Usage, Text: "the kernel's NBD client speaks no TLS", Advice: "add --relay"}
+	case f.tlsDir != "" && !f.tls:
+		return &Error{Code: Usage, Text: "--nbd-tls-certificates goes with --nbd-tls"}
 	}
 	if f.foreground {
 		return a.attachHere(ctx, volume, f)
@@ -87,12 +103,17 @@ func (a *app) attachHere(ctx context.Context, volume string, f *attachFlags) err
 	if err != nil {
 		return err
 	}
+	if f.relay {
+		if err := flushes(); err != nil {
+			return attachError(volume, err)
+		}
+	}
 	log := slog.New(slog.NewTextHandler(a.Err, nil))
 	report := reporter()
 	var last attach.State
 	err = attach.Run(ctx, attach.Config{
 		Volume: volume, Holder: holder, Index: index, Connections: f.connections, ReadOnly: f.readOnly, Takeover: f.takeover,
-		Dir: attach.DefaultDir, Log: log, Cluster: &attachCluster{app: a, volume: volume, holder: holder, reason: f.reason},
+		Relay: f.relay, TLS: f.tls, Certificates: f.tlsDir, Dir: attach.DefaultDir, Log: log, Cluster: &attachCluster{app: a, volume: volume, holder: holder, reason: f.reason},
 		Ready: func(s *attach.State) {
 			last = *s
 			report(s, nil)
@@ -120,6 +141,20 @@ func attachError(volume string, err error) error {
 		return &Error{Code: Failed, Text: err.Error(), Advice: "run it as root"}
 	}
 	return err
+}
+
+// flushes makes this process one whose memory the kernel does not get by writing to
+// block devices: what it would write to may be the device that waits for this process.
+// That is a property of threads, which only a new program begins with in all.
+func flushes() error {
+	if on, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0); err != nil || on == 1 {
+		return err
+	}
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_IO_FLUSHER", err)
+	}
+	return syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 }
 
 // holderName is how this host is known as a holder.
