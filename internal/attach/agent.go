@@ -103,13 +103,18 @@ func Run(ctx context.Context, cfg Config) error {
 	a := &Agent{cfg: cfg, ctl: ctl, heard: make(chan heard)}
 	links := make(chan int)
 	go a.watch(ctx, watch, links)
-	go cfg.Cluster.Follow(ctx, func(r *metapb.Volume, hosts []string) {
+	a.follow(ctx)
+	return a.run(ctx, links)
+}
+
+// follow listens to what the nodes tell.
+func (a *Agent) follow(ctx context.Context) {
+	go a.cfg.Cluster.Follow(ctx, func(r *metapb.Volume, hosts []string) {
 		select {
 		case a.heard <- heard{r, hosts}:
 		case <-ctx.Done():
 		}
 	})
-	return a.run(ctx, links)
 }
 
 // watch passes on which links die.
@@ -286,7 +291,7 @@ func (a *Agent) connect(ctx context.Context, links <-chan int, index *int) error
 		if err := way(ctx, index); err != nil {
 			return err
 		}
-		return a.note(*index)
+		return a.note(kernel.Path(*index))
 	})
 }
 
@@ -392,9 +397,9 @@ func (a *Agent) fit(index int, bytes int64) {
 }
 
 // note writes down how the device is connected.
-func (a *Agent) note(index int) error {
+func (a *Agent) note(device string) error {
 	s := &a.state
-	s.Volume, s.Holder, s.Device, s.ReadOnly, s.PID = a.cfg.Volume, a.cfg.Holder, kernel.Path(index), a.cfg.ReadOnly, os.Getpid()
+	s.Volume, s.Holder, s.Device, s.ReadOnly, s.PID = a.cfg.Volume, a.cfg.Holder, device, a.cfg.ReadOnly, os.Getpid()
 	s.Relay = a.relay != nil
 	s.Generation, s.Primary, s.Sockets = a.record.Generation, a.record.Primary, nil
 	for _, c := range a.conns {
@@ -577,8 +582,11 @@ func Detach(dir, volume string, force bool) (*State, error) {
 		return nil, err
 	}
 	index, err := kernel.Index(s.Device)
-	if err != nil {
-		return nil, err
+	if err != nil { // a file of FUSE
+		if err := unmount(s, force); err != nil {
+			return nil, err
+		}
+		return s, stopAgent(dir, s)
 	}
 	ours := kernel.Backend(index) == s.Backend
 	if ours && !force {

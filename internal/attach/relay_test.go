@@ -11,25 +11,22 @@ import (
 	"blkd/nbd"
 )
 
-// primary serves a device as pg, until it is closed.
-type primary struct {
-	uri    string
-	server *nbd.Server
-}
+// primary serves a volume.
+type primary struct{ volume, socket string }
 
-func newPrimary(t *testing.T, dev blockdev.Device) *primary {
+func newPrimary(t *testing.T, volume string, dev blockdev.Device) *primary {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "socket")
-	l, err := net.Listen("unix", path)
+	p := &primary{volume, filepath.Join(t.TempDir(), "socket")}
+	l, err := net.Listen("unix", p.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &primary{"nbd+unix:///pg?socket=" + path, nbd.NewServer(nbd.Options{})}
-	if err := p.server.SetExport(nbd.Export{Name: "pg", Device: dev, HangUp: true}); err != nil {
+	server := nbd.NewServer(nbd.Options{})
+	if err := server.SetExport(nbd.Export{Name: volume, Device: dev, HangUp: true, Open: parameters(dev)}); err != nil {
 		t.Fatal(err)
 	}
-	go p.server.Serve(l)
-	t.Cleanup(func() { p.server.Close() })
+	go server.Serve(l)
+	t.Cleanup(func() { l.Close() })
 	return p
 }
 
@@ -37,7 +34,7 @@ func (p *primary) dial(t *testing.T) *upstream {
 	t.Helper()
 	u := &upstream{}
 	var err error
-	u.Client, err = nbd.Dial(t.Context(), p.uri, nbd.DialOptions{Dial: func(ctx context.Context, network, address string) (_ net.Conn, err error) {
+	u.Client, err = nbd.Dial(t.Context(), nbd.URI{Network: "unix", Address: p.socket, Export: p.volume}.String(), nbd.DialOptions{Dial: func(ctx context.Context, network, address string) (_ net.Conn, err error) {
 		u.conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return u.conn, err
 	}})
@@ -56,7 +53,10 @@ type silent struct {
 
 func (s *silent) Submit(batch []*blockdev.Request) {
 	for range batch {
-		s.came <- struct{}{}
+		select {
+		case s.came <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -66,7 +66,7 @@ func TestRelayOutlivesPrimaries(t *testing.T) {
 	const size = 1 << 20
 	mem := blockdev.NewMemory(size)
 	hangs := &silent{mem, make(chan struct{}, 1)}
-	first := newPrimary(t, hangs).dial(t)
+	first := newPrimary(t, "pg", hangs).dial(t)
 	r, err := newRelay("pg", size, false)
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestRelayOutlivesPrimaries(t *testing.T) {
 		t.Fatalf("the write is answered without a primary: %v", err)
 	default:
 	}
-	r.use(newPrimary(t, mem).dial(t))
+	r.use(newPrimary(t, "pg", mem).dial(t))
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

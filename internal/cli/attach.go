@@ -29,6 +29,7 @@ type attachFlags struct {
 	holder      string
 	connections int
 	relay       bool
+	fuse        bool
 	tls         bool
 	tlsDir      string
 	readOnly    bool
@@ -63,7 +64,8 @@ node, whether it answers or not. It needs root and the kernel module nbd.`,
 	flags.StringVar(&f.holder, "holder", "", "`NAME` under which the volume is held, and the same after a reboot (default: the host's name)")
 	flags.IntVar(&f.connections, "connections", 1, "`NUMBER` of connections to the primary; with more than one, requests under way take up to 10 s longer to go on after a failover")
 	flags.BoolVar(&f.relay, "relay", false, "pass requests through the process in the background: waits of a failover are shorter, and TLS is possible, but each request takes longer")
-	flags.BoolVar(&f.tls, "nbd-tls", false, "connect to NBD with TLS; needs --relay")
+	flags.BoolVar(&f.fuse, "fuse", false, "without the kernel's NBD client: a file instead of a device, made by libnbd's nbdfuse, which ends with the process in the background")
+	flags.BoolVar(&f.tls, "nbd-tls", false, "connect to NBD with TLS; needs --relay or --fuse")
 	flags.StringVar(&f.tlsDir, "nbd-tls-certificates", "", "for --nbd-tls: `DIR` with ca-cert.pem and, to prove who this host is, client-cert.pem and client-key.pem")
 	flags.BoolVar(&f.readOnly, "read-only", false, "read only, and take no attachment: another client may write")
 	flags.BoolVar(&f.takeover, "takeover", false, "take the volume from the client that holds it, which can never write to it again")
@@ -77,9 +79,11 @@ func (a *app) attach(ctx context.Context, volume string, f *attachFlags) error {
 		return fmt.Errorf("--connections %d: use 1 to 16", f.connections)
 	}
 	switch {
-	case f.relay && f.connections > 1:
-		return errors.New("--connections is for the kernel's connections to the primary: with --relay it has none")
-	case f.tls && !f.relay:
+	case (f.relay || f.fuse) && f.connections > 1:
+		return &Error{Code: Usage, Text: "--connections is for the kernel's connections to the primary: with --relay or --fuse it has none"}
+	case f.fuse && f.device != "":
+		return &Error{Code: Usage, Text: "--device names a device of the kernel: with --fuse there is none"}
+	case f.tls && !f.relay && !f.fuse:
 		return &Error{Code: Usage, Text: "the kernel's NBD client speaks no TLS", Advice: "add --relay"}
 	case f.tlsDir != "" && !f.tls:
 		return &Error{Code: Usage, Text: "--nbd-tls-certificates goes with --nbd-tls"}
@@ -111,7 +115,11 @@ func (a *app) attachHere(ctx context.Context, volume string, f *attachFlags) err
 	log := slog.New(slog.NewTextHandler(a.Err, nil))
 	report := reporter()
 	var last attach.State
-	err = attach.Run(ctx, attach.Config{
+	run := attach.Run
+	if f.fuse {
+		run = attach.RunFuse
+	}
+	err = run(ctx, attach.Config{
 		Volume: volume, Holder: holder, Index: index, Connections: f.connections, ReadOnly: f.readOnly, Takeover: f.takeover,
 		Relay: f.relay, TLS: f.tls, Certificates: f.tlsDir, Dir: attach.DefaultDir, Log: log, Cluster: &attachCluster{app: a, volume: volume, holder: holder, reason: f.reason},
 		Ready: func(s *attach.State) {
@@ -134,7 +142,9 @@ func (a *app) attachHere(ctx context.Context, volume string, f *attachFlags) err
 func attachError(volume string, err error) error {
 	switch {
 	case errors.Is(err, kernel.ErrNoModule):
-		return &Error{Code: Failed, Text: kernel.ErrNoModule.Error(), Advice: "modprobe nbd; where there is no such module, use the volume with nbdfuse, QEMU or fio: blkctl volume show " + volume}
+		return &Error{Code: Failed, Text: kernel.ErrNoModule.Error(), Advice: "modprobe nbd; where there is no such module: blkctl attach " + volume + " --fuse, or QEMU, or fio"}
+	case errors.Is(err, attach.ErrNoFuse):
+		return &Error{Code: Failed, Text: err.Error(), Advice: "apt-get install libnbd-bin fuse3"}
 	case errors.Is(err, attach.ErrRunning):
 		return &Error{Code: Conflict, Text: fmt.Sprintf("volume %s is attached to this host already", volume), Advice: "blkctl attachments"}
 	case errors.Is(err, fs.ErrPermission):
