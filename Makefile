@@ -77,6 +77,11 @@ processes: build ## the short forms of what is tested with clusters of real proc
 	else \
 		echo "make endpoints is left out: it needs root, iproute2, curl, haproxy and keepalived"; \
 	fi
+	@if deploy/test/vm/build.sh >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null; then \
+		$(MAKE) --no-print-directory vm-short; \
+	else \
+		echo "make vm-short is left out, for want of what is named above: make deps installs it"; \
+	fi
 
 .PHONY: deps
 deps: ## install the tools that tests use (Debian packages; says which)
@@ -193,7 +198,9 @@ drill: build ## blkctl check and all drills on a cluster of blkctl dev
 vm: build ## attached devices through all failures of servers, in guests with Debian's kernel, and a takeover
 	deploy/test/vm/attach.sh --env FS=ext4 --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --env FS=xfs --env FAULTS="$(VM_FAULTS)"
+	deploy/test/vm/attach.sh --env ATTACH=--relay --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
+	deploy/test/vm/attach.sh --script resize-guest.sh --tools fio,udevadm
 	$(MAKE) --no-print-directory vm-postgres vm-qemu
 
 VM_FAULTS = kill promote stop restart agent agent-kill
@@ -211,6 +218,10 @@ vm-postgres: build ## PostgreSQL on an attached device: its primary killed KILLS
 .PHONY: vm-qemu
 vm-qemu: build ## a guest whose disk is a volume, by QEMU's NBD client, through failovers; and another boot
 	deploy/test/vm/attach.sh --script qemu-guest.sh --disk-from 2 --env FAULTS="kill promote gateway"
+
+.PHONY: vm-relay
+vm-relay: build ## what a relay costs and gains: latency, and the wait when the primary is killed, beside a direct device
+	deploy/test/vm/attach.sh --script relay-guest.sh
 
 .PHONY: vm-short
 vm-short: build ## the same in two minutes: a kill and a hand-over on ext4, PostgreSQL through two kills

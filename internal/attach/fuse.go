@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ func RunFuse(ctx context.Context, cfg Config) error {
 	for first := true; ; first = false {
 		a.leave(ctx, nil, -1, false)
 		if err := a.session(ctx, nil, !first, takeover); err != nil {
-			return errors.Join(err, context.Cause(ctx))
+			return because(ctx, err)
 		}
 		takeover = false
 		err := a.retry(ctx, nil, "the primary cannot be reached", func() (err error) {
@@ -52,7 +53,7 @@ func RunFuse(ctx context.Context, cfg Config) error {
 			return err
 		})
 		if err != nil {
-			return errors.Join(err, context.Cause(ctx))
+			return because(ctx, err)
 		}
 		a.size = a.up.Size()
 		if first {
@@ -73,9 +74,17 @@ func RunFuse(ctx context.Context, cfg Config) error {
 			}
 		}
 		if err := a.stay(ctx, nil, -1); err != nil {
-			return errors.Join(err, context.Cause(ctx))
+			return because(ctx, err)
 		}
 	}
+}
+
+// because is why ctx has ended, or else err.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // mount makes a relay and the file of it, which end takes away. When nbdfuse ends by
@@ -113,7 +122,8 @@ func (a *Agent) mount(ctx context.Context, cancel context.CancelCauseFunc) (file
 	}
 	ended := make(chan struct{})
 	go func() {
-		cancel(fmt.Errorf("nbdfuse has ended: %v", cmd.Wait()))
+		cmd.Wait() // the state tells
+		cancel(fmt.Errorf("nbdfuse has ended: %v", cmd.ProcessState))
 		close(ended)
 	}()
 	end = func() {
@@ -157,7 +167,7 @@ func unmount(s *State, force bool) error {
 	}
 	out, err := exec.Command("fusermount3", args...).CombinedOutput()
 	if _, gone := os.Stat(s.Device); err != nil && gone == nil {
-		return fmt.Errorf("%s: %w (%s)", s.Device, ErrInUse, out)
+		return fmt.Errorf("%s: %w (%s)", s.Device, ErrInUse, bytes.TrimSpace(out))
 	}
 	return nil
 }

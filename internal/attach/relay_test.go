@@ -3,8 +3,11 @@ package attach
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"blkd/blockdev"
@@ -14,7 +17,7 @@ import (
 // primary serves a volume.
 type primary struct{ volume, socket string }
 
-func newPrimary(t *testing.T, volume string, dev blockdev.Device) *primary {
+func newPrimary(t testing.TB, volume string, dev blockdev.Device) *primary {
 	t.Helper()
 	p := &primary{volume, filepath.Join(t.TempDir(), "socket")}
 	l, err := net.Listen("unix", p.socket)
@@ -30,7 +33,7 @@ func newPrimary(t *testing.T, volume string, dev blockdev.Device) *primary {
 	return p
 }
 
-func (p *primary) dial(t *testing.T) *upstream {
+func (p *primary) dial(t testing.TB) *upstream {
 	t.Helper()
 	u := &upstream{}
 	var err error
@@ -97,4 +100,46 @@ func TestRelayOutlivesPrimaries(t *testing.T) {
 	if err := blockdev.ReadAt(mem, got, 8192); err != nil || !bytes.Equal(got, page) {
 		t.Errorf("the next primary has %x…, %v", got[:4], err)
 	}
+}
+
+// BenchmarkRelay measures 4 KiB reads of a primary on this machine, one at a time and
+// 32, with a relay in between and without. A client of ours stands for the kernel.
+func BenchmarkRelay(b *testing.B) {
+	const size = 1 << 20
+	p := newPrimary(b, "pg", blockdev.NewMemory(size))
+	r, err := newRelay("pg", size, false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.close()
+	r.use(p.dial(b))
+	kernel, err := nbd.Dial(b.Context(), "nbd+unix:///pg?socket=relay", nbd.DialOptions{Dial: r.dial, Simple: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer kernel.Close()
+	for name, dev := range map[string]blockdev.Device{"direct": p.dial(b), "relay": kernel} {
+		for _, depth := range []int{1, 32} {
+			b.Run(fmt.Sprintf("%s/%d", name, depth), func(b *testing.B) { readAll(b, dev, depth) })
+		}
+	}
+}
+
+// readAll has so many goroutines read b.N times together.
+func readAll(b *testing.B, dev blockdev.Device, depth int) {
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var all sync.WaitGroup
+	for range depth {
+		all.Go(func() {
+			page := make([]byte, 4096)
+			for left.Add(-1) >= 0 {
+				if err := blockdev.ReadAt(dev, page, 8192); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }
