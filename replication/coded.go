@@ -180,6 +180,12 @@ func (d *Coded) recover() error {
 		return err
 	}
 	if len(tail) > 0 && tail[0].Kind == blockdev.EntryMark {
+		// The process may have ended before it was synced.
+		if !mutant.On(mutant.ReplicaPreparedVolatile) {
+			if err := d.shard.Sync(); err != nil {
+				return err
+			}
+		}
 		d.prepared = decision{batch: batchID(gen), seq: last}
 		if mutant.On(mutant.ReplicaNewestBatch) {
 			d.decided.batch = batchID(gen)

@@ -172,6 +172,10 @@ const (
 	ReplicaReuseBatch
 	ReplicaMixBatches
 	ReplicaSkipStaged
+	ReplicaPreparedVolatile
+	ReplicaMendNever
+	ReplicaMendBlind
+	ReplicaCompareMixed
 	ReplicaRepeat
 	ReplicaRepeatEarly
 	ReplicaRepeatWhole
@@ -339,6 +343,10 @@ var table = [numIDs]Info{
 	{ReplicaReuseBatch, "replica/reuse-batch", "The next generation gives its batches numbers that were used before."},
 	{ReplicaMixBatches, "replica/mix-batches", "A shard is rebuilt from shards of different batches."},
 	{ReplicaSkipStaged, "replica/skip-staged", "A member whose shard is rebuilt does not get what is only in the log of the others."},
+	{ReplicaPreparedVolatile, "replica/prepared-volatile", "What a shard finds prepared after a restart is taken for durable."},
+	{ReplicaMendNever, "replica/mend-never", "A bad block of a shard stays bad."},
+	{ReplicaMendBlind, "replica/mend-blind", "What a shard is mended with is taken from that shard, too."},
+	{ReplicaCompareMixed, "replica/compare-mixed", "Shards of different batches are compared."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},
 	{ReplicaRepeatWhole, "replica/repeat-whole", "What was done in part is done again from its beginning."},
