@@ -139,6 +139,7 @@ type Events struct {
 	Served  func(*Certificate) // a generation begins to serve
 	Refused func(from NodeID, what string)
 	Mended  func(off int64, from NodeID) // a bad block at off was written again, with what from has
+	Rebuilt func(off int64, at NodeID)   // a bad block at off of the shard on at was written again, from other shards
 	Note    func(text string)
 }
 

@@ -20,12 +20,16 @@ type Digester interface {
 // Comparison is a range that is compared with other members while the volume is in
 // use: it is locked, and what is under way on it is committed first, so that all sum
 // up the same state. Writes to it wait for a round trip and, with Read, for reads.
+//
+// Of an erasure code, the range is one of the shards, which are always read, and are
+// compared by the parity being computed anew: nothing is locked, and a batch that
+// becomes current meanwhile makes the range busy.
 type Comparison struct {
-	Off, Len int64 // whole blocks; at most 64 MiB, with Read or Rewrite 1 MiB
+	Off, Len int64 // whole blocks; at most 64 MiB, with Read or Rewrite, and of shards, 1 MiB
 	// Read: the content is read and checked, not only the checksums compared.
 	Read bool
 	// Rewrite: if somebody differs, the range is written again with what this node
-	// has, which must be read for that.
+	// has, which must be read for that. Shards that differ are rebuilt from the others.
 	Rewrite bool
 	// Done is told of every member that was asked, once; or why nothing was compared:
 	// ErrMoved if this node is primary no more, ErrBusy. It must not wait, and must not call
@@ -68,13 +72,16 @@ func (c *Core) Compare(now Instant, x *Comparison) error {
 		most = maxRead
 	}
 	_, able := c.disk.(Digester)
+	if c.coded != nil {
+		able, most, x.Read = x.Off+x.Len <= c.coded.shardSize(), maxRead, true
+	}
 	switch {
 	case c.role != Primary:
 		return fmt.Errorf("%w: this node is %s", ErrMoved, c.role)
-	case c.p.compare != nil:
+	case c.p.compare != nil || c.p.rewriting != nil:
 		return fmt.Errorf("%w: another comparison is under way", ErrBusy)
 	case !able:
-		return errors.New("the replica has no checksums")
+		return errors.New("the replica has no checksums there")
 	case x.Off%blockSize != 0 || x.Len%blockSize != 0 || x.Len <= 0 || x.Len > most:
 		return fmt.Errorf("%d bytes at %d cannot be compared at once", x.Len, x.Off)
 	}
@@ -87,6 +94,10 @@ func (c *Core) Compare(now Instant, x *Comparison) error {
 func (c *Core) tryCompare() {
 	x := c.p.compare
 	if x == nil || x.asked || c.role != Primary || !c.p.drain.lends() {
+		return
+	}
+	if c.coded != nil {
+		c.scanShards(x)
 		return
 	}
 	end := x.Off + x.Len

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"maps"
 	"math/bits"
 	"slices"
@@ -33,17 +34,21 @@ func (c *Core) task(serial bool, run func() error, done func(error)) {
 
 // fetch brings a range of some shards to the primary: from their members, or, if one
 // does not answer or fails its check, from k others of the same batch. It goes on
-// until it has them, or the generation ends.
+// until it has them, or the generation ends; only if more shards than the code can do
+// without fail their check in one row is there an error.
 type fetch struct {
 	id     uint64
 	off, n int64
 	need   uint32 // shards, as bits
 	except uint32 // not to be asked
-	bad    uint32 // cannot be read now
+	bare   bool   // nothing is rebuilt: shards that cannot be read stay out
+	bad    uint32 // cannot be read now,
+	rotten uint32 // because a block fails its check
 	asked  uint32
 	got    [32][]byte
 	of     [32]batchID
 	batch  batchID // of what was rebuilt; 0: nothing was
+	err    error   // of the last check that failed; when done: the content is lost
 	done   func(*fetch)
 	again  Instant // nothing is under way: begin anew then; 0: something is
 	busy   bool    // it is being rebuilt
@@ -69,7 +74,7 @@ func (c *Core) fetchShards(f *fetch) {
 }
 
 func (c *Core) beginFetch(f *fetch) {
-	f.asked, f.again, f.bad = 0, 0, f.except
+	f.asked, f.again, f.bad, f.rotten, f.err = 0, 0, f.except, 0, nil
 	clear(f.got[:])
 	for s := range c.width() {
 		if f.need>>s&1 != 0 {
@@ -88,12 +93,12 @@ func (c *Core) askShard(f *fetch, shard int) {
 		return
 	}
 	f.asked |= 1 << shard
-	i := slices.IndexFunc(c.p.base.Members, func(m Member) bool { return m.Shard == shard && m.State == UpToDate && !m.Amnesiac })
-	if i < 0 {
+	m := c.shardOf(shard)
+	if m == nil {
 		f.bad |= 1 << shard
 		return
 	}
-	if m := &c.p.base.Members[i]; m.Node != c.self {
+	if m.Node != c.self {
 		c.askPeer(f, shard, c.peer(m.Node))
 		return
 	}
@@ -126,7 +131,10 @@ func (c *Core) onShard(p *peer, m *Message) {
 	delete(c.p.questions, m.Copy)
 	var err error
 	data := make([]byte, q.f.n) // nothing was sent of zeros
-	if m.Refused || len(m.Data) > 0 && int64(len(m.Data)) != q.f.n {
+	switch {
+	case m.Incomplete:
+		err = &blockdev.ChecksumError{Off: m.Off, File: "the shard on " + string(p.node)}
+	case m.Refused || len(m.Data) > 0 && int64(len(m.Data)) != q.f.n:
 		err = blockdev.ErrIO
 	}
 	copy(data, m.Data)
@@ -137,9 +145,18 @@ func (c *Core) gotShard(f *fetch, shard int, data []byte, batch batchID, err err
 	if c.p.fetches[f.id] != f || f.asked>>shard&1 == 0 || f.got[shard] != nil {
 		return
 	}
-	if err != nil {
+	var rotten *blockdev.ChecksumError
+	switch {
+	case errors.As(err, &rotten):
+		f.rotten |= 1 << shard
+		f.err = err
+		if !f.bare {
+			c.unsound(rotten.Off/blockSize, 1<<shard)
+		}
+		fallthrough
+	case err != nil:
 		f.bad |= 1 << shard
-	} else {
+	default:
 		f.got[shard], f.of[shard] = data, batch
 	}
 	c.goOn(f)
@@ -157,11 +174,12 @@ func (c *Core) goOn(f *fetch) {
 		}
 	}
 	missing &^= have
-	if missing == 0 {
+	if missing == 0 || f.bare && missing&^f.bad == 0 {
+		f.err = nil
 		c.endFetch(f)
 		return
 	}
-	if missing&f.bad == 0 {
+	if missing&f.bad == 0 || f.bare {
 		return // they are on their way
 	}
 	k := c.coded.code.K()
@@ -171,10 +189,48 @@ func (c *Core) goOn(f *fetch) {
 		}
 	}
 	switch {
-	case bits.OnesCount32(f.asked&^f.bad) < k:
+	case bits.OnesCount32(f.asked&^f.bad) >= k:
+	case f.rotten != 0 && f.n > blockSize:
+		c.splitFetch(f) // each row may be rebuilt from others
+	case c.width()-bits.OnesCount32(f.rotten|f.except) < k && f.rotten != 0:
+		c.endFetch(f)
+	default:
 		c.retryFetch(f) // too few can be read now
+	}
+	switch {
 	case bits.OnesCount32(have) >= k:
 		c.rebuild(f, have)
+	}
+}
+
+// splitFetch goes on in two halves.
+func (c *Core) splitFetch(f *fetch) {
+	delete(c.p.fetches, f.id)
+	clear(f.got[:])
+	for s := range c.width() {
+		if f.need>>s&1 != 0 {
+			f.got[s] = make([]byte, f.n)
+		}
+	}
+	half, waits := f.n/2/blockSize*blockSize, 2
+	f.err = nil
+	for _, r := range [2]missingRange{{f.off, half}, {f.off + half, f.n - half}} {
+		c.fetchShards(&fetch{off: r.off, n: r.n, need: f.need, except: f.except, done: func(x *fetch) {
+			for s := range c.width() {
+				if x.err == nil && f.need>>s&1 != 0 {
+					copy(f.got[s][r.off-f.off:], x.got[s])
+				}
+			}
+			f.err = errors.Join(f.err, x.err)
+			if waits--; waits == 1 {
+				f.batch = x.batch
+				return
+			}
+			if f.batch != x.batch {
+				f.batch = 0
+			}
+			f.done(f)
+		}})
 	}
 }
 
@@ -289,7 +345,7 @@ func (c *Core) ReadRest(now Instant, r *Request) {
 	}
 	c.p.reading = append(c.p.reading, r)
 	off, end := span(r)
-	waits := 1
+	waits, lost := 1, error(nil)
 	done := func() {
 		if waits--; waits > 0 {
 			return
@@ -298,14 +354,18 @@ func (c *Core) ReadRest(now Instant, r *Request) {
 		if end-off != r.Len {
 			copy(r.Data, r.whole[r.Off-off:])
 		}
-		c.readDone(r, nil)
+		c.readDone(r, lost)
 	}
 	for _, m := range r.missing {
 		for _, f := range c.coded.parts(m) {
 			waits++
 			shard := bits.TrailingZeros32(f.need)
 			f.done = func(f *fetch) {
-				c.coded.scatter(r.whole, off, m, shard, f)
+				if f.err != nil {
+					lost = f.err
+				} else {
+					c.coded.scatter(r.whole, off, m, shard, f)
+				}
 				done()
 			}
 			c.fetchShards(f)

@@ -188,7 +188,10 @@ func (c *Core) onRead(from NodeID, m *Message) {
 		x := c.mem.message(MsgBlock)
 		x.Gen, x.Copy, x.Off, x.Len = gen, id, r.Off, r.Len
 		x.LastGen = Generation(r.batch)
-		if x.Refused = err != nil; err == nil && (c.coded == nil || !allBlocksZero(r.Data)) {
+		var bad *blockdev.ChecksumError
+		if x.Refused = err != nil; errors.As(err, &bad) {
+			x.Incomplete, x.Off, x.Len = true, bad.Off, 0
+		} else if err == nil && (c.coded == nil || !allBlocksZero(r.Data)) {
 			x.Data = r.Data
 		}
 		c.sendTo(from, inc, x)

@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 	"time"
@@ -24,11 +25,12 @@ import (
 // One batch at a time. A primary that steps down forgets it: the log alone tells the
 // next one whether it was decided.
 type pour struct {
-	rows  rows
-	upto  Seq // what the log holds up to here is in the shards then
-	batch batchID
-	waits int // reads under way
-	seq   Seq // of the decision; 0: it is not in the log yet
+	rows    rows
+	mending map[int64]uint32 // rows that are in it because of bad blocks: in which shards, as bits
+	upto    Seq              // what the log holds up to here is in the shards then
+	batch   batchID
+	waits   int // reads under way
+	seq     Seq // of the decision; 0: it is not in the log yet
 	// By the run of a node: since when it was sent its part, and whether it has it.
 	sent  map[Incarnation]Instant
 	holds map[Incarnation]bool
@@ -51,7 +53,7 @@ func (c *Core) tickPour() {
 		c.tryPour()
 		return
 	}
-	if c.p.drain != nil || len(c.participants()) < max(c.coded.code.K(), c.p.base.MinCopies) {
+	if c.p.drain != nil || !c.p.pours.ready(c.now) || len(c.participants()) < max(c.coded.code.K(), c.p.base.MinCopies) {
 		return // it could not be decided
 	}
 	used, size := c.coded.LogUsed()
@@ -62,7 +64,7 @@ func (c *Core) tickPour() {
 		fill = size * 3 / 8
 	}
 	idle := len(c.p.base.set()) == c.width() && used > 0 && c.now.after(c.p.poured.add(pourIdly))
-	if used > fill || idle {
+	if used > fill || idle || len(c.p.rotten) > 0 && c.now.after(c.p.poured.add(c.times.Probe)) {
 		c.collectRows(used > fill)
 	}
 }
@@ -70,10 +72,10 @@ func (c *Core) tickPour() {
 // collectRows takes the oldest blocks of the log. Full: even if there are none, the
 // log has to be let go.
 func (c *Core) collectRows(full bool) {
-	p := &pour{sent: map[Incarnation]Instant{}, holds: map[Incarnation]bool{}}
+	p := &pour{mending: c.takeRotten(), sent: map[Incarnation]Instant{}, holds: map[Incarnation]bool{}}
 	c.p.pour = p
 	c.task(true, func() (err error) {
-		p.rows, p.upto, err = c.coded.collect(pourRows)
+		p.rows, p.upto, err = c.coded.collect(pourRows, p.mending)
 		return err
 	}, func(err error) {
 		switch {
@@ -83,19 +85,21 @@ func (c *Core) collectRows(full bool) {
 			c.note("the log cannot be poured: %v", err)
 			fallthrough
 		case len(p.rows.at) == 0 && !full, p.upto == 0:
-			c.p.pour, c.p.poured = nil, c.now
+			c.endPour(ErrBusy)
 			return
 		}
 		c.readRows(p)
 	})
 }
 
-// collect reads the oldest blocks of the log, and what else it has in their rows.
-func (d *Coded) collect(most int) (r rows, upto Seq, err error) {
+// collect reads the oldest blocks of the log, and what else it has in their rows, and
+// in those of blocks to be mended.
+func (d *Coded) collect(most int, mends map[int64]uint32) (r rows, upto Seq, err error) {
 	upto, blocks, ok := d.Staged(most)
 	if !ok {
-		return r, 0, nil
+		upto = d.decision().upto
 	}
+	r.at = slices.Sorted(maps.Keys(mends))
 	for _, b := range blocks {
 		if b*blockSize != d.at {
 			_, at := d.place(b * blockSize)
@@ -106,6 +110,7 @@ func (d *Coded) collect(most int) (r rows, upto Seq, err error) {
 	r.at = slices.Compact(r.at)
 	k := d.code.K()
 	r.fresh = make([]uint32, len(r.at))
+	r.mend = make([]uint32, len(r.at))
 	r.data = make([][]byte, k+d.code.M())
 	for s := range r.data {
 		r.data[s] = make([]byte, len(r.at)*blockSize)
@@ -118,6 +123,9 @@ func (d *Coded) collect(most int) (r rows, upto Seq, err error) {
 			}
 		}
 		i += n
+	}
+	for i, at := range r.at {
+		r.mend[i] = mends[at]
 	}
 	return r, upto, nil
 }
@@ -145,7 +153,14 @@ func (d *Coded) stagedRun(r *rows, i, n, shard int) error {
 type rows struct {
 	at    []int64  // block of the shards, rising
 	fresh []uint32 // which data shards have something new there, as bits
+	mend  []uint32 // which shards cannot be read there, and are written anew
 	data  [][]byte // by shard: the rows, one after the other
+}
+
+// written tells whether a shard is written at row i: if it has something new or bad
+// there, or is a parity of something new.
+func (r *rows) written(i, shard, k int) bool {
+	return (r.fresh[i]|r.mend[i])>>shard&1 != 0 || shard >= k && r.fresh[i] != 0
 }
 
 // run is how many rows follow i, that one included, one after the other in the shards,
@@ -165,10 +180,14 @@ func (c *Core) readRows(p *pour) {
 	n := 0
 	for first := 0; first < len(p.rows.at); first += n {
 		i := first
-		n = p.rows.run(i, func(j int) bool { return p.rows.fresh[j] == p.rows.fresh[i] })
+		n = p.rows.run(i, func(j int) bool { return p.rows.fresh[j] == p.rows.fresh[i] && p.rows.mend[j] == p.rows.mend[i] })
 		if need := all &^ p.rows.fresh[i]; need != 0 {
 			p.waits++
-			c.fetchShards(&fetch{off: p.rows.at[i] * blockSize, n: int64(n) * blockSize, need: need, done: func(f *fetch) {
+			c.fetchShards(&fetch{off: p.rows.at[i] * blockSize, n: int64(n) * blockSize, need: need, except: c.unreadable(p.rows.mend[i]), done: func(f *fetch) {
+				if f.err != nil {
+					c.rowsLost(p, i, n, f.err)
+					return
+				}
 				for s := range c.coded.code.K() {
 					if need>>s&1 != 0 {
 						copy(p.rows.data[s][i*blockSize:], f.got[s])
@@ -197,7 +216,7 @@ func (c *Core) rowsRead(p *pour) {
 // part is what a shard has to store of a batch.
 func (r *rows) part(shard, k int) (entries []blockdev.Entry) {
 	const chunk = StripeUnit / blockSize
-	touched := func(i int) bool { return shard >= k || r.fresh[i]>>shard&1 != 0 }
+	touched := func(i int) bool { return r.written(i, shard, k) }
 	for i := 0; i < len(r.at); {
 		if !touched(i) {
 			i++
@@ -386,7 +405,20 @@ func (c *Core) partLate(p *peer) bool {
 // decidedBy ends a batch when its decision is committed.
 func (c *Core) decidedBy(commit Seq) {
 	if p := c.p.pour; p != nil && p.seq != 0 && commit >= p.seq {
-		c.p.pour, c.p.poured = nil, c.now
+		c.p.pours.succeeded()
+		c.rowsMended(p)
+		c.endPour(nil)
+	}
+}
+
+// endPour forgets the batch, and tells a comparison that waited for it how that went.
+func (c *Core) endPour(err error) {
+	p := c.p.pour
+	c.p.pour, c.p.poured = nil, c.now
+	if x := c.p.rewriting; x != nil {
+		if _, mine := p.mending[x.Off/blockSize]; mine {
+			c.report(x, err)
+		}
 	}
 }
 

@@ -44,7 +44,9 @@ type primary struct {
 	mends     []*mend
 	pour      *pour   // of an erasure code: the batch under way
 	poured    Instant // when the last one had ended, or there was nothing to do
-	batches   uint32  // of this generation
+	pours     backoff
+	rotten    map[int64]uint32 // blocks of shards that fail their check or differ: by row, in which shards, as bits
+	batches   uint32           // of this generation
 	fetches   map[uint64]*fetch
 	questions map[uint64]question
 	reading   []*Request // wait for shards

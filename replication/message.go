@@ -49,7 +49,8 @@ const (
 	// MsgRead asks a member for Len bytes of committed content at Off, with
 	// everything up to Commit; Copy is the number of the question.
 	MsgRead
-	// MsgBlock answers it with Data; Refused tells that it cannot.
+	// MsgBlock answers it with Data; Refused tells that it cannot, and Incomplete that
+	// this is because the block at Off fails its check.
 	MsgBlock
 	// MsgDigest asks a member to sum up Len bytes of committed content at Off, as
 	// MsgRead does; with Sync it reads and checks them first.

@@ -35,9 +35,6 @@ func (s *clusterVolumes) VerifyReplicas(req *api.VerifyReplicasRequest, stream g
 	if r == nil {
 		return s.noVolume(req.Name)
 	}
-	if r.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC {
-		return s.node.refuse(codes.FailedPrecondition, "blkctl why "+r.Name, "volume %s has layout %s: this version cannot compare its shards", r.Name, api.LayoutWord(r.Layout))
-	}
 	if req.Node != "" && !slices.ContainsFunc(r.Members, func(m *metapb.Member) bool { return m.Node == req.Node && counts(m) }) {
 		return s.node.refuse(codes.FailedPrecondition, "blkctl replica list "+r.Name, "node %s has no replica of volume %s that is UpToDate", req.Node, r.Name)
 	}

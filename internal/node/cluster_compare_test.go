@@ -30,7 +30,7 @@ func (c *trio) verify(via services, req *api.VerifyReplicasRequest) *api.VerifyR
 		}
 		last = p
 	}
-	if !last.GetDone() || last.CheckedBytes != last.TotalBytes || last.TotalBytes != 16<<20 {
+	if !last.GetDone() || last.CheckedBytes != last.TotalBytes || last.TotalBytes == 0 {
 		c.t.Fatalf("the comparison ends with %v", last)
 	}
 	return last

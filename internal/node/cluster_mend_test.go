@@ -14,8 +14,11 @@ import (
 // rotten damages every occurrence of content in a node's image of a volume, and
 // tells how many there were.
 func (c *trio) rotten(node string, v *api.Volume, content []byte) (n int) {
+	return c.rottenImage(filepath.Join(c.store(node, v), "image"), content)
+}
+
+func (c *trio) rottenImage(name string, content []byte) (n int) {
 	c.t.Helper()
-	name := filepath.Join(c.store(node, v), "image")
 	image, err := os.ReadFile(name)
 	if err != nil {
 		c.t.Fatal(err)
@@ -83,5 +86,55 @@ func TestBadBlocksAreMended(t *testing.T) {
 	}
 	if repaired() != before {
 		t.Error("what was repaired is bad again")
+	}
+}
+
+// TestBadShardsAreMended: what rots in shards is rebuilt from the others when clients
+// read it, and when shards are compared.
+func TestBadShardsAreMended(t *testing.T) {
+	const unit = 64 << 10
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n1")
+	v := c.coded(via, "v", 24<<20, 2, 1)
+	client := c.dial("n3", "v")
+	stripe := append(bytes.Repeat(block(1), unit/blockdev.BlockSize), bytes.Repeat(block(2), unit/blockdev.BlockSize)...)
+	if err := blockdev.WriteAt(client, stripe, 0, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+	rot := func(content []byte) (n int) {
+		for _, node := range three {
+			n += c.rottenImage(filepath.Join(filepath.Dir(c.store(node, v)), "shard", "image"), content)
+		}
+		return n
+	}
+	verify := func(repair bool) *api.VerifyReplicasProgress {
+		t.Helper()
+		return c.verify(via, &api.VerifyReplicasRequest{Name: "v", Repair: repair})
+	}
+	if p := verify(false); p.DifferentBytes != 0 || len(p.Nodes) != 3 {
+		t.Fatalf("sound shards: %v", p)
+	}
+	if n := rot(block(1)); n != unit/blockdev.BlockSize {
+		t.Fatalf("%d blocks were found in the shards", n)
+	}
+	if p := verify(true); p.DifferentBytes != unit || p.RepairedBytes != unit || len(p.Differences) != 1 || !p.Differences[0].Unreadable {
+		t.Errorf("a rotten unit: %v", p)
+	}
+	rot(block(2))
+	got := make([]byte, len(stripe))
+	for range 3 {
+		if err := blockdev.ReadAt(client, got, 0); err != nil || !bytes.Equal(got, stripe) {
+			t.Fatalf("read of a rotten unit: %v", err)
+		}
+	}
+	if p := verify(true); p.RepairedBytes != p.DifferentBytes {
+		t.Errorf("what is left: %v", p)
+	}
+	if p := verify(false); p.DifferentBytes != 0 || p.CheckedBytes != 12<<20 {
+		t.Errorf("repaired shards: %v", p)
 	}
 }

@@ -3,7 +3,6 @@ package replicas
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -21,7 +20,8 @@ const (
 )
 
 // Comparison is a comparison of a volume's replicas with the primary's, block by
-// block, while clients use it.
+// block, while clients use it. The shards of an erasure code are compared by computing
+// their parity anew; offsets and lengths are then those of one shard.
 type Comparison struct {
 	Only   string // compare just this node's; empty: all that count
 	Repair bool   // write what differs again, from the primary
@@ -63,23 +63,16 @@ func (m *Manager) Compare(ctx context.Context, volume string, x Comparison) (*Fi
 	if err != nil {
 		return nil, err
 	}
-	if r.coded != nil {
-		return nil, fmt.Errorf("%w: volume %s is erasure-coded, and no two of its members have the same", blockdev.ErrNotSupported, volume)
-	}
 	c := &comparer{Comparison: x, r: r, found: Findings{Nodes: []string{m.cfg.Node}}}
-	total := (r.store.Size() + blockdev.BlockSize - 1) / blockdev.BlockSize * blockdev.BlockSize
+	compared := r.store
+	if r.coded != nil {
+		compared = r.shard
+	}
+	total := (compared.Size() + blockdev.BlockSize - 1) / blockdev.BlockSize * blockdev.BlockSize
 	for at := int64(0); at < total; {
-		step := replication.Comparison{Off: at}
-		data, n, err := r.store.NextData(at)
-		switch {
-		case err != nil:
+		step, err := r.nextStep(at, total)
+		if err != nil {
 			return nil, err
-		case n == 0:
-			step.Len = min(total-at, holeStep)
-		case data > at:
-			step.Len = min(data-at, holeStep)
-		default:
-			step.Len, step.Read = min(n, compareStep), true
 		}
 		if step.Read && x.Gentle {
 			if err := r.giveWay(ctx); err != nil {
@@ -104,6 +97,25 @@ func (m *Manager) Compare(ctx context.Context, volume string, x Comparison) (*Fi
 		r.agreed(&c.found)
 	}
 	return &c.found, nil
+}
+
+// nextStep is the range at off that is compared next. Of an erasure code, what is a hole
+// in one shard may be data in the others.
+func (r *replica) nextStep(off, total int64) (replication.Comparison, error) {
+	step := replication.Comparison{Off: off, Len: min(total-off, compareStep), Read: true}
+	if r.coded != nil {
+		return step, nil
+	}
+	data, n, err := r.store.NextData(off)
+	switch {
+	case n == 0:
+		step.Len, step.Read = min(total-off, holeStep), false
+	case data > off:
+		step.Len, step.Read = min(data-off, holeStep), false
+	default:
+		step.Len = min(n, compareStep)
+	}
+	return step, err
 }
 
 // compare compares a range, and what differs again in smaller parts, down to blocks.

@@ -219,6 +219,9 @@ func (r *replica) events() replication.Events {
 		Mended: func(off int64, from replication.NodeID) {
 			r.log.Warn("a bad block was repaired", "offset", off, "from", from, "advice", "if it comes back, look at the disk")
 		},
+		Rebuilt: func(off int64, at replication.NodeID) {
+			r.log.Warn("a bad block of a shard was repaired", "offset", off, "node", at, "advice", "if it comes back, look at the disk")
+		},
 		Note: func(text string) { r.log.Info(text) },
 	}
 }

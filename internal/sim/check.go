@@ -329,6 +329,16 @@ func (s *sim) mendedBy(n *node, off int64, from replication.NodeID) {
 	}
 }
 
+// rebuiltAt checks that a block of a shard that is reported as rebuilt can be read, or
+// will be as soon as its node follows.
+func (s *sim) rebuiltAt(n *node, off int64, at replication.NodeID) {
+	s.Mended++
+	row, m := off/blockSize, &s.node(at).shard
+	if m.rot[row] && !m.prepared(row) {
+		s.violate("S12", "%s has rebuilt row %d of the shard on %s; it is still bad", n.name, row, at)
+	}
+}
+
 func (s *sim) compared(n *node, x *replication.Comparison, results []replication.Compared, err error) {
 	s.logf("%s has compared %d bytes at %d: %+v, %v", n.name, x.Len, x.Off, results, err)
 	for _, r := range results {

@@ -111,7 +111,7 @@ func (s *sim) read(n *node, r *replication.Request) (rest bool, err error) {
 // every shard that counts, and any k of these, whichever others are lost, bring back
 // what was written, but for what the log still has.
 func (s *sim) checkShards() {
-	if s.code == nil {
+	if s.code == nil || s.damaged {
 		return
 	}
 	var batch uint64
@@ -289,6 +289,8 @@ type shard struct {
 	synced     int // of log
 	incomplete bool
 
+	rot [volumeBlocks]bool // rows that fail their check, until they are written
+
 	torn bool // the machine stops after so many entries more
 	left int
 	// imports counts pieces of copies.
@@ -363,8 +365,20 @@ func (m *shard) Sync() error {
 
 // Commit moves the commit point.
 func (m *shard) Commit(seq replication.Seq) error {
-	m.commit = max(m.commit, min(seq, m.last()))
+	for ; m.commit < min(seq, m.last()); m.commit++ {
+		e := &m.log[m.commit-m.known]
+		for off := int64(0); off < e.Len; off += blockSize {
+			m.rot[(e.Off+off)/blockSize] = false
+		}
+	}
 	return nil
+}
+
+// prepared tells whether the log has an entry that is not committed of a row.
+func (m *shard) prepared(row int64) bool {
+	return slices.ContainsFunc(m.log[m.commit-m.known:], func(e blockdev.Entry) bool {
+		return e.Off <= row*blockSize && row*blockSize < e.Off+e.Len
+	})
 }
 
 // Truncate cuts the end off the log.
@@ -398,6 +412,9 @@ func (m *shard) ReadCommitted(p []byte, off int64) error {
 	rows, _ := m.view(uint64(m.at(m.commit)))
 	clear(p)
 	for o := int64(0); o < int64(len(p)); o += blockSize {
+		if m.rot[(off+o)/blockSize] {
+			return &blockdev.ChecksumError{Off: off + o}
+		}
 		copy(p[o:], rows[(off+o)/blockSize])
 	}
 	return nil
@@ -419,6 +436,9 @@ func (m *shard) view(batch uint64) (rows map[int64][]byte, ok bool) {
 
 // Import puts a part of a copy under the log.
 func (m *shard) Import(off, n int64, data []byte) error {
+	for row := off / blockSize; row < (off+n)/blockSize; row++ {
+		m.rot[row] = false
+	}
 	m.imports++
 	m.settle()
 	m.base = applied(maps.Clone(m.base), []blockdev.Entry{{Kind: blockdev.EntryWrite, Off: off, Len: n, Data: slices.Clone(data)}})

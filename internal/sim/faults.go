@@ -206,6 +206,7 @@ type image struct {
 func (s *sim) rot(n *node, rnd *rand.Rand) {
 	b := rnd.Int64N(8)
 	if s.code != nil {
+		s.rotShard(n, b)
 		return
 	}
 	for _, x := range s.nodes {
@@ -312,7 +313,7 @@ func (s *sim) calm() {
 	}
 	for _, n := range s.nodes {
 		n.paused, n.slow, n.lazy = 0, 0, 0
-		n.disk.broken, n.disk.rot = false, [mostBlocks]bool{}
+		n.disk.broken, n.disk.rot, n.shard.rot = false, [mostBlocks]bool{}, [volumeBlocks]bool{}
 		if n.deaf > s.now {
 			n.deaf = 0
 			s.deliver(n)

@@ -26,7 +26,7 @@ var rules = []Rule{
 	{"S9", "No torn stripe.", "checkShards: as if all stopped now and any m members were lost, what is decided is on every shard that counts", true},
 	{"S10", "Only the attached client's requests act.", "checkFenced: of the mutations that are not committed", true},
 	{"S11", "A disk of an earlier time has no standing.", "checkOld: it counts for nothing until it was brought level", true},
-	{"S12", "No read returns bytes that fail their check.", "readBy, mendedBy", true},
+	{"S12", "No read returns bytes that fail their check.", "readBy, mendedBy, rebuiltAt", true},
 	{"L1", "With a majority of everything alive, I/O resumes by itself.", "settle: all members are level, and answer, so long after the last fault", true},
 	{"L2", "No plan is retried without a pause.", "settle: the record changes no more than so often after the last fault", true},
 	{"L3", "A member that is slow does not hold up a majority.", "the scenario “a slow member does not hold writes and leaves”", true},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"blkd/blockdev"
+	"blkd/internal/erasure"
 	"blkd/replication"
 )
 
@@ -18,6 +19,7 @@ type scenario struct {
 	shape  replication.Shape
 	limits replication.Limits
 	retain int // entries of its log that each disk keeps; 0: all
+	code   *erasure.Code
 	play   func(s *sim, n []*node)
 }
 
@@ -26,63 +28,69 @@ var (
 	majority = replication.Shape{Policy: replication.AckMajority, MinCopies: 2, Durability: replication.DurableFlush}
 	lone     = replication.Shape{Policy: replication.AckMajority, MinCopies: 1, Durability: replication.DurableFlush}
 	pair     = replication.Shape{Policy: replication.AckAll, MinCopies: 2, Durability: replication.DurableFlush}
+	four     = replication.Shape{Policy: replication.AckMajority, MinCopies: 4, Durability: replication.DurableFlush}
 	unbound  = replication.Limits{}
+	mirror   *erasure.Code
 	pieces   = replication.Limits{CopyBytes: blockSize, SendBytes: 16 * blockSize, EntryBytes: blockSize, Copies: 2}
 )
 
 var scenarios = []scenario{
-	{"a promoted member waits out the lease it gave", 3, majority, unbound, 0, ownLease},
-	{"a sealing member waits out the lease it gave", 3, majority, unbound, 0, memberLease},
-	{"a restarted member waits out the lease it gave", 3, majority, unbound, 0, forgottenLease},
-	{"a lease counts from when it was asked for", 3, majority, unbound, 0, lateGrant},
-	{"one lease of four is none", 5, majority, unbound, 0, oneLease},
-	{"leases count under both sets", 3, lone, unbound, 0, leaseOfBothSets},
-	{"a release ends only the lease it names", 3, majority, unbound, 0, lateRelease},
-	{"a released lease is not granted any more", 3, majority, unbound, 0, releasedLease},
-	{"the grants to a deposed primary end", 2, all, unbound, 0, endlessGrant},
-	{"a deposed primary answers no read", 3, majority, unbound, 0, staleRead},
-	{"a paused primary answers no read", 3, majority, unbound, 0, pausedRead},
-	{"what was promised does not act for an older generation", 3, majority, unbound, 0, olderGeneration},
-	{"a newer log beats a longer one", 3, majority, unbound, 0, longestLog},
-	{"a log that cannot be fetched is not done without", 3, majority, unbound, 0, lostLog},
-	{"old entries are not committed by counting", 3, majority, replication.Limits{SendBytes: 1}, 0, oldEntries},
-	{"members leave only when the chosen log is safe", 5, majority, unbound, 0, earlyShrink},
-	{"who comes lacks nothing", 2, all, unbound, 0, earlyGrow},
-	{"a broken copy is no content", 2, all, replication.Limits{CopyBytes: blockSize, Copies: 1}, 1, brokenCopy},
-	{"what a recovery lost does not come back", 2, all, unbound, 0, lostCommit},
-	{"what a recovery lost is copied over", 2, all, unbound, 1, lostChange},
-	{"a replica joins under load", 2, all, unbound, 0, busyJoin},
-	{"copies and writes", 2, all, pieces, 1, copyUnderLoad},
-	{"a client that lost the volume changes nothing in part", 2, all, unbound, 0, fencedModify},
-	{"a slow member does not hold writes and leaves", 3, majority, unbound, 0, slowMember},
-	{"a member that stood still joins when it is heard again", 3, majority, unbound, 0, stillMember},
-	{"a member that was cut off joins when it is connected again", 3, majority, unbound, 0, lostMember},
-	{"a hand-over is given up while the quorum is silent", 2, all, unbound, 0, silentHandover},
-	{"a forced branch is followed, others are emptied", 2, all, unbound, 0, newLineage},
-	{"a recovery waits for all, or for an operator", 3, majority, unbound, 0, waivedRecovery},
-	{"below min-copies writes wait, and are answered later", 2, pair, unbound, 0, suspended},
-	{"a recovery waits for a sync", 3, majority, unbound, 0, volatileRecovery},
-	{"one copy alone recovers from power loss", 1, all, unbound, 0, loneRecovery},
-	{"what rots is read from another member", 2, all, unbound, 0, mendAll},
-	{"what rots where nobody else has it is an error at once", 1, all, unbound, 0, mendAlone},
-	{"what differs or rots is found, and written again", 3, all, unbound, 0, compareAll},
+	{"a promoted member waits out the lease it gave", 3, majority, unbound, 0, mirror, ownLease},
+	{"a sealing member waits out the lease it gave", 3, majority, unbound, 0, mirror, memberLease},
+	{"a restarted member waits out the lease it gave", 3, majority, unbound, 0, mirror, forgottenLease},
+	{"a lease counts from when it was asked for", 3, majority, unbound, 0, mirror, lateGrant},
+	{"one lease of four is none", 5, majority, unbound, 0, mirror, oneLease},
+	{"leases count under both sets", 3, lone, unbound, 0, mirror, leaseOfBothSets},
+	{"a release ends only the lease it names", 3, majority, unbound, 0, mirror, lateRelease},
+	{"a released lease is not granted any more", 3, majority, unbound, 0, mirror, releasedLease},
+	{"the grants to a deposed primary end", 2, all, unbound, 0, mirror, endlessGrant},
+	{"a deposed primary answers no read", 3, majority, unbound, 0, mirror, staleRead},
+	{"a paused primary answers no read", 3, majority, unbound, 0, mirror, pausedRead},
+	{"what was promised does not act for an older generation", 3, majority, unbound, 0, mirror, olderGeneration},
+	{"a newer log beats a longer one", 3, majority, unbound, 0, mirror, longestLog},
+	{"a log that cannot be fetched is not done without", 3, majority, unbound, 0, mirror, lostLog},
+	{"old entries are not committed by counting", 3, majority, replication.Limits{SendBytes: 1}, 0, mirror, oldEntries},
+	{"members leave only when the chosen log is safe", 5, majority, unbound, 0, mirror, earlyShrink},
+	{"who comes lacks nothing", 2, all, unbound, 0, mirror, earlyGrow},
+	{"a broken copy is no content", 2, all, replication.Limits{CopyBytes: blockSize, Copies: 1}, 1, mirror, brokenCopy},
+	{"what a recovery lost does not come back", 2, all, unbound, 0, mirror, lostCommit},
+	{"what a recovery lost is copied over", 2, all, unbound, 1, mirror, lostChange},
+	{"a replica joins under load", 2, all, unbound, 0, mirror, busyJoin},
+	{"copies and writes", 2, all, pieces, 1, mirror, copyUnderLoad},
+	{"a client that lost the volume changes nothing in part", 2, all, unbound, 0, mirror, fencedModify},
+	{"a slow member does not hold writes and leaves", 3, majority, unbound, 0, mirror, slowMember},
+	{"a member that stood still joins when it is heard again", 3, majority, unbound, 0, mirror, stillMember},
+	{"a member that was cut off joins when it is connected again", 3, majority, unbound, 0, mirror, lostMember},
+	{"a hand-over is given up while the quorum is silent", 2, all, unbound, 0, mirror, silentHandover},
+	{"a forced branch is followed, others are emptied", 2, all, unbound, 0, mirror, newLineage},
+	{"a recovery waits for all, or for an operator", 3, majority, unbound, 0, mirror, waivedRecovery},
+	{"below min-copies writes wait, and are answered later", 2, pair, unbound, 0, mirror, suspended},
+	{"a recovery waits for a sync", 3, majority, unbound, 0, mirror, volatileRecovery},
+	{"one copy alone recovers from power loss", 1, all, unbound, 0, mirror, loneRecovery},
+	{"what rots is read from another member", 2, all, unbound, 0, mirror, mendAll},
+	{"what rots where nobody else has it is an error at once", 1, all, unbound, 0, mirror, mendAlone},
+	{"what differs or rots is found, and written again", 3, all, unbound, 0, mirror, compareAll},
 
 	// Classes of bugs of the field.
-	{"a member misses generations", 3, majority, unbound, 0, missedGeneration},
-	{"a third member heals what the primary could not", 3, majority, unbound, 0, healedByThird},
-	{"the end of a copy is lost", 2, all, pieces, 1, lostEnd},
-	{"a clean stop of all is no loss", 3, majority, unbound, 0, cleanStop},
-	{"an outdated member is no source", 3, majority, unbound, 0, outdatedSource},
-	{"a doomed plan is not tried all the time", 2, all, unbound, 0, doomedPlan},
-	{"a volume grows while its primary is replaced", 3, majority, unbound, 0, resizeAndPromote},
-	{"the tie-breaker comes and goes during a copy", 2, all, pieces, 1, tieBreaker},
-	{"a survivor promotes before the other is reconciled", 2, all, unbound, 0, newTail},
-	{"trims during a copy", 2, all, pieces, 1, trimWhileCopied},
-	{"slow members do not take each other for dead", 2, all, unbound, 0, slowBoth},
-	{"the node that cannot be heard goes, and no other", 3, majority, unbound, 0, rightNode},
-	{"a recovery is broken off", 3, majority, unbound, 0, brokenRecovery},
-	{"a disk is full, and fails, during a copy", 2, all, pieces, 1, fullWhileCopied},
-	{"all nodes are switched off", 3, all, unbound, 0, allOff},
+	{"a member misses generations", 3, majority, unbound, 0, mirror, missedGeneration},
+	{"a third member heals what the primary could not", 3, majority, unbound, 0, mirror, healedByThird},
+	{"the end of a copy is lost", 2, all, pieces, 1, mirror, lostEnd},
+	{"a clean stop of all is no loss", 3, majority, unbound, 0, mirror, cleanStop},
+	{"an outdated member is no source", 3, majority, unbound, 0, mirror, outdatedSource},
+	{"a doomed plan is not tried all the time", 2, all, unbound, 0, mirror, doomedPlan},
+	{"a volume grows while its primary is replaced", 3, majority, unbound, 0, mirror, resizeAndPromote},
+	{"the tie-breaker comes and goes during a copy", 2, all, pieces, 1, mirror, tieBreaker},
+	{"a survivor promotes before the other is reconciled", 2, all, unbound, 0, mirror, newTail},
+	{"trims during a copy", 2, all, pieces, 1, mirror, trimWhileCopied},
+	{"slow members do not take each other for dead", 2, all, unbound, 0, mirror, slowBoth},
+	{"the node that cannot be heard goes, and no other", 3, majority, unbound, 0, mirror, rightNode},
+	{"a recovery is broken off", 3, majority, unbound, 0, mirror, brokenRecovery},
+	{"a disk is full, and fails, during a copy", 2, all, pieces, 1, mirror, fullWhileCopied},
+	{"all nodes are switched off", 3, all, unbound, 0, mirror, allOff},
+
+	// Erasure codes.
+	{"what rots in a shard, or differs, is rebuilt from the others", 6, four, unbound, 0, code(4, 2), mendShards},
+	{"what rots in more shards than a code can do without is an error", 3, pair, unbound, 0, code(2, 1), mendTooMany},
 }
 
 func (c *command) scenarios(name string) (failed bool, err error) {
@@ -114,7 +122,7 @@ func (c *command) scenarios(name string) (failed bool, err error) {
 // run plays a scenario, with what is random of it drawn from a seed, and lets
 // everything become level.
 func (c *scenario) run(seed uint64, out io.Writer) Result {
-	s := newSim(seed, setup{shape: c.shape, replicas: c.nodes, external: true, scale: 1, tempo: 1, limits: c.limits}, out)
+	s := newSim(seed, setup{shape: c.shape, replicas: c.nodes, external: true, scale: 1, tempo: 1, limits: c.limits, code: c.code}, out)
 	s.bare, s.quiet, s.idle = true, true, true
 	v := s.guarded(func() {
 		s.build()

@@ -33,14 +33,15 @@ type sim struct {
 	turn  uint64 // orders events of one time
 
 	setup
-	quiet  bool        // all faults have ended
-	joins  int         // invitations that were sent
-	struck func(*node) // what happens to a node that is cut off
-	cutOff bool        // one was
-	idle   bool        // no client begins anything
-	bare   bool        // a scenario: nothing is promoted by itself
-	readMs float64
-	syncMs float64 // how long a sync takes on average
+	quiet   bool        // all faults have ended
+	damaged bool        // a scenario has changed a shard behind everybody's back
+	joins   int         // invitations that were sent
+	struck  func(*node) // what happens to a node that is cut off
+	cutOff  bool        // one was
+	idle    bool        // no client begins anything
+	bare    bool        // a scenario: nothing is promoted by itself
+	readMs  float64
+	syncMs  float64 // how long a sync takes on average
 
 	quorum
 	oracle
@@ -280,10 +281,11 @@ func (s *sim) boot(n *node, made bool) {
 	n.core = replication.NewCore(replication.Config{Self: n.name, Incarnation: n.inc, Replica: replica, Coded: n.coded, Gate: n.disk, Now: s.clock(n),
 		Fresh: made && promised == 0, Durable: n.disk.durable(), Limits: s.limits, Times: s.times(),
 		Events: replication.Events{
-			Note:   s.notes(n),
-			Role:   func(r replication.Role, g replication.Generation) { s.roleChanged(n, r, g) },
-			Served: func(c *replication.Certificate) { s.certified(n, c) },
-			Mended: func(off int64, from replication.NodeID) { s.mendedBy(n, off, from) },
+			Note:    s.notes(n),
+			Role:    func(r replication.Role, g replication.Generation) { s.roleChanged(n, r, g) },
+			Served:  func(c *replication.Certificate) { s.certified(n, c) },
+			Mended:  func(off int64, from replication.NodeID) { s.mendedBy(n, off, from) },
+			Rebuilt: func(off int64, at replication.NodeID) { s.rebuiltAt(n, off, at) },
 		}})
 	core := n.core
 	for _, m := range s.nodes {

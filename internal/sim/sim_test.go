@@ -65,8 +65,8 @@ func TestSimulationCoded(t *testing.T) {
 		sum.Add(r.Tally)
 	}
 	t.Logf("%d seeds: %+v", seeds, sum)
-	if sum.Rebuilt == 0 || sum.Copies == 0 || sum.Reads == 0 {
-		t.Errorf("nothing was rebuilt, copied or read: %+v", sum)
+	if sum.Rebuilt == 0 || sum.Copies == 0 || sum.Reads == 0 || sum.Mended == 0 || sum.Comparisons == 0 {
+		t.Errorf("nothing was rebuilt, copied, read, mended or compared: %+v", sum)
 	}
 }
 

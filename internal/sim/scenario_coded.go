@@ -1,0 +1,110 @@
+package sim
+
+import (
+	"time"
+
+	"blkd/blockdev"
+	"blkd/internal/erasure"
+	"blkd/replication"
+)
+
+// code is that of a scenario.
+func code(k, m int) *erasure.Code {
+	c, err := erasure.New(k, m)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// rotShard lets a row of a node's shard fail its check. Of one row, only one shard
+// does.
+func (s *sim) rotShard(n *node, row int64) {
+	for _, x := range s.nodes {
+		if x.shard.rot[row] {
+			return
+		}
+	}
+	n.shard.rot[row] = true
+}
+
+// fillShards writes every block, and lets the log be poured.
+func (s *sim) fillShards() {
+	for b := range int64(volumeBlocks) {
+		s.do(s.nodes[0], blockdev.OpWrite, b)
+	}
+	s.until("the log is poured", func() bool {
+		used, _ := s.nodes[0].disk.LogUsed()
+		return used <= 1 // the decision
+	})
+}
+
+// mendShards: rows rot one after the other and two at once, and a shard is not what it
+// was, which only the others can tell.
+func mendShards(s *sim, n []*node) {
+	s.fillShards()
+	wrong := func(found map[replication.NodeID]replication.Compared) (differ, bad int) {
+		for _, r := range found {
+			if r.Differs {
+				differ++
+			}
+			if r.Unreadable {
+				bad++
+			}
+		}
+		return differ, bad
+	}
+	check := func(x replication.Comparison, differ, bad int) {
+		if d, b := wrong(s.findings(x)); d != differ || b != bad {
+			s.violate("scenario", "%+v finds that %d differ and %d are bad", x, d, b)
+		}
+	}
+	check(replication.Comparison{}, 0, 0)
+	for _, x := range n[:6] {
+		x.shard.rot[2] = x.id < 2
+		x.shard.rot[3] = x.id == 2 || x.id == 5
+	}
+	for b := range int64(volumeBlocks) {
+		s.do(n[0], blockdev.OpRead, b)
+	}
+	s.until("what was read is mended", func() bool { return s.Mended >= 3 })
+	check(replication.Comparison{}, 0, 1) // parity is not read by clients
+	check(replication.Comparison{Rewrite: true}, 0, 1)
+	check(replication.Comparison{}, 0, 0)
+	for _, x := range n[:6] {
+		s.damaged = true
+		x.shard.settle()
+		x.shard.base = applied(x.shard.base, []blockdev.Entry{{Kind: blockdev.EntryZero, Off: 2 * blockSize, Len: blockSize}})
+		check(replication.Comparison{}, 1, 0)
+		check(replication.Comparison{Rewrite: true}, 1, 0)
+		s.damaged = false // I14 is checked again
+		check(replication.Comparison{}, 0, 0)
+	}
+}
+
+// mendTooMany: a read of what is lost ends at once, other blocks are not lost, and what
+// is written over it is good again.
+func mendTooMany(s *sim, n []*node) {
+	s.fillShards()
+	n[0].shard.rot[1], n[1].shard.rot[1] = true, true
+	s.do(n[0], blockdev.OpRead, 4)
+	if s.Unmended > 0 {
+		s.violate("scenario", "a block is lost that was not bad")
+	}
+	for b := range int64(2) {
+		s.do(n[0], blockdev.OpRead, 2+b)
+	}
+	if s.Unmended != 2 {
+		s.violate("scenario", "%d blocks were lost, of 2", s.Unmended)
+	}
+	for b := range int64(2) {
+		s.do(n[0], blockdev.OpWrite, 2+b)
+	}
+	s.run(5 * time.Second)
+	for b := range int64(volumeBlocks) {
+		s.do(n[0], blockdev.OpRead, b)
+	}
+	if s.Unmended != 2 {
+		s.violate("scenario", "what was written over lost blocks is lost")
+	}
+}
