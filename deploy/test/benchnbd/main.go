@@ -16,6 +16,8 @@
 //	durable    the raw file, one node and two copies under 32 writers that flush; two
 //	           copies with durability flush and write.
 //	cluster-tls  two copies with and without TLS between the nodes.
+//	erasure    mirrors of two and three copies, and volumes of 2+1 and 4+2, on six nodes;
+//	           then 2+1 with and without one of its nodes.
 //
 // Only if asked for:
 //
@@ -79,7 +81,7 @@ func main() {
 	sizeMiB := flag.Int64("size", 1024, "size of each disk in MiB; all of them must fit into memory several times")
 	flag.IntVar(&b.rounds, "rounds", fio.DefaultRounds, "runs of each job against each server")
 	flag.DurationVar(&b.runtime, "runtime", 2*time.Second, "length of a run")
-	only := flag.String("only", "disk,memory,tls,checksums,mirror,durable,cluster-tls", "scenarios")
+	only := flag.String("only", "disk,memory,tls,checksums,mirror,durable,cluster-tls,erasure", "scenarios")
 	with := flag.String("with", "", "scenarios to run after them")
 	transports := flag.String("transports", "tcp,unix", "transports of the disk scenario")
 	flag.Parse()
@@ -109,7 +111,7 @@ func (b *bench) run(ctx context.Context, dir string, only []string) error {
 	defer b.stopAll()
 	scenarios := map[string]func(context.Context) ([]verdict, error){
 		"disk": b.disk, "memory": b.memory, "tls": b.tls, "checksums": b.checksums,
-		"mirror": b.mirror, "durable": b.durable, "cluster-tls": b.clusterTLS, "ceph": b.ceph,
+		"mirror": b.mirror, "durable": b.durable, "cluster-tls": b.clusterTLS, "erasure": b.erasure, "ceph": b.ceph,
 		"by-load": b.byLoad, "by-replicas": b.byReplicas, "by-volumes": b.byVolumes, "by-size": b.bySize,
 	}
 	var verdicts []verdict
