@@ -21,8 +21,8 @@ for ATTACH in "" --relay; do
     sleep 0.1
   done
   resize2fs $dev >/tmp/resize2fs 2>&1 || { cat /tmp/resize2fs; die resize2fs; }
-  dd if=/dev/zero of=/mnt/d/big bs=1M count=$((mib - 150)) conv=fsync 2>/dev/null || die "what was added cannot be written"
   wait $g || { cat /tmp/gap; die iogap; }
+  dd if=/dev/zero of=/mnt/d/big bs=1M count=$((mib - 150)) conv=fsync 2>/dev/null || die "what was added cannot be written"
   t "${ATTACH:-direct}: $(df -m /mnt/d | awk 'NR==2 {print $2}') MiB of $mib, $(grep longest /tmp/gap | sed 's/iogap: //'), $dev -> $(readlink $dev)"
   unharmed resize; rm /mnt/d/big
   umount /mnt/d; check_fs; blkctl detach pg >/dev/null
