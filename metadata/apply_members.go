@@ -112,6 +112,8 @@ func checkNewcomers(v, next *metapb.Volume) *Refusal {
 		switch {
 		case m.Amnesiac && !was.Amnesiac:
 			return invalid("volume %s: only a restart makes member %s amnesiac", v.Name, m.Node)
+		case was.Node == "" && isEC(v.Layout):
+			return refused("volume %s has layout %s: its shards cannot be added to or moved", v.Name, metapb.LayoutWord(v.Layout))
 		case m.Incarnation == 0 && (m.State != was.State || m.Amnesiac != was.Amnesiac):
 			return refused("volume %s: node %s has not registered since it was replaced or restored", v.Name, m.Node).advise("start blkd on %s", m.Node)
 		case was.Node != "" && m.Shard != was.Shard && m.State != metapb.ReplicaState_REPLICA_STATE_INCONSISTENT:
