@@ -90,6 +90,11 @@ func (s *sim) finish(n *node, core *replication.Core, t *replication.Task) {
 	}
 }
 
+// pouring tells whether a batch is on its way to the shards.
+func (s *sim) pouring() bool {
+	return s.code != nil && slices.ContainsFunc(s.primaries(), func(n *node) bool { return n.core.Status().Pouring != "" })
+}
+
 // tear does a part of what a node is doing to its shard when it stops.
 func (s *sim) tear(n *node) {
 	if n.core != nil && len(n.tasks) > 0 && s.rnd.IntN(2) == 0 {

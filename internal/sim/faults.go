@@ -143,6 +143,9 @@ func (s *sim) crashWith(n *node, power bool, survive func(most int) int) {
 		return
 	}
 	s.logf("%s stops, power loss %v", n.name, power)
+	if s.pouring() {
+		s.Torn++
+	}
 	n.up, n.registered = false, false
 	s.close(n)
 }
