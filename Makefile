@@ -162,6 +162,8 @@ cluster: ## the short forms of cluster-kill, cluster-witness and, for root, clus
 .PHONY: failover
 failover: build ## kill, freeze and relieve primaries under load, KILLS (50) times, and measure what clients notice
 	$(GO) run ./deploy/test/failover -blkd bin/blkd -kills $(KILLS)
+	$(GO) run ./deploy/test/failover -blkd bin/blkd -layout ec:2+1 -only kill,promote,fio,losses -kills $(KILLS)
+	$(GO) run ./deploy/test/failover -blkd bin/blkd -layout ec:4+2 -only fio,losses -kills $(KILLS)
 
 .PHONY: failover-short
 failover-short: build ## the same in a minute

@@ -13,7 +13,7 @@ import (
 	"blkd/nbd"
 )
 
-// Volume is a mirrored volume of a cluster. Its methods may be used by any goroutine,
+// Volume is a volume of a cluster. Its methods may be used by any goroutine,
 // while no node is started or ended.
 type Volume struct {
 	Name   string
@@ -27,13 +27,17 @@ type Volume struct {
 // are up to date. Questions go to the node ask from then on. Clients of several nodes may
 // write to it at once.
 func (c *Cluster) CreateVolume(ctx context.Context, name string, bytes int64, ask *Node, copies []*Node) (*Volume, error) {
+	return c.CreateVolumeOf(ctx, name, bytes, ask, copies, &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(len(copies))})
+}
+
+// CreateVolumeOf is CreateVolume with any layout, which as many nodes as copies fit.
+func (c *Cluster) CreateVolumeOf(ctx context.Context, name string, bytes int64, ask *Node, copies []*Node, layout *metapb.Layout) (*Volume, error) {
 	v := &Volume{Name: name, Ask: ask, Copies: copies, cluster: c}
 	var on []string
 	for _, n := range copies {
 		on = append(on, n.Name)
 	}
-	_, err := v.service().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: bytes, Nodes: on, Shared: true, Request: NewRequest(),
-		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(len(copies))}})
+	_, err := v.service().Create(ctx, &api.CreateVolumeRequest{Name: name, SizeBytes: bytes, Nodes: on, Shared: true, Request: NewRequest(), Layout: layout})
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ func fio(ctx context.Context, o *options) error {
 		fmt.Println("fio is left out: it is not installed (make deps)")
 		return nil
 	}
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -41,31 +41,36 @@ func fio(ctx context.Context, o *options) error {
 			if kills == 0 {
 				return fmt.Errorf("fio has ended before a primary was killed")
 			}
-			fmt.Printf("fio with verify, 16 in flight, %d kill -9 of the primary: no error\n", kills)
+			fmt.Printf("fio with verify, 16 in flight, %d kill -9 of the primary and %d others at once: no error\n", kills, o.may()-1)
 			return nil
 		case <-time.After(time.Second):
 		}
 		if kills == o.rounds {
 			continue
 		}
-		if err := r.killUnderFio(ctx); err != nil {
+		if err := r.killUnderFio(ctx, o.may()); err != nil {
 			return err
 		}
 		kills++
 	}
 }
 
-func (r *rig) killUnderFio(ctx context.Context) error {
+func (r *rig) killUnderFio(ctx context.Context, lost int) error {
 	p, err := r.volume.Primary(ctx)
 	if err != nil {
 		return err
 	}
-	p.Kill()
+	gone := r.some(p, lost)
+	for _, n := range gone {
+		n.Kill()
+	}
 	if err := sleep(ctx, time.Second); err != nil {
 		return err
 	}
-	if err := p.Start(); err != nil {
-		return err
+	for _, n := range gone {
+		if err := n.Start(); err != nil {
+			return err
+		}
 	}
 	if err := r.Settle(ctx); err != nil {
 		return err

@@ -15,7 +15,7 @@ const granted = 64
 
 // freeze stops the primary's process, and wakes it when it has long been replaced.
 func freeze(ctx context.Context, o *options) error {
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}

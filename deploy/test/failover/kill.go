@@ -12,9 +12,14 @@ import (
 	"blkd/metadata/metapb"
 )
 
-// mirror3 is a volume on three nodes and a client of a fourth.
-func mirror3(ctx context.Context, o *options) (*rig, error) {
-	return newRig(ctx, o, []string{"n1", "n2", "n3", "n4"}, []string{"n1", "n2", "n3"})
+// oneEach is a volume with every copy or shard on a node of its own, and a client of
+// another one.
+func oneEach(ctx context.Context, o *options) (*rig, error) {
+	var names []string
+	for i := range o.width() + 1 {
+		names = append(names, fmt.Sprintf("n%d", i+1))
+	}
+	return newRig(ctx, o, names, names[:o.width()])
 }
 
 // calm is how long the load runs before something happens: long enough for it to be
@@ -25,7 +30,7 @@ func calm(ctx context.Context) error {
 
 // kill kills primaries.
 func kill(ctx context.Context, o *options) error {
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -133,7 +138,7 @@ func (r *rig) lead(ctx context.Context, name string, leads bool) error {
 
 // promote promotes one copy after the other.
 func promote(ctx context.Context, o *options) error {
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,10 @@
 //	power     kill -9 of all nodes at once
 //	site      all members lose their power, for all that they know: the client is refused
 //	fio       fio with verify as the client, while primaries are killed
+//	losses    kill -9 of as many members at once as may be lost, the primary or not
+//
+// With -layout ec:K+M, kill, promote, freeze, fio and losses are of an erasure code; the
+// other scenarios are of mirrors.
 package main
 
 import (
@@ -29,6 +33,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"blkd/metadata/metapb"
 )
 
 // options are how much is done.
@@ -40,6 +46,7 @@ type options struct {
 	frozen            time.Duration
 	away              time.Duration // how long a member is, whose return is measured
 	slow              time.Duration // how long a member is slow
+	data, parity      int           // shards of the erasure code; 0: it is a mirror
 	pause             time.Duration // of each of the client's 16 places, after an answer
 }
 
@@ -48,7 +55,26 @@ var scenarios = []struct {
 	name string
 	run  func(context.Context, *options) error
 }{
-	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"site", site}, {"fio", fio},
+	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"site", site}, {"fio", fio}, {"losses", losses},
+}
+
+// width is the number of members of the volume.
+func (o *options) width() int {
+	if o.data > 0 {
+		return o.data + o.parity
+	}
+	return 3
+}
+
+// may is how many of them may be lost at once.
+func (o *options) may() int { return max(o.parity, 1) }
+
+// layoutOf is the layout of a volume with so many members.
+func (o *options) layoutOf(members int) *metapb.Layout {
+	if o.data > 0 {
+		return &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_EC, Data: int32(o.data), Parity: int32(o.parity)}
+	}
+	return &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(members)}
 }
 
 func main() {
@@ -69,6 +95,10 @@ func main() {
 	flag.DurationVar(&o.away, "away", 10*time.Second, "`time` for which a member is away")
 	flag.DurationVar(&o.slow, "slow", 20*time.Second, "`time` for which a member is slow")
 	flag.DurationVar(&o.pause, "pause", time.Millisecond, "`time` that the client lets pass after each answer, in each of its 16 places")
+	flag.Func("layout", "`ec:K+M`, an erasure code (default: a mirror of three)", func(text string) error {
+		_, err := fmt.Sscanf(text, "ec:%d+%d", &o.data, &o.parity)
+		return err
+	})
 	only := flag.String("only", strings.Join(names, ","), "`scenarios` to run")
 	flag.Parse()
 	chosen := strings.Split(*only, ",")

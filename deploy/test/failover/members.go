@@ -20,7 +20,7 @@ import (
 // members kills each member in turn, as often as is asked for or for a time, and
 // compares them in the end.
 func members(ctx context.Context, o *options) error {
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}

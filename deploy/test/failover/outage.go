@@ -62,7 +62,7 @@ func quorum(ctx context.Context, o *options) error {
 
 // power kills all nodes at once.
 func power(ctx context.Context, o *options) error {
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func site(ctx context.Context, o *options) error {
 		fmt.Println("site is left out: it needs root, to have a machine booted anew")
 		return nil
 	}
-	r, err := mirror3(ctx, o)
+	r, err := oneEach(ctx, o)
 	if err != nil {
 		return err
 	}

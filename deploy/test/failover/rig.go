@@ -12,6 +12,7 @@ import (
 	"blkd/deploy/test/clustertest"
 	"blkd/internal/api"
 	"blkd/internal/verifier"
+	"blkd/metadata/metapb"
 	"blkd/nbd"
 )
 
@@ -53,14 +54,14 @@ func newRig(ctx context.Context, o *options, names, copies []string) (r *rig, er
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(r.dir))
 	}
-	if err := r.begin(ctx, copies); err != nil {
+	if err := r.begin(ctx, copies, o.layoutOf(len(copies))); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *rig) begin(ctx context.Context, copies []string) error {
+func (r *rig) begin(ctx context.Context, copies []string, layout *metapb.Layout) error {
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func (r *rig) begin(ctx context.Context, copies []string) error {
 	}
 	r.client = r.Nodes[len(r.Nodes)-1]
 	var err error
-	if r.volume, err = r.CreateVolume(ctx, volume, size, r.client, r.copies); err != nil {
+	if r.volume, err = r.CreateVolumeOf(ctx, volume, size, r.client, r.copies, layout); err != nil {
 		return err
 	}
 	r.dev, err = r.volume.Dial(ctx, r.client, nbd.DialOptions{})
