@@ -175,6 +175,9 @@ func (s *sim) oldDiskFound(n *node) {
 	}
 	set, m := len(s.rec.Set()), s.rec.Member(n.name)
 	spared := m == nil || m.State != replication.UpToDate || sound >= s.rec.Policy.SealQuorum(set) && sound >= s.rec.Policy.AckQuorum(set)
+	if s.code != nil {
+		spared = spared && sound >= s.code.K()
+	}
 	if spared && s.operator("replace "+string(n.name), &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: string(n.name)}}}) {
 		s.Replaced++
 		n.diskID += 1000
