@@ -36,9 +36,11 @@ func (b *bench) erasure(ctx context.Context) ([]verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.endSecondary(ctx, c, read); err != nil {
+	ended, err := endSecondary(ctx, c, read)
+	if err != nil {
 		return nil, err
 	}
+	servers[2].pids = slices.DeleteFunc(servers[2].pids, func(pid int) bool { return pid == ended })
 	degraded, err := b.measure(ctx, "erasure, without a node", fio.EngineFio, "", []string{job}, servers[2])
 	if err != nil {
 		return nil, err
@@ -51,20 +53,22 @@ func codeOf(data, parity int32) *api.CreateVolumeRequest {
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_EC, Data: data, Parity: parity}}
 }
 
-// endSecondary ends a node that has a data shard of a volume, and is not its primary.
-func (b *bench) endSecondary(ctx context.Context, c *clustertest.Cluster, volume string) error {
+// endSecondary ends a node that has a data shard of a volume, and is not its primary. It
+// tells the process that has ended.
+func endSecondary(ctx context.Context, c *clustertest.Cluster, volume string) (pid int, err error) {
 	v, err := api.NewVolumeServiceClient(c.Nodes[0].Conn()).Show(ctx, &api.ShowVolumeRequest{Name: volume})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, m := range v.Record.Members {
 		if m.Node == v.Record.Primary || m.Shard >= v.Record.Layout.Data {
 			continue
 		}
 		i := slices.IndexFunc(c.Nodes, func(n *clustertest.Node) bool { return n.Name == m.Node })
-		return c.Nodes[i].Stop()
+		pid = c.Nodes[i].Pid()
+		return pid, c.Nodes[i].Stop()
 	}
-	return fmt.Errorf("volume %s has no data shard but the primary's", volume)
+	return 0, fmt.Errorf("volume %s has no data shard but the primary's", volume)
 }
 
 // beside makes a verdict of one server in two reports.
