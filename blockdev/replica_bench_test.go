@@ -38,6 +38,7 @@ func benchAppend(b *testing.B, batch int, behind blockdev.Seq) {
 			entries[i] = blockdev.Entry{
 				Gen: 1, Seq: seq, Kind: blockdev.EntryWrite,
 				Off: int64(seq) * 7919 % (size / 4096) * 4096, Len: 4096, Data: data,
+				Origin: blockdev.Origin{Client: 1, Session: 1, Op: uint64(seq)},
 			}
 		}
 		if err := s.Append(entries); err != nil {

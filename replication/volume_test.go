@@ -410,7 +410,8 @@ func benchWrite(b *testing.B, copies, depth int) {
 		policy = AckMajority
 	}
 	const blocks = 4096
-	dev := newCell(b, copies, policy, blocks*blockSize).primary(b, "n1")
+	c := newCell(b, copies, policy, blocks*blockSize)
+	dev := c.volumes["n1"].Session(c.primary(b, "n1").gen, 1, blockdev.Origin{Client: 1, Session: 1})
 	done := make(chan *blockdev.Request, depth)
 	data := make([]byte, blockSize)
 	free := make([]*blockdev.Request, depth)
@@ -425,6 +426,7 @@ func benchWrite(b *testing.B, copies, depth int) {
 		batch := free[:min(len(free), b.N-sent)]
 		for i, r := range batch {
 			r.Off = int64(sent+i) * 7919 % blocks * blockSize
+			r.Number = uint64(sent + i + 1)
 		}
 		dev.Submit(batch)
 		sent += len(batch)
