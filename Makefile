@@ -227,8 +227,8 @@ vm-relay: build ## what a relay costs and gains: latency, and the wait when the 
 
 .PHONY: vm-short
 vm-short: build ## the same in two minutes: a kill and a hand-over on ext4, PostgreSQL through two kills
-	deploy/test/vm/attach.sh --env FAULTS="kill promote"
-	$(VM_POSTGRES) --script postgres-guest.sh --env KILLS=2
+	deploy/test/vm/attach.sh --env FAULTS="kill promote" --env SECONDS_EACH=9
+	$(VM_POSTGRES) --script postgres-guest.sh --env KILLS=2 --env SECONDS_EACH=6
 
 .PHONY: bench
 bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers

@@ -9,7 +9,7 @@ q() { psql -qAtX -v ON_ERROR_STOP=1; }
 
 pg_create() {
   mkdir -m 700 $data; chown 70:70 $data
-  as "initdb -D $data -A trust --data-checksums --locale=C -E UTF8" >/tmp/initdb 2>&1 || { cat /tmp/initdb; die "initdb"; }
+  as "initdb --no-sync -D $data -A trust --data-checksums --locale=C -E UTF8" >/tmp/initdb 2>&1 || { cat /tmp/initdb; die "initdb"; }
   cat >>$data/postgresql.conf <<C
 listen_addresses = '*'
 unix_socket_directories = '/tmp'
