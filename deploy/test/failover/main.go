@@ -17,8 +17,9 @@
 //	site      all members lose their power, for all that they know: the client is refused
 //	fio       fio with verify as the client, while primaries are killed
 //	losses    kill -9 of as many members at once as may be lost, the primary or not
+//	rebuild   of an erasure code: the rate at which a shard is rebuilt, and the space that shards take
 //
-// With -layout ec:K+M, kill, promote, freeze, fio and losses are of an erasure code; the
+// With -layout ec:K+M, kill, promote, freeze, fio, losses and rebuild are of an erasure code; the
 // other scenarios are of mirrors.
 package main
 
@@ -55,7 +56,7 @@ var scenarios = []struct {
 	name string
 	run  func(context.Context, *options) error
 }{
-	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"site", site}, {"fio", fio}, {"losses", losses},
+	{"kill", kill}, {"promote", promote}, {"freeze", freeze}, {"members", members}, {"slow", slowMember}, {"quorum", quorum}, {"power", power}, {"site", site}, {"fio", fio}, {"losses", losses}, {"rebuild", rebuild},
 }
 
 // width is the number of members of the volume.
