@@ -194,10 +194,17 @@ func (s *sim) checkStaged() {
 		s.violate("S9", "%s counts, and is incomplete", n.name)
 	}
 	upto, at := replication.Seq(0), [decisions + 1]replication.Seq{}
-	for i := range s.committed[:min(int(n.disk.commit), len(s.committed))] {
+	batch := uint64(n.shard.at(n.shard.commit))
+	for i := range s.committed {
 		e := &s.committed[i]
-		if _, u, ok := replication.Decision(e, decisions*blockSize); ok {
+		committed := i < int(n.disk.commit)
+		// A shard that was rebuilt has a batch whose decision its log may have still to
+		// commit.
+		if b, u, ok := replication.Decision(e, decisions*blockSize); ok && (committed || b <= batch) {
 			upto = u
+		}
+		if !committed {
+			continue
 		}
 		each(e, func(b int64, _ uint64) { at[b] = e.Seq })
 	}
