@@ -73,7 +73,7 @@ func endSecondary(ctx context.Context, c *clustertest.Cluster, volume string) (p
 
 // beside makes a verdict of one server in two reports.
 func beside(degraded, healthy *fio.Report, job, name string) verdict {
-	v := verdict{number: 6, what: "erasure: " + job + ", IO/s, without a node / healthy", want: 0.5, missing: true}
+	v := verdict{number: 5, what: "erasure: " + job + ", IO/s, without a node / healthy", want: 0.5, missing: true}
 	d, h := degraded.Find(job, fio.EngineFio), healthy.Find(job, fio.EngineFio)
 	if d != nil && h != nil {
 		if x, y := d.Target(name).Summary[fio.IOPS].Median, h.Target(name).Summary[fio.IOPS].Median; y > 0 {
@@ -85,7 +85,7 @@ func beside(degraded, healthy *fio.Report, job, name string) verdict {
 
 func erasureVerdicts(rep *fio.Report) []verdict {
 	ratio := func(job string, m fio.Metric, over string, want float64) verdict {
-		return compare(rep, 6, "erasure", job, fio.EngineFio, m, "ec-2-1", over, atLeast, want)
+		return compare(rep, 5, "erasure", job, fio.EngineFio, m, "ec-2-1", over, atLeast, want)
 	}
 	return []verdict{
 		ratio("randwrite-4k-qd1", fio.IOPS, "2-copies", 0.75),
