@@ -53,8 +53,10 @@ func (c *Core) tickPour() {
 		c.tryPour()
 		return
 	}
-	if c.p.drain != nil || !c.p.pours.ready(c.now) || len(c.participants()) < max(c.coded.code.K(), c.p.base.MinCopies) {
-		return // it could not be decided
+	if c.p.drain != nil || !c.p.pours.ready(c.now) || c.soundShards("") < max(c.coded.code.K(), c.p.base.MinCopies) {
+		// A batch that fewer than k shards that count have would be lost with them; one
+		// that joins may not come to count.
+		return
 	}
 	used, size := c.coded.LogUsed()
 	fill := size / 16
