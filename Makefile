@@ -67,6 +67,7 @@ processes: build ## the short forms of what is tested with clusters of real proc
 	$(MAKE) --no-print-directory failover-short
 	deploy/test/drill.sh handover kill-primary --max-stall 1m
 	$(MAKE) --no-print-directory ocf
+	$(MAKE) --no-print-directory service
 	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null; then \
 		$(MAKE) --no-print-directory failover-partition-short; \
 	else \
@@ -187,6 +188,10 @@ failover-partition-short: build ## the same in half a minute
 .PHONY: endpoints
 endpoints: build ## HAProxy and keepalived follow a volume; needs root and both
 	$(GO) run ./deploy/test/endpoints -blkd bin/blkd
+
+.PHONY: service
+service: build ## services follow a volume, with real processes
+	deploy/test/service.sh
 
 .PHONY: ocf
 ocf: build ## the agents for Pacemaker under ocf-tester, and through a failover

@@ -3323,6 +3323,7 @@ type SetServiceRequest struct {
 	To            string                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`          // run it there
 	Stop          bool                   `protobuf:"varint,5,opt,name=stop,proto3" json:"stop,omitempty"`     // run it nowhere
 	Away          bool                   `protobuf:"varint,6,opt,name=away,proto3" json:"away,omitempty"`     // run it on another node than now
+	From          string                 `protobuf:"bytes,8,opt,name=from,proto3" json:"from,omitempty"`      // with away: only if it is wanted on this node; else nothing changes
 	Forget        bool                   `protobuf:"varint,7,opt,name=forget,proto3" json:"forget,omitempty"` // the volume has no service any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3398,6 +3399,13 @@ func (x *SetServiceRequest) GetAway() bool {
 		return x.Away
 	}
 	return false
+}
+
+func (x *SetServiceRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
 }
 
 func (x *SetServiceRequest) GetForget() bool {
@@ -3803,14 +3811,15 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\rDetachRequest\x12.\n" +
 	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xbd\x01\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xd1\x01\n" +
 	"\x11SetServiceRequest\x12.\n" +
 	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05nodes\x18\x03 \x03(\tR\x05nodes\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\tR\x02to\x12\x12\n" +
 	"\x04stop\x18\x05 \x01(\bR\x04stop\x12\x12\n" +
-	"\x04away\x18\x06 \x01(\bR\x04away\x12\x16\n" +
+	"\x04away\x18\x06 \x01(\bR\x04away\x12\x12\n" +
+	"\x04from\x18\b \x01(\tR\x04from\x12\x16\n" +
 	"\x06forget\x18\a \x01(\bR\x06forget\"9\n" +
 	"\rFollowRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +

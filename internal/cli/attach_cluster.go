@@ -95,6 +95,11 @@ func (c *attachCluster) attachAt(ctx context.Context, address string, req *api.A
 // Follow implements attach.Cluster: it asks all nodes at once, because one that stands
 // still tells nothing.
 func (c *attachCluster) Follow(ctx context.Context, f func(*metapb.Volume, []string)) {
+	c.follow(ctx, func(answer *api.FollowResponse, asked string) { f(answer.Record, primaryAddresses(answer, asked)) })
+}
+
+// follow calls f with every answer that has a record, and whom it is from.
+func (c *attachCluster) follow(ctx context.Context, f func(answer *api.FollowResponse, asked string)) {
 	if len(c.nodes) == 0 {
 		c.poll(ctx, "", f)
 		return
@@ -112,13 +117,13 @@ const (
 )
 
 // poll asks one node again and again.
-func (c *attachCluster) poll(ctx context.Context, address string, f func(*metapb.Volume, []string)) {
+func (c *attachCluster) poll(ctx context.Context, address string, f func(answer *api.FollowResponse, asked string)) {
 	known := uint64(0)
 	for ctx.Err() == nil {
 		answer, err := c.ask(ctx, address, known)
 		if err == nil && answer.Record != nil {
 			known = answer.Record.Number
-			f(answer.Record, primaryAddresses(answer, address))
+			f(answer, address)
 			continue
 		}
 		known = 0

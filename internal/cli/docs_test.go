@@ -38,7 +38,7 @@ func TestJSONPageNamesEveryField(t *testing.T) {
 	page := string(text)
 	names := map[string]bool{}
 	for _, v := range []any{Status{}, VolumeList{}, Deleted{}, Verified{}, Versions{}, Error{},
-		Cluster{}, NodeList{}, History{}, Why{}, Waited{}, Saved{}, Transferred{}, Event{}, PKI{}, Promotion{}, VolumeRole{}, ReplicaList{}, Compared{}, drill.Checked{}, drill.Report{}} {
+		Cluster{}, NodeList{}, History{}, Why{}, Waited{}, Saved{}, Transferred{}, Event{}, PKI{}, Promotion{}, VolumeRole{}, Service{}, ReplicaList{}, Compared{}, drill.Checked{}, drill.Report{}} {
 		jsonNames(reflect.TypeOf(v), names)
 	}
 	if len(names) < 100 {

@@ -150,6 +150,7 @@ var asks = []string{
 	"node list", "node show n1", "node add n4 --address n4:7400", "node remove n1", "node replace n1", "node drain n1", "node undrain n1", "node fence n1",
 	"cluster status", "cluster transfer", "cluster snapshot save FILE", "history v", "events", "status", "why", "primary v", "secondary v", "check", "drill all",
 	"attachments", "detach v --holder db1", "role v",
+	"service list", "service show v", "service enable v --on n1", "service disable v", "service move v", "service check v --holder x --attachment 1",
 }
 
 // TestExitCodesOfAllCommands: whatever a node answers, each command ends with the
@@ -189,7 +190,7 @@ func TestExitCodesOfAllCommands(t *testing.T) {
 // TestAsksIsComplete: every command of the tree that talks to a node is in the
 // list above, or is tested by itself.
 func TestAsksIsComplete(t *testing.T) {
-	other := []string{"blkctl wait", "blkctl demo", "blkctl dev", "blkctl version", "blkctl bench", "blkctl attach", "blkctl demo", "blkctl dev", "blkctl cluster snapshot restore",
+	other := []string{"blkctl wait", "blkctl demo", "blkctl dev", "blkctl version", "blkctl bench", "blkctl attach", "blkctl service run", "blkctl demo", "blkctl dev", "blkctl cluster snapshot restore",
 		"blkctl pki init", "blkctl pki issue", "blkctl pki list", "blkctl pki rotate"}
 	for _, c := range commands(New(Streams{})) {
 		path := c.CommandPath()

@@ -104,7 +104,7 @@ counts more.`,
 	fs.StringVarP(&a.output, "output", "o", formatTable, "output `FORMAT`: table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(a.statusCommand(), a.whyCommand(), a.volumeCommand(), a.promoteCommand(), a.roleCommand(), a.primaryCommand(), a.secondaryCommand(),
-		a.attachCommand(), a.detachCommand(), a.attachmentsCommand(), a.replicaCommand(), a.branchCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
+		a.attachCommand(), a.detachCommand(), a.attachmentsCommand(), a.serviceCommand(), a.replicaCommand(), a.branchCommand(), a.historyCommand(), a.eventsCommand(), a.waitCommand(),
 		a.nodeCommand(), a.clusterCommand(), a.pkiCommand(), a.benchCommand(), a.checkCommand(), a.drillCommand(),
 		a.demoCommand(), a.devCommand(), a.versionCommand())
 	return root

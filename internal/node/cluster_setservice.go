@@ -71,6 +71,7 @@ func (s *clusterVolumes) serviceWish(r *metapb.Volume, req *api.SetServiceReques
 		return nil, s.node.refuse(codes.FailedPrecondition, "blkctl service enable "+r.Name+" --on NODE,NODE", "volume %s has no service", r.Name)
 	case req.Stop:
 		op.Wanted = ""
+	case req.From != "" && req.From != now:
 	case req.To != "":
 		op.Wanted = req.To
 	case req.Away || now == "" || !slices.Contains(nodes, now):

@@ -86,7 +86,7 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Skip("systemd-analyze is not installed")
 	}
-	for source, name := range map[string]string{"blkd.service": "blkd.service", "blkd-attach@.service": "blkd-attach@pg.service"} {
+	for source, name := range map[string]string{"blkd.service": "blkd.service", "blkd-attach@.service": "blkd-attach@pg.service", "blkd-service@.service": "blkd-service@pg.service"} {
 		unit, err := os.ReadFile(filepath.Join(deploy, "systemd", source))
 		if err != nil {
 			t.Fatal(err)

@@ -33,6 +33,8 @@ func TestServiceIsWanted(t *testing.T) {
 		{&api.SetServiceRequest{}, "n3"},
 		{&api.SetServiceRequest{Away: true}, "n1"},
 		{&api.SetServiceRequest{Away: true}, "n3"},
+		{&api.SetServiceRequest{Away: true, From: "n1"}, "n3"},
+		{&api.SetServiceRequest{Away: true, From: "n3"}, "n1"},
 		{&api.SetServiceRequest{To: "n1"}, "n1"},
 		{&api.SetServiceRequest{Stop: true}, ""},
 		{&api.SetServiceRequest{}, "n3"},

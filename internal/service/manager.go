@@ -25,7 +25,10 @@ type Cluster interface {
 	Follow(ctx context.Context, f func(*metapb.Volume, []*metapb.Node))
 	// Hold makes Holder(node) the holder of the volume, with takeover also if another
 	// one is, and returns when the volume can be used. ErrHeld: another client has it.
-	Hold(ctx context.Context, takeover bool) (*Held, error)
+	// A device that an earlier Hold has left goes on only if the node has had the volume
+	// ever since the attachment keep; else it is removed first, with what it has not
+	// written.
+	Hold(ctx context.Context, takeover bool, keep uint64) (*Held, error)
 	// Release gives the volume up, if Holder(node) has it. Nothing of this node uses it.
 	Release(ctx context.Context) error
 	// MoveAway asks that the service run on another node than this one.
@@ -252,7 +255,7 @@ func (m *Manager) serve(ctx context.Context, takeover bool) error {
 		}
 		return nil
 	})
-	held, err := m.Cluster.Hold(run, takeover)
+	held, err := m.Cluster.Hold(run, takeover, m.leftover)
 	if err != nil {
 		if errors.Is(context.Cause(run), errElsewhere) {
 			err = nil

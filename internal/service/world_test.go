@@ -361,7 +361,7 @@ func (a *actor) do(ctx context.Context, f func() error) error {
 	return f()
 }
 
-func (a *actor) Hold(ctx context.Context, takeover bool) (held *Held, err error) {
+func (a *actor) Hold(ctx context.Context, takeover bool, _ uint64) (held *Held, err error) {
 	w, h := a.h.w, a.h
 	err = a.do(ctx, func() error {
 		if now := w.record.Attachment.Holder; now != "" && now != Holder(h.name) && !takeover {
