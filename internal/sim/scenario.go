@@ -91,6 +91,7 @@ var scenarios = []scenario{
 	// Erasure codes.
 	{"what rots in a shard, or differs, is rebuilt from the others", 6, four, unbound, 0, code(4, 2), mendShards},
 	{"what rots in more shards than a code can do without is an error", 3, pair, unbound, 0, code(2, 1), mendTooMany},
+	{"a part of a batch is not synced when its process ends", 3, pair, unbound, 0, code(2, 1), unsyncedPart},
 }
 
 func (c *command) scenarios(name string) (failed bool, err error) {

@@ -108,3 +108,25 @@ func mendTooMany(s *sim, n []*node) {
 		s.violate("scenario", "what was written over lost blocks is lost")
 	}
 }
+
+// unsyncedPart: a process ends between append and sync of its part of a batch, and is
+// back before the batch is decided.
+func unsyncedPart(s *sim, n []*node) {
+	s.fillShards()
+	x := n[1]
+	for b := int64(0); x.shard.synced == len(x.shard.log); b = (b + 1) % volumeBlocks {
+		s.do(n[0], blockdev.OpWrite, b)
+		if len(x.tasks) > 0 {
+			x.shard.torn, x.shard.left = true, 1<<30
+			_ = x.tasks[0].Run()
+			x.shard.torn = false
+		}
+	}
+	x.tasks = nil // tear leaves it as it is
+	s.crash(x, false)
+	s.start(x)
+	s.connect(n[0], x)
+	s.connect(n[2], x)
+	s.until("n2 is back", s.isMember("n2"))
+	s.fillShards()
+}
