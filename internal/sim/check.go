@@ -273,7 +273,9 @@ func (n *node) forgets(s *sim) bool {
 	return !n.registered && (n.old || n.boot != n.booted && s.rec.Durability != replication.DurableWrite || n.ioError)
 }
 
-// checkOld checks that a disk of an earlier time counts for nothing.
+// checkOld checks that a disk of an earlier time counts for nothing, not in a recovery
+// either. What is on one that an operator has emptied comes from primaries since: its
+// log may well be the best.
 func (s *sim) checkOld() {
 	for _, n := range s.nodes[:s.data] {
 		if m := s.rec.Member(n.name); n.old && n.registered && m != nil && m.Incarnation == n.inc && m.State == replication.UpToDate && !m.Amnesiac {
@@ -386,7 +388,7 @@ func (s *sim) recorded(old, rec *replication.Record, p *replication.Proposal) {
 	for _, m := range rec.Set() {
 		was := old.Member(m.Node)
 		if n := s.node(m.Node); !m.Amnesiac && (was == nil || was.State != replication.UpToDate || was.Amnesiac) && n.inc == m.Incarnation {
-			n.old = false
+			n.emptied = false
 			if n.core != nil { // it may have died meanwhile
 				s.checkImage(n)
 			}
@@ -446,6 +448,7 @@ func (s *sim) recovered(p *replication.Proposal) {
 	if common < s.flushed && len(p.Waived) == 0 {
 		s.violate("I13", "the volume is recovered with the log of %s up to %d, flushed was everything up to %d", n.name, last, s.flushed)
 	}
+	n.emptied = false
 	s.committed = s.committed[:common:common]
 	tail, err := disk.ReadLog(common, 1<<30)
 	if err != nil {

@@ -141,7 +141,7 @@ func (s *sim) checkShards() {
 	views := map[int]map[int64][]byte{}
 	for _, m := range s.rec.Set() {
 		n := s.node(m.Node)
-		if m.Incarnation != n.inc && n.registered || n.old {
+		if m.Incarnation != n.inc && n.registered || n.old || n.emptied {
 			continue
 		}
 		view, ok := n.shard.view(batch)

@@ -36,6 +36,7 @@ type identity struct {
 	clean    bool
 	ioError  bool
 	old      bool // the disk is one of an earlier time
+	emptied  bool // the disk was emptied, and has not been brought level since
 }
 
 // found founds the cluster and makes the volume.
@@ -165,7 +166,8 @@ func (s *sim) register(n *node) {
 
 // oldDiskFound is what an operator does about a node that may not start with an old
 // disk: puts the newest one back, if others cannot do without, else says that what it
-// held counts for nothing.
+// held counts for nothing, and empties its data directory. A replaced node does not
+// start with the directory that it had: that has the Raft id of before.
 func (s *sim) oldDiskFound(n *node) {
 	sound := 0
 	for _, m := range s.rec.Set() {
@@ -180,14 +182,24 @@ func (s *sim) oldDiskFound(n *node) {
 	}
 	if spared && s.operator("replace "+string(n.name), &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: string(n.name)}}}) {
 		s.Replaced++
-		n.diskID += 1000
-		n.previous = 0
+		s.emptied(n)
 		return
 	}
 	s.logf("%s gets its newest disk back", n.name)
 	*n.disk, n.shard, n.identity = n.newest.disk, n.newest.shard, n.newest.identity
 	n.boot++
 	n.disk.broken = false
+	delete(s.promised, n)
+}
+
+// emptied gives a node an empty data directory, without the promise of before.
+func (s *sim) emptied(n *node) {
+	n.diskID += 1000
+	n.previous, n.has, n.old, n.emptied = 0, false, false, true
+	n.disk.empty()
+	n.disk.lineage, n.disk.prom = 0, 0
+	n.disk.broken, n.disk.doomed = false, false
+	n.shard = shard{}
 	delete(s.promised, n)
 }
 

@@ -25,7 +25,7 @@ var rules = []Rule{
 	{"S8", "Who may have lost entries counts for nothing; a recovery keeps what was flushed.", "certified, recovered", true},
 	{"S9", "No torn stripe.", "checkShards: as if all stopped now and any m members were lost, what is decided is on every shard that counts", true},
 	{"S10", "Only the attached client's requests act.", "checkFenced: of the mutations that are not committed", true},
-	{"S11", "A disk of an earlier time has no standing.", "checkOld: it counts for nothing until it was brought level", true},
+	{"S11", "A disk of an earlier time has no standing.", "checkOld: it never counts, however a node came to start with it", true},
 	{"S12", "No read returns bytes that fail their check.", "readBy, mendedBy, rebuiltAt", true},
 	{"L1", "With a majority of everything alive, I/O resumes by itself.", "settle: all members are level, and answer, so long after the last fault", true},
 	{"L2", "No plan is retried without a pause.", "settle: the record changes no more than so often after the last fault", true},
