@@ -26,6 +26,15 @@ func (d *numbers) Submit(batch []*blockdev.Request) {
 	d.Device.Submit(batch)
 }
 
+// take returns what was seen since the last call.
+func (d *numbers) take() []uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seen := d.seen
+	d.seen = nil
+	return seen
+}
+
 // TestNumbered: the numbers of mutations reach the device of an export that is
 // Numbered, those of other requests are 0, and no other export's clients give any.
 func TestNumbered(t *testing.T) {
@@ -37,7 +46,7 @@ func TestNumbered(t *testing.T) {
 	const most = 1<<51 - 1
 	send := func(name string, opts DialOptions) []uint64 {
 		c := dialTest(t, s.uri(name), opts)
-		dev.seen = nil
+		dev.take()
 		for _, r := range []*blockdev.Request{
 			{Op: blockdev.OpWrite, Len: 512, Data: make([]byte, 512), Number: 1}, {Op: blockdev.OpWriteZeroes, Len: 512, Number: most},
 			{Op: blockdev.OpTrim, Len: 512}, {Op: blockdev.OpFlush}, {Op: blockdev.OpRead, Len: 512, Data: make([]byte, 512)},
@@ -50,7 +59,7 @@ func TestNumbered(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		return dev.seen
+		return dev.take()
 	}
 	for _, x := range []struct {
 		name string
