@@ -315,7 +315,7 @@ func (c *Core) pump(p *peer) {
 	}
 	prev := p.next - 1
 	gen, ok := c.disk.GenAt(prev)
-	entries, err := c.disk.ReadLog(prev, int(c.lim.CopyBytes))
+	entries, err := c.disk.ReadLog(prev, min(int(c.lim.CopyBytes), c.lim.SendBytes-p.bytes))
 	if err != nil || !ok && prev > 0 && prev > p.held {
 		p.behind = true
 		c.note("%s needs the log after %d, which is not kept: %v", p.node, prev, err)
