@@ -26,44 +26,14 @@ type join struct {
 	pieces  map[uint64]piece // not answered, to be read again after a broken connection
 	sent    uint64
 	held    uint64
-	end     uint64  // number of the piece that ends the copy; 0: not reached
-	copied  int64   // bytes sent
-	began   Instant // of the pieces that are on their way
-	took    Instant // each of the last ones
-	rests   Instant // while clients are at work, no piece begins before
-	safe    Seq     // what was committed when it was found to need a full copy
-	buf     []byte  // of the piece that is read
+	end     uint64 // number of the piece that ends the copy; 0: not reached
+	copied  int64  // bytes sent
+	safe    Seq    // what was committed when it was found to need a full copy
+	buf     []byte // of the piece that is read
 }
 
 // piece is a range of the copy.
 type piece struct{ off, n int64 }
-
-// answered notes which piece the replica has. A piece is followed by a pause three times
-// as long as it took, while clients are at work: they keep three quarters of whatever is
-// short, be it disk, network or processor.
-func (j *join) answered(now Instant, piece uint64) {
-	if piece <= j.held {
-		return
-	}
-	j.took = (now - j.began) / Instant(piece-j.held)
-	j.rests = now + 3*(now-j.began)
-	j.held = piece
-}
-
-// ahead is how many pieces may be on their way while clients are at work: one, and those
-// for which the pause was long enough.
-func (j *join) ahead(now Instant, most uint64) uint64 {
-	switch {
-	case j.rests > now:
-		return 0
-	case j.took == 0:
-		return 1
-	}
-	return min(1+uint64((now-j.rests)/(4*j.took)), most)
-}
-
-// atWork tells whether clients want something.
-func (c *Core) atWork() bool { return c.p.called != 0 && !c.now.after(c.p.called.add(c.times.Probe)) }
 
 // complete tells whether everything was copied.
 func (j *join) complete() bool {
@@ -230,8 +200,7 @@ func (c *Core) level(p *peer, at, durable Seq) {
 	c.copyOn()
 }
 
-// copyOn sends the next pieces of a full copy, a few ahead of the answers unless
-// clients are at work.
+// copyOn sends the next pieces of a full copy, a few ahead of the answers.
 func (c *Core) copyOn() {
 	j := c.p.join
 	if j == nil || !j.full || c.role != Primary || c.p.drain != nil {
@@ -242,11 +211,7 @@ func (c *Core) copyOn() {
 		return
 	}
 	maps.DeleteFunc(j.pieces, func(n uint64, _ piece) bool { return n <= j.held })
-	ahead := c.lim.Copies
-	if c.atWork() {
-		ahead = j.ahead(c.now, ahead)
-	}
-	for !j.reading && j.sent < j.held+ahead && (j.end == 0 || j.sent < j.end) {
+	for !j.reading && j.sent < j.held+c.lim.Copies && (j.end == 0 || j.sent < j.end) {
 		if !c.copyPiece(p, j) {
 			return
 		}
@@ -256,9 +221,6 @@ func (c *Core) copyOn() {
 // copyPiece sends piece j.sent+1. It is false if that must wait.
 func (c *Core) copyPiece(p *peer, j *join) bool {
 	n := j.sent + 1
-	if j.sent == j.held {
-		j.began = c.now
-	}
 	if n > j.planned {
 		off, length, err := c.nextPiece(j)
 		if err != nil {

@@ -30,7 +30,6 @@ type primary struct {
 	syncTo   Seq                // somebody waits for this to be durable
 	keep     Seq                // every member of the set holds the log up to here
 	lag      lag                // of members that need not be waited for
-	called   Instant            // when a client asked for something last
 	unread   []*Request         // read, but without a lease to prove it
 	fence    Seq                // up to here the log may be that of an earlier attachment
 
@@ -405,7 +404,7 @@ func (c *Core) onAck(p *peer, m *Message) {
 	}
 	if j := c.p.join; j != nil && j.node == p.node {
 		j.empty = true
-		j.answered(c.now, m.Copy)
+		j.held = max(j.held, m.Copy)
 	}
 	c.pump(p)
 	c.progress()

@@ -18,7 +18,6 @@ func (c *Core) Submit(now Instant, batch []*Request) {
 		}
 		return
 	}
-	c.p.called = now
 	if c.role != Primary || c.p.drain != nil {
 		for _, r := range batch {
 			c.park(r)
