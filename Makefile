@@ -20,11 +20,11 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 
 # What the tests use besides Go: gcc for the race detector; the others are NBD
 # clients, servers to compare with, file systems, what nbd's own test client is
-# built from, networks that can be cut, and guests with a kernel and a database.
+# built from, and networks that can be cut. Guests with a kernel and a database need more.
 PACKAGES = gcc libc6-dev fio nbdkit nbd-server libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
-	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils \
-	qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql
+	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils
+VM_PACKAGES = qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql
 
 .DEFAULT_GOAL := build
 
@@ -78,11 +78,6 @@ processes: build ## the short forms of what is tested with clusters of real proc
 	else \
 		echo "make endpoints is left out: it needs root, iproute2, curl, haproxy and keepalived"; \
 	fi
-	@if deploy/test/vm/build.sh >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null; then \
-		$(MAKE) --no-print-directory vm-short; \
-	else \
-		echo "make vm-short is left out, for want of what is named above: make deps installs it"; \
-	fi
 
 .PHONY: deps
 deps: ## install the tools that tests use (Debian packages; says which)
@@ -92,6 +87,10 @@ deps: ## install the tools that tests use (Debian packages; says which)
 	echo "installing with apt-get:$$missing"; \
 	if [ $$(id -u) != 0 ]; then echo "make deps: must run as root, e.g. sudo make deps" >&2; exit 1; fi; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing
+
+.PHONY: deps-vm
+deps-vm: ## install what make vm, vm-short, vm-postgres and vm-qemu use
+	@$(MAKE) --no-print-directory deps PACKAGES="$(VM_PACKAGES)"
 
 .PHONY: interop
 interop: build ## other NBD programs, file systems and kill -9 against bin/blkd
