@@ -189,10 +189,10 @@ func (m *Manager) admit(conn net.Conn, peer string) (replication.NodeID, *replic
 // judge compares what the other side says with what is known here.
 func (m *Manager) judge(hello *replication.Hello, peer string) (*replica, *replication.Refusal) {
 	m.mu.Lock()
-	r := m.replicas[hello.Volume]
+	r, registered := m.replicas[hello.Volume], m.incarnation != 0
 	m.mu.Unlock()
 	switch {
-	case m.incarnation == 0 || m.isStopping():
+	case !registered || m.isStopping():
 		return nil, &replication.Refusal{Code: replication.RefusedBusy, Text: "node " + m.cfg.Node + " is starting or stopping"}
 	case peer != "" && string(hello.From) != peer:
 		return nil, &replication.Refusal{Code: replication.RefusedNode,
