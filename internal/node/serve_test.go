@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -220,7 +221,11 @@ func TestLostStoreIsCopied(t *testing.T) {
 	if err := blockdev.WriteAt(client, block(1), 0, blockdev.FUA); err != nil {
 		t.Fatal(err)
 	}
-	c.wait(c.address("n1"), "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	// A majority has the write. One that never held anything has nothing to lose.
+	eventually(t, "n3 has it, too", func() bool {
+		now, err := c.address("n1").volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"})
+		return err == nil && slices.ContainsFunc(now.Replicas, func(x *api.Replica) bool { return x.Node == "n3" && x.HeldSeq > 0 && x.BehindEntries == 0 })
+	})
 	c.kill("n3")
 	dir := fmt.Sprintf("%s/volumes/v.%d/store", c.cfgs["n3"].DataDir, v.Record.Id)
 	if err := blockdev.RemoveStore(env.OS{}, dir); err != nil {
@@ -243,4 +248,7 @@ func TestLostStoreIsCopied(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	mustHold(t, c.dial("n3", "v"), 0, 1)
+	if h, err := c.address("n1").History(ctx, &api.HistoryRequest{Volume: "v"}); err != nil || !slices.ContainsFunc(h.Entries, func(e *metapb.HistoryEntry) bool { return e.Reason == "n3 is level" }) {
+		t.Errorf("it was not copied: %v, %v", h, err)
+	}
 }
