@@ -140,7 +140,7 @@ func (c *serviceCluster) Follow(ctx context.Context, f func(*metapb.Volume, []*m
 func (c *serviceCluster) Hold(ctx context.Context, takeover bool, keep uint64) (*service.Held, error) {
 	var said string
 	for pause := pollPause; ; pause = min(2*pause, askTime) {
-		r, err := c.Attach(ctx, false, takeover)
+		r, err := c.take(ctx, takeover, keep)
 		switch {
 		case err == nil && c.device:
 			return c.attachDevice(ctx, r, keep == r.Attachment.Since)
@@ -162,6 +162,30 @@ func (c *serviceCluster) Hold(ctx context.Context, takeover bool, keep uint64) (
 		case <-time.After(pause):
 		}
 	}
+}
+
+// take attaches the volume. Without a device, the clients that an earlier manager has
+// started under the attachment keep are left in their session: a new one would end them.
+func (c *serviceCluster) take(ctx context.Context, takeover bool, keep uint64) (*metapb.Volume, error) {
+	if keep != 0 && !c.device {
+		answer, err := c.look(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if a := answer.Record.GetAttachment(); a.GetHolder() == c.holder && a.GetSince() == keep {
+			return answer.Record, nil
+		}
+	}
+	return c.Attach(ctx, false, takeover)
+}
+
+// look asks a node for what it knows of the volume.
+func (c *serviceCluster) look(ctx context.Context) (answer *api.FollowResponse, err error) {
+	err = c.call(ctx, func(ctx context.Context, n *node) error {
+		answer, err = n.volumes.Follow(ctx, &api.FollowRequest{Name: c.volume})
+		return called(err)
+	})
+	return answer, err
 }
 
 // attachDevice has an agent make the device and keep it on the volume. It begins sessions
@@ -203,28 +227,21 @@ func (c *serviceCluster) attachDevice(ctx context.Context, r *metapb.Volume, kee
 
 // uri is where this node serves the volume to its holder.
 func (c *serviceCluster) uri(ctx context.Context, r *metapb.Volume) (string, error) {
-	export := fmt.Sprintf("%s;attachment=%d-%d", c.volume, r.Id, r.Attachment.Number)
-	uri := ""
-	err := c.call(ctx, func(ctx context.Context, n *node) error {
-		answer, err := n.volumes.Follow(ctx, &api.FollowRequest{Name: c.volume})
-		if err != nil {
-			return called(err)
-		}
-		for _, x := range answer.Nodes {
-			if x.Name == c.node && len(x.Nbd) > 0 {
-				if path, ok := strings.CutPrefix(x.Nbd[0], "unix:"); ok {
-					uri = "nbd+unix:///" + export + "?socket=" + path
-				} else {
-					uri = "nbd://" + x.Nbd[0] + "/" + export
-				}
-			}
-		}
-		return nil
-	})
-	if err == nil && uri == "" {
-		err = fmt.Errorf("node %s serves no NBD clients", c.node)
+	answer, err := c.look(ctx)
+	if err != nil {
+		return "", err
 	}
-	return uri, err
+	export := fmt.Sprintf("%s;attachment=%d-%d", c.volume, r.Id, r.Attachment.Number)
+	for _, x := range answer.Nodes {
+		if x.Name != c.node || len(x.Nbd) == 0 {
+			continue
+		}
+		if path, ok := strings.CutPrefix(x.Nbd[0], "unix:"); ok {
+			return "nbd+unix:///" + export + "?socket=" + path, nil
+		}
+		return "nbd://" + x.Nbd[0] + "/" + export, nil
+	}
+	return "", fmt.Errorf("node %s serves no NBD clients", c.node)
 }
 
 // Release implements service.Cluster.

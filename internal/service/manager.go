@@ -25,9 +25,9 @@ type Cluster interface {
 	Follow(ctx context.Context, f func(*metapb.Volume, []*metapb.Node))
 	// Hold makes Holder(node) the holder of the volume, with takeover also if another
 	// one is, and returns when the volume can be used. ErrHeld: another client has it.
-	// A device that an earlier Hold has left goes on only if the node has had the volume
-	// ever since the attachment keep; else it is removed first, with what it has not
-	// written.
+	// What an earlier Hold has left, a device or sessions of clients, goes on only if the
+	// node has had the volume ever since the attachment keep; else a device is removed
+	// first, with what it has not written.
 	Hold(ctx context.Context, takeover bool, keep uint64) (*Held, error)
 	// Release gives the volume up, if Holder(node) has it. Nothing of this node uses it.
 	Release(ctx context.Context) error
