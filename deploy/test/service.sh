@@ -145,6 +145,14 @@ only() {
 	done
 }
 
+# usable NODE: a service whose turn it is there starts there. Under load, a node that has
+# just come back is not at once.
+usable() {
+	local node
+	node=$("$blkctl" node show "$1" -o json)
+	[[ $node == *'"health": "up"'* && $node == *'"held_until": null'* ]]
+}
+
 nowhere() { rests n1 && rests n2 && rests n3; }
 
 # eventually COMMAND…: for as long as two minutes.
@@ -171,6 +179,7 @@ more() { [ "$(wc -l <"$work/acknowledged")" -gt "$(($1 + 20))" ]; }
 
 enabled() {
 	"$blkctl" volume create pg 64MiB --layout "mirror 3" --timeout 1m
+	eventually usable n1
 	"$blkctl" service enable pg --on n1,n2,n3
 	eventually only n1
 	progress
@@ -217,6 +226,7 @@ database_dies() {
 
 # step_fails: where it does not start again, another node runs it.
 step_fails() {
+	eventually usable n1
 	touch "$work/n3/broken"
 	kill -KILL "$(cat "$work/n3/pid")"
 	eventually only n1
@@ -240,6 +250,7 @@ lost() {
 # node_dies: its blkd is killed for good, its machine and manager live; the next node
 # takes over, and the first one stops what it runs as soon as it hears of that.
 node_dies() {
+	eventually usable n2
 	kill -STOP "$(cat "$work/n1/pid")" # a database that hangs meanwhile
 	kill -STOP "$(cat "$work/dev/n1/pid")"
 	eventually runs n2
@@ -250,6 +261,7 @@ node_dies() {
 }
 
 drained() {
+	eventually usable n1
 	"$blkctl" node drain n2 --keep-replicas
 	eventually only n1
 	"$blkctl" node undrain n2
