@@ -7,7 +7,7 @@ package blockdev
 // emptied block by block as the blocks are poured. Guarded by Store.mu.
 type overlay struct {
 	active, frozen map[int64]loc
-	count          []uint32 // entries per map page, both maps: most regions have none
+	count          []uint32 // entries per map page, both maps: most regions have none; see page
 }
 
 // loc is where a committed block lies.
@@ -20,15 +20,23 @@ func newOverlay(pages int64) overlay {
 	return overlay{active: map[int64]loc{}, count: make([]uint32, pages)}
 }
 
+// page is where a block is counted: one that is aside, with the first ones.
+func (o *overlay) page(block int64) int64 {
+	if block == AsideOff/BlockSize {
+		return 0
+	}
+	return block / pageBlocks
+}
+
 func (o *overlay) put(block int64, l loc) {
 	before := len(o.active)
 	o.active[block] = l
-	o.count[block/pageBlocks] += uint32(len(o.active) - before)
+	o.count[o.page(block)] += uint32(len(o.active) - before)
 }
 
 // get finds the newest entry of a block.
 func (o *overlay) get(block int64) (loc, bool) {
-	if o.count[block/pageBlocks] == 0 {
+	if o.count[o.page(block)] == 0 {
 		return loc{}, false
 	}
 	if l, ok := o.active[block]; ok {
@@ -76,7 +84,7 @@ func (o *overlay) freeze() {
 func (o *overlay) poured(block int64) {
 	if _, ok := o.frozen[block]; ok {
 		delete(o.frozen, block)
-		o.count[block/pageBlocks]--
+		o.count[o.page(block)]--
 	}
 }
 

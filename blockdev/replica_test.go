@@ -170,6 +170,9 @@ func (r *replicaRunner) append() error {
 		if r.rng.IntN(4) == 0 {
 			block, n = 16*r.rng.Int64N(2), 16
 		}
+		if r.staging && r.rng.IntN(6) == 0 {
+			block, n = AsideOff/BlockSize, 1
+		}
 		e := Entry{Gen: r.gen, Seq: Seq(len(r.log) + len(entries) + 1), Kind: EntryWrite, Off: block * BlockSize, Len: n * BlockSize}
 		switch r.rng.IntN(12) {
 		case 0, 1:
@@ -369,24 +372,27 @@ func TestMarkGrows(t *testing.T) {
 // checkStaged compares what a staging store holds with the log: of each block, what
 // the last entry that was not dropped has made of it.
 func (r *replicaRunner) checkStaged() error {
-	want, last := make([]byte, replicaVolume), map[int64]int{}
+	const aside = replicaVolume // its place here
+	want, last := make([]byte, aside+BlockSize), map[int64]int{}
 	for i, e := range r.log {
-		clear(want[e.Off : e.Off+e.Len])
-		copy(want[e.Off:], e.Data)
-		for b := e.Off / BlockSize; b < (e.Off+e.Len)/BlockSize; b++ {
+		off := min(e.Off, aside)
+		clear(want[off : off+e.Len])
+		copy(want[off:], e.Data)
+		for b := off / BlockSize; b < (off+e.Len)/BlockSize; b++ {
 			last[b] = i + 1
 		}
 	}
-	got, held := make([]byte, replicaVolume), map[int64]bool{}
-	for b := range int64(replicaVolume / BlockSize) {
+	got, held := make([]byte, len(want)), map[int64]bool{}
+	for b := range int64(len(want) / BlockSize) {
 		held[b] = true
 	}
-	err := r.s.ReadStaged(got, 0, func(off, n int64) {
-		for ; n > 0; off, n = off+BlockSize, n-BlockSize {
+	missing := func(off, n int64) {
+		for off = min(off, aside); n > 0; off, n = off+BlockSize, n-BlockSize {
 			held[off/BlockSize] = false
 		}
-	})
-	for b := range int64(replicaVolume / BlockSize) {
+	}
+	err := errors.Join(r.s.ReadStaged(got[:aside], 0, missing), r.s.ReadStaged(got[aside:], AsideOff, missing))
+	for b := range int64(len(want) / BlockSize) {
 		at := b * BlockSize
 		switch {
 		case err != nil:
@@ -401,9 +407,46 @@ func (r *replicaRunner) checkStaged() error {
 		err = fmt.Errorf("the oldest entries up to %d have blocks %v", upto, blocks)
 	}
 	for _, b := range blocks {
-		if !held[b] {
+		if !held[min(b, aside/BlockSize)] {
 			err = fmt.Errorf("block %d is staged, and not held", b)
 		}
 	}
 	return err
+}
+
+// TestAside: the block of a staging store that is aside stays where it is while the
+// volume grows, and no other store has it.
+func TestAside(t *testing.T) {
+	s, o := newReplica(t, StoreOptions{LogBytes: 1 << 20, Manual: true, Staging: true}, pageSpan)
+	aside := func(seq Seq, b byte) Entry {
+		return Entry{Gen: 1, Seq: seq, Kind: EntryWrite, Off: AsideOff, Len: BlockSize, Data: bytes.Repeat([]byte{b}, BlockSize)}
+	}
+	check(t, s.Append([]Entry{aside(1, 7), {Gen: 1, Seq: 2, Kind: EntryMark, Off: 3 * pageSpan}}), s.Commit(2))
+	held := func(want byte) {
+		t.Helper()
+		got := make([]byte, BlockSize)
+		err := s.ReadStaged(got, AsideOff, func(off, n int64) { t.Errorf("%d bytes at %d are missing", n, off) })
+		if err != nil || got[0] != want {
+			t.Errorf("read %d, %v", got[0], err)
+		}
+	}
+	held(7)
+	check(t, s.Append([]Entry{aside(3, 8)}), s.Commit(3), s.Drop(2))
+	held(8)
+	check(t, s.Close())
+	again, err := OpenStore(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	s.Store = again
+	held(8)
+	if got := s.Size(); got != 3*pageSpan {
+		t.Errorf("%d bytes", got)
+	}
+	mirror, _ := newReplica(t, StoreOptions{LogBytes: 1 << 20, Manual: true}, pageSpan)
+	defer mirror.Close()
+	if err := mirror.Append([]Entry{aside(1, 7)}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a store with an image: %v", err)
+	}
 }

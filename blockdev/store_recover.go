@@ -227,7 +227,9 @@ func (s *Store) replay(entries []*scanned, rec *Recovery) error {
 	s.applied = logPoint{sb.replayFrom, sb.lastGen, sb.lastSeq}
 	for _, r := range entries {
 		commit = max(commit, r.commit)
-		pages = max(pages, mapPageCount(r.off+r.len)) // from before the volume shrank
+		if r.off != AsideOff {
+			pages = max(pages, mapPageCount(r.off+r.len)) // from before the volume shrank
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

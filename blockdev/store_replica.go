@@ -117,8 +117,11 @@ func (s *Store) growTo(size int64) error {
 }
 
 // covers tells whether whole blocks, at least one, lie within the volume, whose
-// last block may be a part of one.
+// last block may be a part of one, or are the one that is aside.
 func (s *Store) covers(off, n int64) bool {
+	if s.o.Staging && off == AsideOff {
+		return n == BlockSize
+	}
 	limit := (s.size.Load() + BlockSize - 1) / BlockSize * BlockSize
 	return off >= 0 && n > 0 && off%BlockSize == 0 && n%BlockSize == 0 && off <= limit && n <= limit-off
 }

@@ -9,6 +9,10 @@ import (
 // owner has taken it elsewhere and lets it go with Drop. Reads are those of
 // ReadStaged, which tells what is not there.
 
+// AsideOff is where a staging store has one block more, which is none of the volume,
+// whatever size that has: its owner's. Only whole, by itself, it is written and read.
+const AsideOff = MaxVolume
+
 // staging is what a staging store knows beside the overlay: the committed entries
 // that it holds, oldest first. Guarded by Store.mu.
 type staging struct {
@@ -179,7 +183,7 @@ func (s *Store) forgetStaged(n int) {
 		for b := e.block; b < e.block+e.blocks; b++ {
 			if l, held := s.over.active[b]; held && e.within(l) {
 				delete(s.over.active, b)
-				s.over.count[b/pageBlocks]--
+				s.over.count[s.over.page(b)]--
 			}
 		}
 	}

@@ -13,8 +13,8 @@ import (
 
 // Staging is the log of an erasure-coded volume: what is committed stays in it until
 // it lies in the shards. It is a *blockdev.Store in staging mode, whose methods tell
-// what they promise, with one block more than the volume has: that one holds the
-// newest decision (see [Coded]).
+// what they promise. The block at blockdev.AsideOff holds the newest decision (see
+// [Coded]).
 type Staging interface {
 	Replica
 	Sync() error
@@ -41,6 +41,8 @@ type Shard interface {
 	Reset(gen Generation, seq Seq) error
 	Complete() error
 	Incomplete() bool
+	Size() int64
+	Resize(size int64) error
 }
 
 // A blockdev.Store is each of them.
@@ -107,8 +109,6 @@ type Coded struct {
 	shard Shard
 	code  *erasure.Code
 	unit  int64 // bytes of the volume in a row that lie in one shard
-	size  int64 // of the volume, bytes
-	at    int64 // where in the log's blocks a decision lies
 
 	writing sync.Mutex // one writer of the shard at a time
 
@@ -122,18 +122,15 @@ type Coded struct {
 	begin    batchID // what the next copy of the shard begins with
 }
 
-// NewCoded opens a member of a volume of size bytes, of which unit bytes in a row lie in
-// one shard, and does to its shard what the log has decided.
-func NewCoded(log Staging, shard Shard, code *erasure.Code, size, unit int64) (*Coded, error) {
-	d := &Coded{Staging: log, shard: shard, code: code, unit: unit, size: size, at: StagingSize(size) - blockSize}
-	if err := d.recover(); err != nil {
+// NewCoded opens a member of a volume, which is as large as its log says, of which unit
+// bytes in a row lie in one shard, and does to its shard what the log has decided.
+func NewCoded(log Staging, shard Shard, code *erasure.Code, unit int64) (*Coded, error) {
+	d := &Coded{Staging: log, shard: shard, code: code, unit: unit}
+	if err := errors.Join(d.makeRoom(log.Size()), d.recover()); err != nil {
 		return nil, err
 	}
 	return d, d.follow()
 }
-
-// StagingSize is how many bytes the log of a volume of size bytes describes.
-func StagingSize(size int64) int64 { return (size+blockSize-1)/blockSize*blockSize + blockSize }
 
 // ShardSize is how many bytes a shard of a volume has, of k data shards.
 func ShardSize(size int64, k int) int64 { return shardSize(size, k, StripeUnit) }
@@ -146,7 +143,7 @@ func shardSize(size int64, k int, unit int64) int64 {
 // recover finds the decisions in the log, and the batch that waits for one.
 func (d *Coded) recover() error {
 	block, held := make([]byte, blockSize), true
-	if err := d.ReadStaged(block, d.at, func(_, _ int64) { held = false }); err != nil {
+	if err := d.ReadStaged(block, blockdev.AsideOff, func(_, _ int64) { held = false }); err != nil {
 		return err
 	}
 	if held {
@@ -197,7 +194,7 @@ func (d *Coded) recover() error {
 // note remembers the decisions among entries that were appended.
 func (d *Coded) note(entries []blockdev.Entry) error {
 	for i := range entries {
-		if e := &entries[i]; e.Kind == blockdev.EntryWrite && e.Off == d.at {
+		if e := &entries[i]; e.Kind == blockdev.EntryWrite && e.Off == blockdev.AsideOff {
 			x, err := decodeDecision(e.Seq, e.Data)
 			if err != nil {
 				return err
@@ -238,8 +235,16 @@ func (d *Coded) makeCurrent() error {
 	return nil
 }
 
-// Append implements Replica.
+// Append implements Replica. A mark that makes the volume larger finds the shard made
+// larger before.
 func (d *Coded) Append(entries []blockdev.Entry) error {
+	for i := range entries {
+		if e := &entries[i]; e.Kind == entryMark && e.Off > d.Size() {
+			if err := d.makeRoom(e.Off); err != nil {
+				return err
+			}
+		}
+	}
 	if err := d.Staging.Append(entries); err != nil {
 		return err
 	}
@@ -418,17 +423,26 @@ func (d *Coded) dropTo(seq Seq) (err error) {
 	return err
 }
 
-// Size is the volume's length in bytes.
-func (d *Coded) Size() int64 { return d.size }
+// makeRoom makes the shard so large that it has its part of a volume of size bytes:
+// stripes that were there stay where they are, and the others are zeros.
+func (d *Coded) makeRoom(size int64) error {
+	if need := shardSize(size, d.code.K(), d.unit); need > d.shard.Size() {
+		return d.shard.Resize(need)
+	}
+	return nil
+}
 
-// Resize implements Replica: the stripes of another size would be others.
-func (d *Coded) Resize(int64) error {
-	return fmt.Errorf("%w: an erasure-coded volume has the size that it was made with", blockdev.ErrNotSupported)
+// Resize implements Replica.
+func (d *Coded) Resize(size int64) error {
+	if err := d.makeRoom(size); err != nil {
+		return err
+	}
+	return d.Staging.Resize(size)
 }
 
 // Extents reports everything as data: what is a hole, only all shards together know.
 func (d *Coded) Extents(off, n int64, emit func(blockdev.Extent) bool) error {
-	if err := blockdev.CheckExtents(off, n, d.size); err != nil {
+	if err := blockdev.CheckExtents(off, n, d.Size()); err != nil {
 		return err
 	}
 	emit(blockdev.Extent{Off: off, Len: n})

@@ -103,7 +103,7 @@ func (d *Coded) collect(most int, mends map[int64]uint32) (r rows, upto Seq, err
 	}
 	r.at = slices.Sorted(maps.Keys(mends))
 	for _, b := range blocks {
-		if b*blockSize != d.at {
+		if b*blockSize != blockdev.AsideOff {
 			_, at := d.place(b * blockSize)
 			r.at = append(r.at, at/blockSize)
 		}
@@ -111,6 +111,7 @@ func (d *Coded) collect(most int, mends map[int64]uint32) (r rows, upto Seq, err
 	slices.Sort(r.at)
 	r.at = slices.Compact(r.at)
 	k := d.code.K()
+	r.end = (d.Size() + blockSize - 1) / blockSize * blockSize // not before: it may have grown, and blocks be there
 	r.fresh = make([]uint32, len(r.at))
 	r.mend = make([]uint32, len(r.at))
 	r.data = make([][]byte, k+d.code.M())
@@ -136,10 +137,10 @@ func (d *Coded) collect(most int, mends map[int64]uint32) (r rows, upto Seq, err
 // as far as the log has them.
 func (d *Coded) stagedRun(r *rows, i, n, shard int) error {
 	off := d.origin(shard, r.at[i]*blockSize)
-	if off >= d.at {
-		return nil // behind the volume's end
+	if off >= r.end {
+		return nil
 	}
-	n = min(n, int((d.at-off)/blockSize))
+	n = min(n, int((r.end-off)/blockSize))
 	missing := uint32(1) << shard
 	for j := range n {
 		r.fresh[i+j] |= missing
@@ -157,6 +158,7 @@ type rows struct {
 	fresh []uint32 // which data shards have something new there, as bits
 	mend  []uint32 // which shards cannot be read there, and are written anew
 	data  [][]byte // by shard: the rows, one after the other
+	end   int64    // of the volume, bytes: what is behind it is zeros
 }
 
 // written tells whether a shard is written at row i: if it has something new or bad
@@ -289,7 +291,7 @@ func (c *Core) tryPour() {
 	_, last := c.disk.Last()
 	p.seq = last + 1
 	d := decision{batch: p.batch, upto: p.upto}
-	if c.appendEntries([]blockdev.Entry{{Gen: c.gen, Seq: p.seq, Kind: blockdev.EntryWrite, Off: c.coded.at, Len: blockSize, Data: d.encode()}}) {
+	if c.appendEntries([]blockdev.Entry{{Gen: c.gen, Seq: p.seq, Kind: blockdev.EntryWrite, Off: blockdev.AsideOff, Len: blockSize, Data: d.encode()}}) {
 		c.progress()
 	}
 }
@@ -462,7 +464,7 @@ func allBlocksZero(p []byte) bool {
 	return true
 }
 
-func (d *Coded) shardSize() int64 { return shardSize(d.size, d.code.K(), d.unit) }
+func (d *Coded) shardSize() int64 { return shardSize(d.Size(), d.code.K(), d.unit) }
 
 // shardFollows tells whether a joiner's shard has every batch that is decided by what
 // the log holds, so that the log alone brings it level.

@@ -21,8 +21,6 @@ func (c *Core) Resize(now Instant, size int64) (Seq, error) {
 		return 0, fmt.Errorf("%w: this node is %s", ErrMoved, c.role)
 	case c.p.drain != nil:
 		return 0, errors.New("the volume is being handed over")
-	case c.coded != nil && size != is:
-		return 0, errors.New("it is erasure-coded, and this version cannot change the size of one")
 	case size%512 != 0 || size > blockdev.MaxVolume:
 		return 0, fmt.Errorf("%d bytes are no size of a volume: use a multiple of 512 up to %d", size, int64(blockdev.MaxVolume))
 	case size < is:

@@ -96,11 +96,10 @@ func (c *Core) Outrun(n NodeID) {
 	}
 }
 
-// Decision tells what an entry of the log decides, if it is a decision, which lie in
-// the block at off: that a batch is current, and that the shards have the log up to an
-// entry.
-func Decision(e *blockdev.Entry, off int64) (batch uint64, upto Seq, ok bool) {
-	if e.Kind != blockdev.EntryWrite || e.Off != off {
+// Decision tells what an entry of the log decides, if it is a decision: that a batch is
+// current, and that the shards have the log up to an entry.
+func Decision(e *blockdev.Entry) (batch uint64, upto Seq, ok bool) {
+	if e.Kind != blockdev.EntryWrite || e.Off != blockdev.AsideOff {
 		return 0, 0, false
 	}
 	d, err := decodeDecision(e.Seq, e.Data)

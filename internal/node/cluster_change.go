@@ -75,13 +75,9 @@ func (s *clusterVolumes) Resize(ctx context.Context, req *api.ResizeVolumeReques
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case req.SizeBytes < r.SizeBytes:
+	if req.SizeBytes < r.SizeBytes {
 		return nil, s.node.refuse(codes.FailedPrecondition, "create a smaller volume and copy to it: blkctl volume create NAME SIZE",
 			"volume %s has %s: a cluster's volume cannot be made smaller", r.Name, units.Exact(r.SizeBytes))
-	case r.GetLayout().GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC:
-		return nil, s.node.refuse(codes.FailedPrecondition, "create a volume of the size that is wanted and copy to it: blkctl volume create NAME SIZE",
-			"volume %s is erasure-coded: its size cannot be changed yet", r.Name)
 	}
 	record := &metapb.Command{Op: &metapb.Command_ResizeVolume{ResizeVolume: &metapb.ResizeVolume{Name: r.Name, SizeBytes: req.SizeBytes}}}
 	if _, err := s.pretend(ctx, req.Request, proto.CloneOf(record)); err != nil {

@@ -161,3 +161,42 @@ func TestErasureCodedVolume(t *testing.T) {
 	}
 	m.check(c.dial("n2", "v"), "after a restart of all")
 }
+
+// TestErasureCodedVolumeGrows: while it is written to, also from an end in the midst of
+// a stripe, and whoever is primary later or whose shard is rebuilt knows.
+func TestErasureCodedVolumeGrows(t *testing.T) {
+	const before, after = 4<<20 + 512*9, 12<<20 + 512
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n3")
+	c.coded(via, "v", before, 2, 1)
+	m := newModel(t, before)
+	client := c.dial("n3", "v")
+	m.write(client, 60, 300_000)
+	c.kill("n2")
+	client.Close()
+	grown := c.grow(via, "n3", after).(*nbd.Client)
+	m.data = append(m.data, make([]byte, after-before)...)
+	m.check(grown, "just grown")
+	m.write(grown, 60, 300_000)
+	c.start("n2")
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+	m.check(grown, "in the shards")
+	if _, err := via.volumes.InvalidateReplica(brief(t), &api.InvalidateReplicaRequest{Name: "v", Node: "n2"}); err != nil {
+		t.Fatal(err)
+	}
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	c.kill("n1")
+	m.check(grown, "with a shard that was rebuilt")
+	c.start("n1")
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	c.kill("n1", "n2")
+	c.start("n1", "n2")
+	m.check(grown, "after a restart")
+	if got := c.dial("n2", "v").Size(); got != after {
+		t.Errorf("n2 serves %d bytes", got)
+	}
+}

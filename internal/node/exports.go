@@ -259,7 +259,8 @@ func (v *exported) passage(number uint64) *passage {
 		p = &passage{v: v, number: number, from: blockdev.Origin{Client: run, Session: v.e.begun}}
 		rand.Read(p.own[:]) // never fails
 		p.dev = forward.New(forward.Config{Connect: p.connect, Size: v.length, Moved: func(err error) bool {
-			return errors.Is(err, blockdev.ErrClosed) || errors.Is(err, nbd.ErrConnectionLost)
+			// It was checked against the volume's size: who takes it for smaller is of before.
+			return errors.Is(err, blockdev.ErrClosed) || errors.Is(err, nbd.ErrConnectionLost) || errors.Is(err, blockdev.ErrRange)
 		}})
 		if v.e.stopping || v.gone.Err() != nil || v.passed(number) {
 			p.dev.Drop()
@@ -444,6 +445,10 @@ func (p *passage) dial(ctx, stays context.Context, primary string) (blockdev.Dev
 	})
 	if err != nil {
 		return nil, err
+	}
+	if has, is := client.Size(), p.v.length(); has < is { // it has not heard of the new size yet
+		client.Close()
+		return nil, fmt.Errorf("node %s takes volume %s for %d bytes large, and it has %d", primary, p.v.name, has, is)
 	}
 	return client, nil
 }

@@ -37,7 +37,7 @@ func (r *replica) openCoded(o blockdev.StoreOptions, v *metapb.Volume) (made boo
 		return false, err
 	}
 	o.Staging, o.LogBytes = true, codedLog(size)
-	if r.store, made, err = openStore(o, replication.StagingSize(v.SizeBytes)); err != nil {
+	if r.store, made, err = openStore(o, v.SizeBytes); err != nil {
 		return false, err
 	}
 	if made != madeShard {
@@ -48,6 +48,6 @@ func (r *replica) openCoded(o blockdev.StoreOptions, v *metapb.Volume) (made boo
 			}
 		}
 	}
-	r.coded, err = replication.NewCoded(r.store, r.shard, code, v.SizeBytes, replication.StripeUnit)
+	r.coded, err = replication.NewCoded(r.store, r.shard, code, replication.StripeUnit)
 	return made, err
 }

@@ -16,9 +16,6 @@ import (
 // mirrors.
 const CodedSeeds = 1_000_000_000
 
-// decisions is the block of the log that tells which batch is decided.
-const decisions = volumeBlocks
-
 // codedSetup spreads seeds over codes.
 func (c *setup) codedSetup(seed uint64, rnd *rand.Rand) {
 	km := [][2]int{{2, 1}, {4, 2}, {1, 2}, {2, 2}, {2, 1}, {8, 3}}[seed%6]
@@ -54,7 +51,7 @@ func (s *sim) replica(n *node) replication.Replica {
 	}
 	n.shard.commit = n.shard.known // as the disk knows
 	var err error
-	if n.coded, err = replication.NewCoded(n.disk, &n.shard, s.code, volumeBlocks*blockSize, blockSize); err != nil {
+	if n.coded, err = replication.NewCoded(n.disk, &n.shard, s.code, blockSize); err != nil {
 		s.violate("S9", "%s cannot be opened: %v", n.name, err)
 	}
 	return n.coded
@@ -121,17 +118,17 @@ func (s *sim) checkShards() {
 	}
 	var batch uint64
 	var upto replication.Seq
-	var values [volumeBlocks]uint64
-	var at [volumeBlocks]replication.Seq
+	var values [decisions]uint64
+	var at [decisions]replication.Seq
 	for i := range s.committed {
-		if b, u, ok := replication.Decision(&s.committed[i], decisions*blockSize); ok {
+		if b, u, ok := replication.Decision(&s.committed[i]); ok {
 			batch, upto = b, u
 		}
 	}
 	for i := range s.committed {
 		e := &s.committed[i]
 		each(e, func(b int64, tag uint64) {
-			if b < volumeBlocks {
+			if b < decisions {
 				if at[b] = e.Seq; e.Seq <= upto {
 					values[b] = tag
 				}
@@ -160,10 +157,10 @@ func (s *sim) checkShards() {
 	s.checkStaged()
 }
 
-func (s *sim) compareRows(have []int, views map[int]map[int64][]byte, batch uint64, upto replication.Seq, values *[volumeBlocks]uint64, at *[volumeBlocks]replication.Seq) {
+func (s *sim) compareRows(have []int, views map[int]map[int64][]byte, batch uint64, upto replication.Seq, values *[decisions]uint64, at *[decisions]replication.Seq) {
 	k := int64(s.code.K())
 	got, from := make([]byte, blockSize), make([][]byte, k)
-	for b := range int64(volumeBlocks) {
+	for b := range int64(decisions) {
 		if at[b] > upto {
 			continue
 		}
@@ -193,14 +190,14 @@ func (s *sim) checkStaged() {
 	if n.disk.incomplete || n.shard.incomplete {
 		s.violate("S9", "%s counts, and is incomplete", n.name)
 	}
-	upto, at := replication.Seq(0), [decisions + 1]replication.Seq{}
+	upto, at := replication.Seq(0), [mostBlocks]replication.Seq{}
 	batch := uint64(n.shard.at(n.shard.commit))
 	for i := range s.committed {
 		e := &s.committed[i]
 		committed := i < int(n.disk.commit)
 		// A shard that was rebuilt has a batch whose decision its log may have still to
 		// commit.
-		if b, u, ok := replication.Decision(e, decisions*blockSize); ok && (committed || b <= batch) {
+		if b, u, ok := replication.Decision(e); ok && (committed || b <= batch) {
 			upto = u
 		}
 		if !committed {
@@ -233,7 +230,7 @@ func (d *disk) Sync() error { return nil }
 // ReadStaged reads what the log has.
 func (d *disk) ReadStaged(p []byte, off int64, missing func(off, n int64)) error {
 	for o := int64(0); o < int64(len(p)); o += blockSize {
-		switch b := (off + o) / blockSize; {
+		switch b := place(off + o); {
 		case d.staged[b] == 0:
 			missing(off+o, blockSize)
 		case b == decisions:
@@ -258,7 +255,11 @@ func (d *disk) Staged(int) (upto replication.Seq, blocks []int64, ok bool) {
 		upto = seqs[len(seqs)/2]
 	}
 	for b, seq := range d.staged {
-		if seq > 0 && seq <= upto {
+		switch {
+		case seq == 0 || seq > upto:
+		case b == decisions:
+			blocks = append(blocks, blockdev.AsideOff/blockSize)
+		default:
 			blocks = append(blocks, int64(b))
 		}
 	}
@@ -301,7 +302,9 @@ type shard struct {
 	synced     int // of log
 	incomplete bool
 
-	rot [volumeBlocks]bool // rows that fail their check, until they are written
+	size int64 // bytes
+
+	rot [decisions]bool // rows that fail their check, until they are written
 
 	torn bool // the machine stops after so many entries more
 	left int
@@ -320,7 +323,16 @@ func (m *shard) at(seq replication.Seq) replication.Generation {
 	return m.log[seq-m.known-1].Gen
 }
 
-// Append implements replication.Shard, like the methods below. With an entry the disk
+// Size implements replication.Shard, like the methods below.
+func (m *shard) Size() int64 { return m.size }
+
+// Resize makes it larger.
+func (m *shard) Resize(size int64) error {
+	m.size = size
+	return nil
+}
+
+// Append appends. With an entry the disk
 // gets to know what was committed before.
 func (m *shard) Append(entries []blockdev.Entry) error {
 	m.settle()
@@ -333,6 +345,9 @@ func (m *shard) Append(entries []blockdev.Entry) error {
 		}
 		if e.Seq != m.last()+1 || e.Gen < m.at(m.last()) {
 			return fmt.Errorf("entry (%d, %d) after (%d, %d)", e.Gen, e.Seq, m.at(m.last()), m.last())
+		}
+		if e.Off+e.Len > m.size {
+			return fmt.Errorf("entry (%d, %d) covers %d bytes at %d of %d", e.Gen, e.Seq, e.Len, e.Off, m.size)
 		}
 		e.Data = slices.Clone(e.Data)
 		m.log = append(m.log, e)
@@ -459,7 +474,7 @@ func (m *shard) Import(off, n int64, data []byte) error {
 
 // Reset empties the shard.
 func (m *shard) Reset(gen replication.Generation, seq replication.Seq) error {
-	*m = shard{baseGen: gen, known: seq, commit: seq, incomplete: true, imports: m.imports}
+	*m = shard{size: m.size, baseGen: gen, known: seq, commit: seq, incomplete: true, imports: m.imports}
 	return nil
 }
 

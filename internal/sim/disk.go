@@ -10,10 +10,12 @@ import (
 	"blkd/replication"
 )
 
-// volumeBlocks is the size of the volume at first; it grows up to mostBlocks.
+// volumeBlocks is the size of the volume at first; it grows up to the block decisions,
+// which is that of an erasure code's log that is aside.
 const (
 	volumeBlocks = 64
-	mostBlocks   = 2*volumeBlocks + 1
+	decisions    = 2 * volumeBlocks
+	mostBlocks   = decisions + 1
 )
 
 const blockSize = blockdev.BlockSize
@@ -57,8 +59,8 @@ type content struct {
 	copied     replication.Seq // effects of entries up to here were imported
 	floor      replication.Seq // changes before are not known
 	changed    [mostBlocks]replication.Seq
-	staged     [decisions + 1]replication.Seq // of an erasure code: which entry of the log has the block; 0: none
-	decided    []byte                         // what the last block of these holds
+	staged     [mostBlocks]replication.Seq // of an erasure code: which entry of the log has the block; 0: none
+	decided    []byte                      // what the last block of these holds
 	dropped    replication.Seq
 	sessions   *blockdev.Sessions // what the log held up to baseSeq; never changed, but replaced
 	reigns     []reign            // also of entries that are not kept
@@ -251,9 +253,12 @@ func each(e *blockdev.Entry, f func(block int64, tag uint64)) {
 		if e.Kind == blockdev.EntryWrite {
 			tag = tagOf(e.Data[off:])
 		}
-		f((e.Off+off)/blockSize, tag)
+		f(place(e.Off+off), tag)
 	}
 }
+
+// place is the block at off.
+func place(off int64) int64 { return min(off/blockSize, decisions) }
 
 // Keep protects a part of the log.
 func (d *disk) Keep(after replication.Seq) { d.keep = max(d.keep, after) }

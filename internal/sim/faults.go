@@ -266,7 +266,7 @@ func (s *sim) change(rnd *rand.Rand) {
 // follow at once, while the others may not have heard of it.
 func (s *sim) grow() {
 	for _, p := range s.primaries() {
-		if size := p.disk.size + blockSize; size <= mostBlocks*blockSize {
+		if size := p.disk.size + blockSize; size <= decisions*blockSize {
 			if _, err := p.core.Resize(s.clock(p), size); err == nil {
 				s.Resizes++
 				s.logf("%s makes the volume %d bytes large", p.name, size)
@@ -316,7 +316,7 @@ func (s *sim) calm() {
 	}
 	for _, n := range s.nodes {
 		n.paused, n.slow, n.lazy = 0, 0, 0
-		n.disk.broken, n.disk.rot, n.shard.rot = false, [mostBlocks]bool{}, [volumeBlocks]bool{}
+		n.disk.broken, n.disk.rot, n.shard.rot = false, [mostBlocks]bool{}, [decisions]bool{}
 		if n.deaf > s.now {
 			n.deaf = 0
 			s.deliver(n)
