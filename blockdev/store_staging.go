@@ -105,6 +105,30 @@ func (s *Store) ReadStaged(p []byte, off int64, missing func(off, n int64)) erro
 	return err
 }
 
+// StagedBlocks calls f, in order, for the blocks of a range that ReadStaged would fill,
+// and tells which of them read as zeros. Off and n are multiples of BlockSize; f must
+// be quick and must not call the store.
+func (s *Store) StagedBlocks(off, n int64, f func(block int64, zero bool)) error {
+	if !s.covers(off, n) {
+		return &RangeError{Op: OpRead, Off: off, Len: n, Size: s.size.Load()}
+	}
+	if err := s.failed(); err != nil {
+		return err
+	}
+	for b, last := off/BlockSize, (off+n)/BlockSize; b < last; {
+		page := min(last, (b/pageBlocks+1)*pageBlocks)
+		s.mu.Lock()
+		for empty := s.over.count[b/pageBlocks] == 0; b < page && !empty; b++ {
+			if l, held := s.over.get(b); held {
+				f(b, l.pos&stagedZero != 0)
+			}
+		}
+		s.mu.Unlock()
+		b = page
+	}
+	return nil
+}
+
 // Staged lists, in order, about so many blocks as most that the oldest entries of a
 // staging store hold: when they, as ReadStaged shows them, are kept elsewhere,
 // everything up to the entry upto may be dropped. It is false if nothing is held.

@@ -19,6 +19,7 @@ type Staging interface {
 	Replica
 	Sync() error
 	ReadStaged(p []byte, off int64, missing func(off, n int64)) error
+	StagedBlocks(off, n int64, f func(block int64, zero bool)) error
 	Staged(most int) (upto Seq, blocks []int64, ok bool)
 	Drop(Seq) error
 	LogUsed() (used, size int64)
@@ -37,6 +38,7 @@ type Shard interface {
 	GenAt(Seq) (Generation, bool)
 	ReadLog(after Seq, maxBytes int) ([]blockdev.Entry, error)
 	ReadCommitted(p []byte, off int64) error
+	Extents(off, n int64, emit func(blockdev.Extent) bool) error
 	Import(off, n int64, data []byte) error
 	Reset(gen Generation, seq Seq) error
 	Complete() error
@@ -440,13 +442,10 @@ func (d *Coded) Resize(size int64) error {
 	return d.Staging.Resize(size)
 }
 
-// Extents reports everything as data: what is a hole, only all shards together know.
-func (d *Coded) Extents(off, n int64, emit func(blockdev.Extent) bool) error {
-	if err := blockdev.CheckExtents(off, n, d.Size()); err != nil {
-		return err
-	}
-	emit(blockdev.Extent{Off: off, Len: n})
-	return nil
+// Extents implements Disk. Nobody asks it: what is a hole, only all shards together know
+// (see [Session.Extents]).
+func (d *Coded) Extents(off, n int64, _ func(blockdev.Extent) bool) error {
+	return fmt.Errorf("%w: extents of one shard's member", blockdev.ErrNotSupported)
 }
 
 // crowded tells whether clients have to wait until more of the log is poured. Half of

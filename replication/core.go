@@ -161,10 +161,14 @@ func (r Role) String() string { return roleNames[r] }
 // Request is a client's request on its way through the core. The submitter owns
 // it again once it is among Effects.Done.
 type Request struct {
-	Op         blockdev.Op
-	FUA        bool
-	Off, Len   int64
-	Data       []byte
+	Op       blockdev.Op
+	FUA      bool
+	Off, Len int64
+	Data     []byte
+	// Map, if it is not nil, is filled instead of Data by a read of whole blocks of an
+	// erasure-coded volume: with a bit for each of them, the lowest of a byte first,
+	// which tells that it may be data. The others read as zeros.
+	Map        []byte
 	Attachment uint64 // the number its session was admitted with
 	// Origin of a mutation that may be sent again: then it is answered, and does not
 	// act, if it was done before.

@@ -41,6 +41,7 @@ type fetch struct {
 	off, n int64
 	need   uint32 // shards, as bits
 	except uint32 // not to be asked
+	mapped bool   // what is data in them, instead of their content
 	bare   bool   // nothing is rebuilt: shards that cannot be read stay out
 	bad    uint32 // cannot be read now,
 	rotten uint32 // because a block fails its check
@@ -102,11 +103,23 @@ func (c *Core) askShard(f *fetch, shard int) {
 		c.askPeer(f, shard, c.peer(m.Node))
 		return
 	}
-	p, batch := make([]byte, f.n), batchID(0)
+	p, batch := make([]byte, f.bytes()), batchID(0)
 	c.task(false, func() (err error) {
-		batch, err = c.coded.readShard(p, f.off)
+		if f.mapped {
+			p, batch, err = c.coded.mapShard(f.off, f.n)
+		} else {
+			batch, err = c.coded.readShard(p, f.off)
+		}
 		return err
 	}, func(err error) { c.gotShard(f, shard, p, batch, err) })
+}
+
+// bytes is how long what is fetched of each shard is.
+func (f *fetch) bytes() int64 {
+	if f.mapped {
+		return mapBytes(f.n)
+	}
+	return f.n
 }
 
 func (c *Core) askPeer(f *fetch, shard int, p *peer) {
@@ -119,6 +132,7 @@ func (c *Core) askPeer(f *fetch, shard int, p *peer) {
 	c.p.questions[c.p.reads] = question{f, shard, p, c.now}
 	m := c.mem.message(MsgRead)
 	m.Gen, m.Commit, m.Copy, m.Off, m.Len = c.gen, need, c.p.reads, f.off, f.n
+	m.Sync = f.mapped
 	c.send(p, m)
 }
 
@@ -130,11 +144,11 @@ func (c *Core) onShard(p *peer, m *Message) {
 	}
 	delete(c.p.questions, m.Copy)
 	var err error
-	data := make([]byte, q.f.n) // nothing was sent of zeros
+	data := make([]byte, q.f.bytes()) // nothing was sent of zeros
 	switch {
 	case m.Incomplete:
 		err = &blockdev.ChecksumError{Off: m.Off, File: "the shard on " + string(p.node)}
-	case m.Refused || len(m.Data) > 0 && int64(len(m.Data)) != q.f.n:
+	case m.Refused || len(m.Data) > 0 && len(m.Data) != len(data):
 		err = blockdev.ErrIO
 	}
 	copy(data, m.Data)
@@ -264,8 +278,10 @@ func (c *Core) rebuild(f *fetch, have uint32) {
 			if f.need>>s&1 == 0 || have>>s&1 != 0 {
 				continue
 			}
-			made[s] = make([]byte, f.n)
-			if err := code.Rebuild(made[s], s, from, data); err != nil {
+			made[s] = make([]byte, f.bytes())
+			if f.mapped {
+				mergeMaps(made[s], data)
+			} else if err := code.Rebuild(made[s], s, from, data); err != nil {
 				return err
 			}
 		}
@@ -313,6 +329,9 @@ type missingRange struct{ off, n int64 }
 // the shard, else as far as the log goes. It tells whether there is a rest, for
 // [Core.ReadRest].
 func (d *Coded) Read(r *Request) (rest bool, err error) {
+	if r.Map != nil {
+		return d.readMap(r)
+	}
 	if r.serve != nil {
 		r.batch, err = d.readShard(r.Data, r.Off)
 		return false, err
@@ -351,19 +370,22 @@ func (c *Core) ReadRest(now Instant, r *Request) {
 			return
 		}
 		c.p.reading = slices.DeleteFunc(c.p.reading, func(x *Request) bool { return x == r })
-		if end-off != r.Len {
+		if end-off != r.Len && r.Map == nil {
 			copy(r.Data, r.whole[r.Off-off:])
 		}
 		c.readDone(r, lost)
 	}
 	for _, m := range r.missing {
-		for _, f := range c.coded.parts(m) {
+		for _, f := range c.coded.parts(m, r.Map != nil) {
 			waits++
 			shard := bits.TrailingZeros32(f.need)
 			f.done = func(f *fetch) {
-				if f.err != nil {
+				switch {
+				case f.err != nil:
 					lost = f.err
-				} else {
+				case f.mapped:
+					c.coded.scatterMap(r.Map, off, m, shard, f)
+				default:
 					c.coded.scatter(r.whole, off, m, shard, f)
 				}
 				done()
@@ -376,7 +398,11 @@ func (c *Core) ReadRest(now Instant, r *Request) {
 
 // parts are the fetches that bring a range of the volume. What lies in a shard of a
 // range lies there in one piece.
-func (d *Coded) parts(m missingRange) (parts []*fetch) {
+func (d *Coded) parts(m missingRange, mapped bool) (parts []*fetch) {
+	most := int64(maxRead)
+	if mapped {
+		most = maxMap
+	}
 	for shard := range d.code.K() {
 		from, to := int64(-1), int64(0)
 		for off := m.off; off < m.off+m.n; {
@@ -389,8 +415,8 @@ func (d *Coded) parts(m missingRange) (parts []*fetch) {
 			}
 			off = end
 		}
-		for ; from >= 0 && from < to; from += maxRead {
-			parts = append(parts, &fetch{off: from, n: min(maxRead, to-from), need: 1 << shard})
+		for ; from >= 0 && from < to; from += most {
+			parts = append(parts, &fetch{off: from, n: min(most, to-from), need: 1 << shard, mapped: mapped})
 		}
 	}
 	return parts

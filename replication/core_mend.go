@@ -172,15 +172,24 @@ func (c *Core) tickMends() {
 // up at once.
 const maxRead = 1 << 20
 
-// onRead reads committed content for the primary, with everything that it had
-// committed when it asked.
+// onRead reads committed content for the primary, or maps it, with everything that it
+// had committed when it asked.
 func (c *Core) onRead(from NodeID, m *Message) {
-	if !c.canServe(m, maxRead) {
+	most, mapped := int64(maxRead), m.Sync && c.coded != nil
+	if mapped {
+		most = maxMap
+	}
+	if !c.canServe(m, most) {
 		c.refuseRead(MsgBlock, from, m)
 		return
 	}
 	gen, inc, id := m.Gen, m.From, m.Copy
-	r := &Request{Op: blockdev.OpRead, Off: m.Off, Len: m.Len, Data: make([]byte, m.Len)}
+	r := &Request{Op: blockdev.OpRead, Off: m.Off, Len: m.Len}
+	if mapped {
+		r.Map = blockMap{}
+	} else {
+		r.Data = make([]byte, m.Len)
+	}
 	r.serve = func(err error) {
 		if c.role != Secondary || c.prom != gen {
 			return
@@ -191,6 +200,8 @@ func (c *Core) onRead(from NodeID, m *Message) {
 		var bad *blockdev.ChecksumError
 		if x.Refused = err != nil; errors.As(err, &bad) {
 			x.Incomplete, x.Off, x.Len = true, bad.Off, 0
+		} else if err == nil && mapped {
+			x.Data, x.Len = r.Map, int64(len(r.Map))
 		} else if err == nil && (c.coded == nil || !allBlocksZero(r.Data)) {
 			x.Data = r.Data
 		}

@@ -47,7 +47,8 @@ const (
 	// MsgCollected answers it; Refused tells that a primary is at work here.
 	MsgCollected
 	// MsgRead asks a member for Len bytes of committed content at Off, with
-	// everything up to Commit; Copy is the number of the question.
+	// everything up to Commit; Copy is the number of the question. With Sync, to a
+	// member of an erasure-coded volume, for a map of what is data instead.
 	MsgRead
 	// MsgBlock answers it with Data; Refused tells that it cannot, and Incomplete that
 	// this is because the block at Off fails its check.

@@ -485,6 +485,9 @@ var batches = sync.Pool{New: func() any { return new([]*Request) }}
 
 // Extents implements blockdev.Device. It tells of answered mutations.
 func (s *Session) Extents(off, n int64, emit func(blockdev.Extent) bool) error {
+	if s.v.coded != nil {
+		return s.mappedExtents(off, n, emit)
+	}
 	if err := s.serving(); err != nil {
 		return err
 	}

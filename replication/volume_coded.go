@@ -95,3 +95,48 @@ func (d *Coded) ReadCommitted(p []byte, off int64) error {
 	}
 	return nil
 }
+
+// mapStep is how much of a volume is mapped at once, bytes: what is written to it waits
+// while what is under way there is committed.
+const mapStep = 256 << 20
+
+// mappedExtents are the extents of an erasure-coded volume. Blocks of zeros are holes.
+func (s *Session) mappedExtents(off, n int64, emit func(blockdev.Extent) bool) error {
+	if err := blockdev.CheckExtents(off, n, s.Size()); err != nil {
+		return err
+	}
+	cur, end := blockdev.Extent{Off: off}, off+n
+	for at := off; at < end; {
+		first := at / blockSize
+		last := (min(end, at+mapStep) + blockSize - 1) / blockSize
+		m, err := s.mapBlocks(first, last)
+		if err != nil {
+			return err
+		}
+		for b := first; b < last; b++ {
+			hole := !m.has(b - first)
+			if cur.Len > 0 && hole != cur.Hole {
+				if !emit(cur) {
+					return nil
+				}
+				cur = blockdev.Extent{Off: at}
+			}
+			at = min(end, (b+1)*blockSize)
+			cur.Len, cur.Hole, cur.Zero = at-cur.Off, hole, hole
+		}
+	}
+	emit(cur)
+	return nil
+}
+
+// mapBlocks tells which of the blocks from first up to last may be data.
+func (s *Session) mapBlocks(first, last int64) (blockMap, error) {
+	done := make(chan error, 1)
+	client := &blockdev.Request{Op: blockdev.OpRead, Done: func(r *blockdev.Request) { done <- r.Err }}
+	q := &request{client: client}
+	q.Op, q.Off, q.Len = blockdev.OpRead, first*blockSize, (last-first)*blockSize
+	q.Map, q.Attachment, q.Owner = make(blockMap, mapBytes(q.Len)), s.attachment, q
+	m := blockMap(q.Map)
+	s.submit([]*Request{&q.Request})
+	return m, <-done
+}

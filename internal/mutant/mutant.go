@@ -176,6 +176,7 @@ const (
 	ReplicaMendNever
 	ReplicaMendBlind
 	ReplicaCompareMixed
+	ReplicaMapPoured
 	ReplicaRepeat
 	ReplicaRepeatEarly
 	ReplicaRepeatWhole
@@ -347,6 +348,7 @@ var table = [numIDs]Info{
 	{ReplicaMendNever, "replica/mend-never", "A bad block of a shard stays bad."},
 	{ReplicaMendBlind, "replica/mend-blind", "What a shard is mended with is taken from that shard, too."},
 	{ReplicaCompareMixed, "replica/compare-mixed", "Shards of different batches are compared."},
+	{ReplicaMapPoured, "replica/map-poured", "What is data is told by the shards alone, without the log."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},
 	{ReplicaRepeatWhole, "replica/repeat-whole", "What was done in part is done again from its beginning."},

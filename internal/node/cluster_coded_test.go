@@ -200,3 +200,72 @@ func TestErasureCodedVolumeGrows(t *testing.T) {
 		t.Errorf("n2 serves %d bytes", got)
 	}
 }
+
+// holes are the bytes of a range that clients are told to be none.
+func holes(t *testing.T, client *nbd.Client, off, n int64) (bytes int64) {
+	t.Helper()
+	err := client.Extents(off, n, func(e blockdev.Extent) bool {
+		if e.Hole != e.Zero {
+			t.Errorf("extent %+v", e)
+		}
+		if e.Hole {
+			bytes += e.Len
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes
+}
+
+// TestErasureCodedVolumeTellsHoles: block status is of what is in the log and in the
+// shards, also without one of these; and trimmed stripes take no space on any node.
+func TestErasureCodedVolumeTellsHoles(t *testing.T) {
+	const size, written = 24 << 20, 8 << 20
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n3")
+	c.coded(via, "v", size, 2, 1)
+	client := c.dial("n3", "v")
+	told := func(what string, want int64) {
+		t.Helper()
+		if got := holes(t, client, 0, size); got != want {
+			t.Errorf("%s: %d bytes are holes, not %d", what, got, want)
+		}
+	}
+	told("empty", size)
+	data := bytes.Repeat([]byte{7}, written)
+	if err := blockdev.WriteAt(client, data, 1<<20, 0); err != nil {
+		t.Fatal(err)
+	}
+	told("in the log", size-written)
+	if got := holes(t, client, 1<<20-512, 1024); got != 512 {
+		t.Errorf("%d bytes of 512 before what is written are holes", got)
+	}
+	settle := func() {
+		for _, n := range three {
+			c.poured(n, "v")
+		}
+	}
+	settle()
+	told("in the shards", size-written)
+	if err := blockdev.Trim(client, 2<<20, 4<<20, 0); err != nil {
+		t.Fatal(err)
+	}
+	told("trimmed in the log", size-written+4<<20)
+	settle()
+	told("trimmed in the shards", size-written+4<<20)
+	for _, n := range three {
+		eventually(t, "the space of trimmed stripes is free on "+n, func() bool {
+			s, _ := c.nodes[n].member.replicas.Find("v")
+			return s.Store.AllocatedBytes <= (written-4<<20)/2+256<<10
+		})
+	}
+	c.kill("n2")
+	told("without n2", size-written+4<<20)
+	c.start("n2")
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	c.kill("n1")
+	told("without n1", size-written+4<<20)
+}

@@ -103,6 +103,9 @@ func (s *sim) request(n *node, attachment uint64) *replication.Request {
 			o.block = hotBlocks + s.draws.Int64N(trimBlocks)
 			r.Off = o.block * blockSize
 		}
+		if s.code != nil && s.draws.IntN(4) == 0 {
+			r.Map, r.Data, r.Len = make([]byte, 1), nil, blockSize
+		}
 		s.beginRead(n, o)
 	case x < 11:
 		o.block = hotBlocks + s.draws.Int64N(trimBlocks-3)
@@ -121,7 +124,7 @@ func (s *sim) request(n *node, attachment uint64) *replication.Request {
 			s.begin(n, o, b+i, r.Data[i*blockSize:])
 		}
 	}
-	r.Len = int64(len(r.Data))
+	r.Len = max(r.Len, int64(len(r.Data)))
 	return r
 }
 
@@ -167,7 +170,15 @@ func (s *sim) done(n *node, r *replication.Request) {
 		s.flushedTo(n, r.Last())
 	case o.reads:
 		s.Reads++
-		tag := tagOf(r.Data)
+		tag := uint64(0)
+		switch {
+		case r.Map == nil:
+			tag = tagOf(r.Data)
+		case r.Map[0] != 0:
+			return // it may be data, and nothing else is said
+		default:
+			s.Holes++
+		}
 		if o.read != nil {
 			s.seen.Returned(o.read, tag)
 		}

@@ -243,6 +243,16 @@ func (d *disk) ReadStaged(p []byte, off int64, missing func(off, n int64)) error
 	return nil
 }
 
+// StagedBlocks tells which blocks the log has.
+func (d *disk) StagedBlocks(off, n int64, f func(block int64, zero bool)) error {
+	for b := off / blockSize; b < (off+n)/blockSize; b++ {
+		if d.staged[b] > 0 {
+			f(b, d.image[b] == 0)
+		}
+	}
+	return nil
+}
+
 // Staged lists the older half of what the log has.
 func (d *disk) Staged(int) (upto replication.Seq, blocks []int64, ok bool) {
 	var seqs []replication.Seq
@@ -443,6 +453,16 @@ func (m *shard) ReadCommitted(p []byte, off int64) error {
 			return &blockdev.ChecksumError{Off: off + o}
 		}
 		copy(p[o:], rows[(off+o)/blockSize])
+	}
+	return nil
+}
+
+// Extents tells which rows are data.
+func (m *shard) Extents(off, n int64, emit func(blockdev.Extent) bool) error {
+	rows, _ := m.view(uint64(m.at(m.commit)))
+	for o := off; o < off+n; o += blockSize {
+		zero := rows[o/blockSize] == nil
+		emit(blockdev.Extent{Off: o, Len: blockSize, Hole: zero, Zero: zero})
 	}
 	return nil
 }
