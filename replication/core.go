@@ -111,7 +111,7 @@ type Limits struct {
 	SendBytes  int    // catching up: bytes sent ahead of the answers; default 8 MiB
 	CopyBytes  int64  // one piece of a full copy, or of the log for a member that catches up; default 256 KiB
 	Copies     uint64 // pieces sent ahead of the answers; default 4
-	LagBytes   int64  // log kept for a member that does not keep up, within a sixteenth; default 32 MiB
+	LagBytes   int64  // log kept for who joins, or has not synced what it holds, within a sixteenth; default 32 MiB
 }
 
 func (l Limits) withDefaults() Limits {

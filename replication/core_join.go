@@ -19,6 +19,7 @@ type join struct {
 
 	full    bool // a copy; else the log reaches
 	behind  Seq  // of a copy: only of what has changed after this; 0: of everything
+	begin   Seq  // its log has what follows this, and maybe more
 	empty   bool // it has answered RESET
 	cursor  int64
 	reading bool
@@ -28,7 +29,7 @@ type join struct {
 	held    uint64
 	end     uint64 // number of the piece that ends the copy; 0: not reached
 	copied  int64  // bytes sent
-	safe    Seq    // what was committed when it was found to need a full copy
+	safe    Seq    // what may have been flushed when it was found to need a full copy
 	buf     []byte // of the piece that is read
 }
 
@@ -38,6 +39,20 @@ type piece struct{ off, n int64 }
 // complete tells whether everything was copied.
 func (j *join) complete() bool {
 	return j.joined && (!j.full || mutant.On(mutant.ReplicaHalfCopy) || j.end != 0 && j.held >= j.end)
+}
+
+// reachedBy tells whether the log of the replica that joins has whatever a member lacks:
+// that replica may be primary next. Who lacks more catches up soon, or is to leave.
+func (c *Core) reachedBy(j *join) bool {
+	if mutant.On(mutant.ReplicaGrowShort) {
+		return true
+	}
+	for _, p := range c.p.now.peers {
+		if p.held < j.begin && c.lost(*c.p.base.member(p.node)) == "" {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *Core) endJoin(why string) {
@@ -121,14 +136,13 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	at, sound := c.inCommon(p, m, end)
 	if sound && c.shardFollows(m) {
 		if _, err := c.disk.ReadLog(at, 1); at == end || err == nil {
-			j.joined = true
+			j.joined, j.begin = true, at
 			c.level(p, at, min(m.Durable, at))
 			return
 		}
 	}
-	if c.role == Chosen {
-		// A copy is of committed content, and nothing is committed yet. Others
-		// may be brought level by the log alone.
+	if c.role == Chosen && (c.coded != nil || mutant.On(mutant.ReplicaChosenWaits)) {
+		// Its shard cannot be rebuilt before this generation reads the others.
 		p.far = true
 		c.endJoin("the log does not reach it")
 		return
@@ -138,7 +152,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		return
 	}
 	if j.safe == 0 {
-		j.safe = c.p.commit
+		j.safe = end
 	}
 	if c.durable < j.safe {
 		// What was flushed may be durable there and not here yet: it is emptied
@@ -157,7 +171,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin(fmt.Sprintf("the generation of entry %d is not known", begin))
 		return
 	}
-	j.joined, j.full, j.behind = true, true, c.changesSince(p, m)
+	j.joined, j.full, j.begin, j.behind = true, true, begin, c.changesSince(p, m)
 	if c.coded != nil && c.shardFollows(m) && !m.Incomplete {
 		j.behind = keepShard // only its log is too far behind
 	}
@@ -203,7 +217,7 @@ func (c *Core) level(p *peer, at, durable Seq) {
 // copyOn sends the next pieces of a full copy, a few ahead of the answers.
 func (c *Core) copyOn() {
 	j := c.p.join
-	if j == nil || !j.full || c.role != Primary || c.p.drain != nil {
+	if j == nil || !j.full || c.role != Chosen && c.role != Primary || c.p.drain != nil {
 		return
 	}
 	p := c.peer(j.node)
@@ -257,12 +271,13 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 
 // readPiece reads piece n and sends it. Nothing new is written to its range, f,
 // meanwhile, and it is read again if what was under way is committed; so it holds
-// exactly what is committed when it is sent.
+// exactly what is committed when it is sent. Of a log that was just chosen, everything
+// behind the commit point is under way.
 func (c *Core) readPiece(p *peer, j *join, n uint64, f *flight) {
 	at, commit := j.pieces[n], c.p.commit
 	j.buf = slices.Grow(j.buf[:0], int(at.n))[:at.n]
 	r := &Request{Op: blockdev.OpRead, Off: at.off, Len: at.n, Data: j.buf, gen: c.gen}
-	moving := c.inFlight(f.off, f.end)
+	moving := c.role == Chosen || c.inFlight(f.off, f.end)
 	r.job = func(r *Request) {
 		if moving && commit != c.p.commit && c.p.join == j && !mutant.On(mutant.ReplicaCopyUnlocked) {
 			c.readPiece(p, j, n, f)

@@ -295,16 +295,18 @@ func (c *Core) quorum(durable bool) Seq {
 	return max(min(q, c.p.first), least)
 }
 
-// everywhere is the highest seq that every counted member holds durably.
-func (s *counted) everywhere(commit Seq) Seq {
+// everywhere is up to where every member holds what is committed, and holds it durably;
+// 0 if that is not known of one.
+func (s *counted) everywhere(commit Seq) (held, durable Seq) {
 	if len(s.peers) < s.n-1 {
-		return 0
+		return 0, 0
 	}
+	held, durable = commit, commit
 	for _, p := range s.peers {
 		if !p.ready {
-			return 0
+			return 0, 0
 		}
-		commit = min(commit, p.durable)
+		held, durable = min(held, p.held), min(durable, p.durable)
 	}
-	return commit
+	return held, durable
 }

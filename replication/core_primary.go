@@ -147,19 +147,31 @@ func (c *Core) progress() {
 }
 
 // keepLog lets the log go that every member of the set has, and whoever joins it.
-// What one of them lacks stays, so that whoever is primary can bring it level,
-// unless it lags far behind: then only a copy will.
+// What a member that counts lacks always stays: whoever is primary next may need that
+// member, and may not be able to do without it (min-copies). Whoever lags holds nothing
+// up: the quorum lets it go, or, where it may not, nothing is committed without it.
+// What a member holds and has not synced, or one that joins lacks, stays as long as it
+// does not lag far behind: a copy brings it level, too.
 func (c *Core) keepLog() {
-	keep := c.p.now.everywhere(c.p.commit)
+	held, durable := c.p.now.everywhere(c.p.commit)
 	if c.p.pend != nil {
-		keep = min(keep, c.p.then.everywhere(c.p.commit))
+		h, d := c.p.then.everywhere(c.p.commit)
+		held, durable = min(held, h), min(durable, d)
 	}
+	durable = min(durable, c.durable)
+	if c.strict() {
+		held = durable // who loses power counts still
+	}
+	floor := min(c.p.lag.floor(), c.p.commit)
+	if mutant.On(mutant.ReplicaCutLagging) {
+		held = floor
+	}
+	keep := max(durable, min(held, floor))
 	if j := c.p.join; j != nil && j.joined {
 		if p := c.peer(j.node); p != nil && p.ready {
-			keep = min(keep, p.held)
+			keep = min(keep, max(p.held, floor))
 		}
 	}
-	keep = max(min(keep, c.durable), min(c.p.lag.floor(), c.p.commit))
 	if keep > c.p.keep {
 		c.p.keep = keep
 		c.disk.Keep(keep)
@@ -304,12 +316,17 @@ func (c *Core) askLease(p *peer, m *Message) {
 	m.Lease = p.lease.id
 }
 
-// pump sends a peer a piece of what it lacks, if the window allows. Its answers and the
-// ticks ask for the next pieces: several at once would hold everybody else up for as long
-// as they take to read and encode.
+// pump sends a peer a piece of what it lacks, if the window has room for one: what fits
+// into less, and then is answered, makes room for no more. Its answers and the ticks ask
+// for the next pieces: several at once would hold everybody else up for as long as they
+// take to read and encode.
 func (c *Core) pump(p *peer) {
 	_, last := c.disk.Last()
-	if !p.up || !p.ready || p.next > last || p.bytes >= c.lim.SendBytes {
+	full := p.bytes > 0 && p.bytes+int(c.lim.CopyBytes) > c.lim.SendBytes
+	if mutant.On(mutant.ReplicaSmallPieces) {
+		full = p.bytes >= c.lim.SendBytes
+	}
+	if !p.up || !p.ready || p.next > last || full {
 		return
 	}
 	prev := p.next - 1

@@ -144,7 +144,7 @@ func (x step) change(i int) {
 		(x.enough(set, holders) || x.Bug == PolicyUnchecked) {
 		x.ask(i, set)
 	}
-	if s.role[i] != serving && !(x.Bug == GrowEarly && s.role[i] == chosen) {
+	if s.role[i] < chosen {
 		return
 	}
 	if x.Bug == GrowEarly {
@@ -266,7 +266,7 @@ func (x step) flush(i int) {
 // invite lets primary i bring nodes level that do not count, one at a time.
 func (x step) invite(i int) {
 	s := x.s
-	if !x.Joins || s.asked[i] != 0 || s.role[i] != serving && !(x.Bug == GrowEarly && s.role[i] == chosen) {
+	if !x.Joins || s.asked[i] != 0 || s.role[i] < chosen {
 		return
 	}
 	g := int(s.of[i])
@@ -284,6 +284,12 @@ func (x step) invite(i int) {
 			n := *s
 			n.joins[i] = uint8(r) + 1
 			x.to(n, "", "n%d begins to bring n%d level", i, r)
+		}
+		invited, safe := !outside || int(s.joins[i]) == r+1, int(s.synced[i]) == s.log[i].len()
+		if invited && safe && s.log[r] != 0 && int(s.prom[r]) == g {
+			n := *s
+			n.log[r], n.synced[r], n.held[i][r], n.durable[i][r] = 0, 0, 0, 0
+			x.to(n, "", "n%d empties n%d, to copy everything", i, r)
 		}
 	}
 	if s.joins[i] != 0 {

@@ -140,6 +140,10 @@ const (
 	ReplicaCopyAgain
 	ReplicaCopySmall
 	ReplicaMarkSmall
+	ReplicaSmallPieces
+	ReplicaCutLagging
+	ReplicaGrowShort
+	ReplicaChosenWaits
 	ReplicaOneLease
 	ReplicaNoLease
 	ReplicaLeaseLong
@@ -312,6 +316,10 @@ var table = [numIDs]Info{
 	{ReplicaCopyAgain, "replica/copy-again", "Pieces of a copy that were lost with a connection are not sent again."},
 	{ReplicaCopySmall, "replica/copy-small", "A replica that is copied is not told how large the volume is."},
 	{ReplicaMarkSmall, "replica/mark-small", "A generation does not begin by telling how large the volume is."},
+	{ReplicaSmallPieces, "replica/small-pieces", "Who catches up is sent however little fits into its window."},
+	{ReplicaCutLagging, "replica/cut-lagging", "The log is cut although a member that counts lacks it."},
+	{ReplicaGrowShort, "replica/grow-short", "A replica becomes a member although its log lacks what another member needs."},
+	{ReplicaChosenWaits, "replica/chosen-waits", "A promoted member copies to nobody before its log is committed."},
 	{ReplicaOneLease, "replica/one-lease", "A lease from any one member is enough."},
 	{ReplicaNoLease, "replica/no-lease", "Reads are answered without a lease."},
 	{ReplicaLeaseLong, "replica/lease-long", "A lease is believed from when it was granted, not from when it was asked for."},

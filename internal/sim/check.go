@@ -179,6 +179,7 @@ func (s *sim) check() {
 		s.checkTakeover()
 		s.checkSafe()
 		s.checkOld()
+		s.checkReach()
 		s.checkShards()
 	}
 }
@@ -397,6 +398,25 @@ func (s *sim) recorded(old, rec *replication.Record, p *replication.Proposal) {
 	for _, n := range s.nodes[:s.data] {
 		s.checkCounted(n, rec)
 	}
+}
+
+// checkReach checks that what a member that counts lacks is in the log of every other
+// one: whoever is primary can bring it level.
+func (s *sim) checkReach() {
+	for _, a := range s.rec.Set() {
+		for _, b := range s.rec.Set() {
+			x, y := s.node(a.Node), s.node(b.Node)
+			if counts(x, a) && counts(y, b) && x.disk.baseSeq > y.disk.last() {
+				s.violate("reach", "%s counts and has the log from %d on only, %s counts and ends at %d", x.name, x.disk.baseSeq+1, y.name, y.disk.last())
+			}
+		}
+	}
+}
+
+// counts tells whether a member's run is the one that is recorded, and has forgotten
+// nothing.
+func counts(n *node, m replication.Member) bool {
+	return n.registered && n.inc == m.Incarnation && !m.Amnesiac && !n.old && !n.emptied
 }
 
 // checkCounted checks that a primary counts over the set that is recorded, whatever

@@ -236,13 +236,9 @@ type passing struct {
 	acted    map[acted]bool
 }
 
-// shares makes it a seed with gateways, or not. They write as much as all others, so
-// that more of the log has to be kept for members that are behind.
+// shares makes it a seed with gateways, or not.
 func (s *sim) shares(seed uint64) {
 	s.shared, s.passes, s.acted = seed/8%2 == 0, rand.New(rand.NewPCG(seed, 7)), map[acted]bool{}
-	if s.shared {
-		s.limits.LagBytes *= 4
-	}
 }
 
 // forgetActed begins anew, after a recovery has lost some of the log.

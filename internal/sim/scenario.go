@@ -31,6 +31,7 @@ var (
 	four     = replication.Shape{Policy: replication.AckMajority, MinCopies: 4, Durability: replication.DurableFlush}
 	unbound  = replication.Limits{}
 	mirror   *erasure.Code
+	short    = replication.Limits{CopyBytes: blockSize, EntryBytes: blockSize, LagBytes: 1 << 13}
 	pieces   = replication.Limits{CopyBytes: blockSize, SendBytes: 16 * blockSize, EntryBytes: blockSize, Copies: 2}
 )
 
@@ -56,6 +57,8 @@ var scenarios = []scenario{
 	{"what a recovery lost does not come back", 2, all, unbound, 0, mirror, lostCommit},
 	{"what a recovery lost is copied over", 2, all, unbound, 1, mirror, lostChange},
 	{"a replica joins under load", 2, all, unbound, 0, mirror, busyJoin},
+	{"what a member that counts lacks stays in the log", 3, majority, short, 1, mirror, laggingMember},
+	{"a promoted member copies to one that it needs", 2, pair, short, 1, mirror, chosenCopies},
 	{"copies and writes", 2, all, pieces, 1, mirror, copyUnderLoad},
 	{"a client that lost the volume changes nothing in part", 2, all, unbound, 0, mirror, fencedModify},
 	{"a slow member does not hold writes and leaves", 3, majority, unbound, 0, mirror, slowMember},

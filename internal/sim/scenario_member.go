@@ -221,3 +221,47 @@ func copyUnderLoad(s *sim, n []*node) {
 	}
 	s.readMs = 1
 }
+
+// laggingMember: a member lags by more than the log is kept for others, and is needed
+// before the quorum lets it go.
+func laggingMember(s *sim, n []*node) {
+	s.do(n[0], blockdev.OpWrite, 1)
+	s.run(time.Second)
+	s.split(n[0], n[2])
+	n[0].deaf = always // so that it cannot ask for a set without n3
+	for b := range int64(30) {
+		s.do(n[0], blockdev.OpWrite, b)
+		s.do(n[0], blockdev.OpFlush, 0)
+	}
+	s.crash(n[0], false)
+	s.promote(n[1])
+	s.until("n2 serves with n3", s.serves(n[1]))
+	s.do(n[1], blockdev.OpRead, 1)
+}
+
+// chosenCopies: a member lost power, and what it lacks is not in the log any more, when
+// the primary starts again: it can commit nothing before it has copied.
+func chosenCopies(s *sim, n []*node) {
+	for b := range int64(8) {
+		s.do(n[0], blockdev.OpWrite, b)
+	}
+	s.do(n[0], blockdev.OpFlush, 0)
+	s.syncMs = 1e6
+	for b := range int64(30) {
+		s.do(n[0], blockdev.OpWrite, b)
+		s.run(10 * time.Millisecond)
+	}
+	s.syncMs = 4
+	s.crashWith(n[1], true, func(int) int { return 0 })
+	if _, err := n[0].disk.ReadLog(n[1].disk.last(), 1); err == nil {
+		s.violate("scenario", "the log of n1 still has what n2 lacks: from %d on", n[0].disk.baseSeq)
+	}
+	s.crash(n[0], false)
+	s.start(n[0])
+	s.promote(n[0])
+	s.until("n1 has chosen", func() bool { return s.role(n[0]) == replication.Chosen })
+	s.start(n[1])
+	s.connect(n[0], n[1])
+	s.until("n1 serves", s.serves(n[0]))
+	s.do(n[0], blockdev.OpRead, 1)
+}

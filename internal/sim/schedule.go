@@ -74,7 +74,7 @@ func setupOf(seed uint64) setup {
 	}
 	c.profile = rnd.IntN(profiles)
 	if rnd.IntN(2) == 0 {
-		c.limits = replication.Limits{EntryBytes: blockSize, SendBytes: 10000, CopyBytes: blockSize, LagBytes: 1 << 18}
+		c.limits = replication.Limits{EntryBytes: blockSize, SendBytes: 10000, CopyBytes: blockSize, LagBytes: 1 << 13}
 	}
 	c.external = rnd.IntN(3) > 0
 	if c.replicas < 5 && rnd.IntN(4) == 0 && c.code == nil {
