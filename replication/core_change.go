@@ -92,12 +92,13 @@ func (c *Core) Refused(now Instant, id uint64, why string) {
 
 // Change asks for another policy. It is recorded when everything committed is
 // durable at so many members as the new policy asks for, or at once if only min-copies
-// becomes less; until then both count. The error says why it cannot begin.
+// becomes less: that may be asked for before the generation serves, too, for it may not be
+// able to without. Until then both count. The error says why it cannot begin.
 func (c *Core) Change(now Instant, s Shape) error {
 	if !c.enter(now) {
 		return c.failed
 	}
-	if c.role != Primary {
+	if c.role != Primary && (c.role != Chosen || !c.onlyFewer(Proposal{Shape: &s})) {
 		return fmt.Errorf("%w: this node is %s", ErrMoved, c.role)
 	}
 	if s == c.p.base.shape() {
@@ -170,7 +171,7 @@ func (c *Core) tryChange() {
 // members count then, and W of them hold what is committed, so nothing has to be waited
 // for: most of all not for those that the operator wants to go on without.
 func (c *Core) onlyFewer(p Proposal) bool {
-	if p.Members != nil || p.Shape == nil {
+	if p.Members != nil || p.Shape == nil || mutant.On(mutant.ReplicaFewerWaits) {
 		return false
 	}
 	was := c.p.base.shape()
@@ -214,7 +215,7 @@ func (c *Core) wanted() (Proposal, *peer) {
 			return Proposal{Members: members, Why: string(j.node) + " is level"}, p
 		}
 	}
-	if s := c.p.shape; s != nil && c.role == Primary {
+	if s := c.p.shape; s != nil {
 		return Proposal{Shape: s, Why: "an operator asked for it"}, nil
 	}
 	return Proposal{}, nil

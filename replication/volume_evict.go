@@ -51,7 +51,7 @@ func (v *Volume) Change(ctx context.Context, edit func(*Shape)) error {
 	}
 	return v.until(ctx, func(c *Core) (bool, error) {
 		switch {
-		case c.role != Primary:
+		case c.role != Primary && c.role != Chosen:
 			return false, ErrMoved
 		case c.p.base.shape() == want:
 			return true, nil

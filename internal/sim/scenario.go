@@ -68,6 +68,7 @@ var scenarios = []scenario{
 	{"a forced branch is followed, others are emptied", 2, all, unbound, 0, mirror, newLineage},
 	{"a recovery waits for all, or for an operator", 3, majority, unbound, 0, mirror, waivedRecovery},
 	{"below min-copies writes wait, and are answered later", 2, pair, unbound, 0, mirror, suspended},
+	{"min-copies are lowered while copies are missing", 2, pair, unbound, 0, mirror, fewerCopies},
 	{"a recovery waits for a sync", 3, majority, unbound, 0, mirror, volatileRecovery},
 	{"one copy alone recovers from power loss", 1, all, unbound, 0, mirror, loneRecovery},
 	{"what rots is read from another member", 2, all, unbound, 0, mirror, mendAll},

@@ -149,6 +149,41 @@ func suspended(s *sim, n []*node) {
 	s.until("it is answered", func() bool { return !s.pending(n[0], r) })
 }
 
+// fewerCopies: an operator lets a volume go on without a member that does not come back:
+// while it serves, and when it cannot begin to.
+func fewerCopies(s *sim, n []*node) {
+	shape := func(copies int) {
+		x := pair
+		x.MinCopies = copies
+		if err := n[0].core.Change(s.clock(n[0]), x); err != nil {
+			s.violate("scenario", "min-copies cannot become %d: %v", copies, err)
+		}
+		s.effects(n[0])
+		s.until("it is recorded", func() bool { return s.rec.MinCopies == copies })
+	}
+	s.crash(n[1], false)
+	r := s.submit(n[0], blockdev.OpWrite, 1)
+	s.run(time.Second)
+	shape(1)
+	s.until("a write is answered", func() bool { return !s.pending(n[0], r) })
+	s.start(n[1])
+	s.connect(n[0], n[1])
+	s.until("n2 is a member", s.isMember("n2"))
+	shape(2)
+	for _, x := range n[:2] {
+		s.crash(x, false)
+	}
+	s.start(n[0])
+	s.promote(n[0])
+	s.until("n1 has chosen", func() bool { return s.role(n[0]) == replication.Chosen })
+	s.run(5 * time.Second)
+	if s.role(n[0]) != replication.Chosen {
+		s.violate("S3", "n1 serves without n2, min-copies is 2")
+	}
+	shape(1)
+	s.until("n1 serves", s.serves(n[0]))
+}
+
 func loneRecovery(s *sim, n []*node) {
 	s.do(n[0], blockdev.OpWrite, 1)
 	s.do(n[0], blockdev.OpFlush, 0)
