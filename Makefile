@@ -20,11 +20,11 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 
 # What the tests use besides Go: gcc for the race detector; the others are NBD
 # clients, servers to compare with, file systems, what nbd's own test client is
-# built from, and networks that can be cut. Guests with a kernel and a database need more.
+# built from, networks that can be cut, and guests with a kernel and a database.
 PACKAGES = gcc libc6-dev fio nbdkit nbd-server libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
-	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils
-VM_PACKAGES = qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql
+	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils \
+	qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql
 
 .DEFAULT_GOAL := build
 
@@ -78,6 +78,11 @@ processes: build ## the short forms of what is tested with clusters of real proc
 	else \
 		echo "make endpoints is left out: it needs root, iproute2, curl, haproxy and keepalived"; \
 	fi
+	@if command -v pgbench >/dev/null && deploy/test/vm/build.sh >/dev/null; then \
+		$(MAKE) --no-print-directory vm-short; \
+	else \
+		echo "make vm-short is left out: it needs what make deps installs, and a kernel's package from apt-get"; \
+	fi
 
 .PHONY: deps
 deps: ## install the tools that tests use (Debian packages; says which)
@@ -87,10 +92,6 @@ deps: ## install the tools that tests use (Debian packages; says which)
 	echo "installing with apt-get:$$missing"; \
 	if [ $$(id -u) != 0 ]; then echo "make deps: must run as root, e.g. sudo make deps" >&2; exit 1; fi; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing
-
-.PHONY: deps-vm
-deps-vm: ## install what make vm, vm-short, vm-postgres and vm-qemu use
-	@$(MAKE) --no-print-directory deps PACKAGES="$(VM_PACKAGES)"
 
 .PHONY: interop
 interop: build ## other NBD programs, file systems and kill -9 against bin/blkd
@@ -230,9 +231,8 @@ vm-relay: build ## what a relay costs and gains: latency, and the wait when the 
 	deploy/test/vm/attach.sh --script relay-guest.sh
 
 .PHONY: vm-short
-vm-short: build ## the same in two minutes: a kill and a hand-over on ext4, PostgreSQL through two kills
-	deploy/test/vm/attach.sh --env FAULTS="kill promote" --env SECONDS_EACH=9
-	$(VM_POSTGRES) --script postgres-guest.sh --env KILLS=2 --env SECONDS_EACH=6
+vm-short: build ## the same in a minute: ext4 and PostgreSQL through a kill and a hand-over
+	$(VM_POSTGRES) --script postgres-guest.sh --env KILLS=1 --env HANDOVERS=1 --env SECONDS_EACH=6
 
 .PHONY: bench
 bench: build ## everything under fio, with a verdict per target: one node, mirrors, and other NBD servers

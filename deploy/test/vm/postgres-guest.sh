@@ -1,4 +1,5 @@
-# Guest: PostgreSQL on a volume of the host's cluster, under pgbench, while the node that is primary is killed, KILLS times.
+# Guest: PostgreSQL on a volume of the host's cluster, under pgbench, while the node that is primary is killed, KILLS times, and then,
+# HANDOVERS times, gives the volume to another one.
 # No transaction that was reported as committed may be missing, no page damaged, and the database must not have been restarted.
 . /lab/guest.sh
 . /lab/postgres.sh
@@ -8,13 +9,19 @@ make_fs; mount -t "$FS" $dev /mnt/d || die mount
 pg_create; pg_start; pg_fill
 dmesg -c >/dev/null
 began=$(postmaster); t "PostgreSQL runs: $(postgres --version)"
-for k in $(seq "$KILLS"); do
-  load "$k" "${SECONDS_EACH:-8}" & w=$!
-  sleep 2; p=$(primary); host node kill "$p"; sleep 2; host node start "$p"
-  wait $w || { cat /tmp/pgbench."$k"; die "kill $k: pgbench"; }
+round=0
+for f in $(yes kill | head -n "${KILLS:-0}") $(yes promote | head -n "${HANDOVERS:-0}"); do
+  round=$((round + 1))
+  load $round "${SECONDS_EACH:-8}" & w=$!
+  sleep 2; p=$(primary)
+  case $f in
+    kill)    host node kill "$p"; sleep 2; host node start "$p";;
+    promote) host blkctl promote pg >/dev/null;;
+  esac
+  wait $w || { cat /tmp/pgbench.$round; die "$f $round: pgbench"; }
   level
-  t "kill $k: $(reported "$k"); primary was n$p, is n$(primary)"
-  unharmed "kill $k"
+  t "$f $round: $(reported $round); primary was n$p, is n$(primary)"
+  unharmed "$f $round"
 done
 [ "$(postmaster)" = "$began" ] || die "PostgreSQL was restarted: $(postmaster), before $began"
 if grep -E 'PANIC|FATAL|ERROR|terminated by signal|not properly shut down' /tmp/postgres.log; then die "PostgreSQL saw errors"; fi
