@@ -33,6 +33,9 @@ func (a *apply) setMembers(c *metapb.SetMembers) (*metapb.Result, *Refusal) {
 	if no := checkNewcomers(v, next); no != nil {
 		return nil, no
 	}
+	if no := checkShards(next); no != nil {
+		return nil, no
+	}
 	if no := checkCounted(v, next); no != nil {
 		return nil, no
 	}
@@ -112,13 +115,35 @@ func checkNewcomers(v, next *metapb.Volume) *Refusal {
 		switch {
 		case m.Amnesiac && !was.Amnesiac:
 			return invalid("volume %s: only a restart makes member %s amnesiac", v.Name, m.Node)
-		case was.Node == "" && isEC(v.Layout):
-			return refused("volume %s has layout %s: its shards cannot be added to or moved", v.Name, metapb.LayoutWord(v.Layout))
+		case was.Node == "" && isEC(v.Layout) && !succeeds(next, m):
+			return refused("volume %s has layout %s: a shard comes to %s only from a member that leaves", v.Name, metapb.LayoutWord(v.Layout), m.Node).
+				advise("blkctl replica move %s FROM %s", v.Name, m.Node)
 		case m.Incarnation == 0 && (m.State != was.State || m.Amnesiac != was.Amnesiac):
 			return refused("volume %s: node %s has not registered since it was replaced or restored", v.Name, m.Node).advise("start blkd on %s", m.Node)
 		case was.Node != "" && m.Shard != was.Shard && m.State != metapb.ReplicaState_REPLICA_STATE_INCONSISTENT:
 			return refused("volume %s: %s has shard %d and cannot count as shard %d at once", v.Name, m.Node, was.Shard, m.Shard).
 				advise("record it as Inconsistent, so that all of it is rebuilt")
+		}
+	}
+	return nil
+}
+
+// succeeds tells whether a member is to have the shard of one that leaves, when it has
+// been brought level.
+func succeeds(v *metapb.Volume, m *metapb.Member) bool {
+	return m.State == metapb.ReplicaState_REPLICA_STATE_INCONSISTENT && !m.Leaving &&
+		slices.ContainsFunc(v.Members, func(x *metapb.Member) bool { return x.Node != m.Node && x.Shard == m.Shard && x.Leaving })
+}
+
+// checkShards checks that every shard of an erasure code has a member.
+func checkShards(next *metapb.Volume) *Refusal {
+	if !isEC(next.Layout) {
+		return nil
+	}
+	for shard := range int32(width(next.Layout)) {
+		if !slices.ContainsFunc(next.Members, func(m *metapb.Member) bool { return m.Shard == shard }) {
+			return refused("volume %s has layout %s: nobody would have shard %d", next.Name, metapb.LayoutWord(next.Layout), shard).
+				advise("blkctl replica move %s FROM [TO]", next.Name)
 		}
 	}
 	return nil

@@ -44,7 +44,16 @@ func TestPlaceMember(t *testing.T) {
 	place("v", "w", "", "it is a witness")
 	place("v", "n9", "", "no node")
 	place("x", "", "", "no volume")
-	place("e", "", "", "shards cannot be added")
+	place("e", "", "", "it has 3 shards, never more")
+	place("e", "", "n1", "n5") // the zone without a replica
+	place("e", "n4", "n2", "n4")
+	plan, err := PlaceMember(w.s, "e", "n4", "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := plan.Members[len(plan.Members)-1]; m.Shard != 1 || heirOf(&metapb.Volume{Layout: w.s.Volume("e").Layout, Members: plan.Members}, "n2") != "n4" {
+		t.Errorf("moved from n2: %v", plan.Members)
+	}
 	if err := w.line("drain_node name=n5"); err != nil {
 		t.Fatal(err)
 	}

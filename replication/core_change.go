@@ -150,7 +150,8 @@ func (c *Core) tryChange() {
 		c.p.frozen = c.now
 	}
 	then := c.count(&next)
-	if comer == nil && c.reached(&then, true, then.w) < need && !mutant.On(mutant.ReplicaShrinkLosing) || comer != nil && comer.durable < need && !mutant.On(mutant.ReplicaGrowLacking) {
+	leaves := comer == nil || len(next.Members) < len(c.p.base.Members) // of an erasure code, somebody with the same shard
+	if leaves && c.reached(&then, true, then.w) < need && !mutant.On(mutant.ReplicaShrinkLosing) || comer != nil && comer.durable < need && !mutant.On(mutant.ReplicaGrowLacking) {
 		if comer != nil && c.now.after(c.p.frozen.add(c.times.Drop/2)) {
 			c.p.frozen = 0
 			c.endJoin("its disk is too slow to be level")
@@ -212,7 +213,12 @@ func (c *Core) wanted() (Proposal, *peer) {
 			members := slices.Clone(c.p.base.Members)
 			m := find(members, j.node)
 			m.State, m.Amnesiac, m.Incarnation = UpToDate, false, p.inc
-			return Proposal{Members: members, Why: string(j.node) + " is level"}, p
+			why := string(j.node) + " is level"
+			if old := c.outgoing(*m); old != nil {
+				members, why = c.without(old.Node, false), why+", and "+string(old.Node)+" was to leave"
+				*find(members, j.node) = *m
+			}
+			return Proposal{Members: members, Why: why}, p
 		}
 	}
 	if s := c.p.shape; s != nil {

@@ -35,6 +35,9 @@ func (c *Core) Evict(now Instant, e Eviction) error {
 	if err := c.mayEvict(e.Node); err != nil {
 		return err
 	}
+	if c.coded != nil && !e.Keep {
+		return errors.New("it is erasure-coded, and needs each of its shards")
+	}
 	c.p.evict = &eviction{Eviction: e, since: c.now}
 	c.evicted()
 	c.tryChange()
@@ -97,8 +100,8 @@ func (c *Core) departure() (members []Member, why string) {
 		}
 		c.endEviction(err)
 	}
-	if !c.restIsLevel() {
-		return nil, ""
+	if c.coded != nil || !c.restIsLevel() {
+		return nil, "" // of an erasure code, who leaves goes when another one comes: see outgoing
 	}
 	for _, m := range c.p.base.Members {
 		if m.Leaving && c.mayEvict(m.Node) == nil {
@@ -106,6 +109,26 @@ func (c *Core) departure() (members []Member, why string) {
 		}
 	}
 	return nil, ""
+}
+
+// outgoing is the member that goes when another one comes to count: of an erasure code,
+// one that leaves and has the same shard. So a shard never counts twice, and there is no
+// moment without it. Nil: nobody goes.
+func (c *Core) outgoing(m Member) *Member {
+	if c.coded == nil {
+		return nil
+	}
+	i := slices.IndexFunc(c.p.base.Members, func(x Member) bool { return x.Leaving && x.Shard == m.Shard && x.Node != m.Node && !m.Leaving })
+	if i < 0 {
+		return nil
+	}
+	return &c.p.base.Members[i]
+}
+
+// holdsPlace tells whether a member cannot be replaced now by the one that comes for it:
+// it is the primary, or so few count that others have to come back first.
+func (c *Core) holdsPlace(old *Member) bool {
+	return old != nil && (old.Node == c.self || old.State == UpToDate && c.p.now.n < c.p.base.MinCopies)
 }
 
 // restIsLevel tells whether every replica that does not leave counts, and follows.

@@ -48,11 +48,12 @@ type fetch struct {
 	asked  uint32
 	got    [32][]byte
 	of     [32]batchID
-	batch  batchID // of what was rebuilt; 0: nothing was
+	batch  batchID // of what was rebuilt; else of the first of them
 	err    error   // of the last check that failed; when done: the content is lost
 	done   func(*fetch)
 	again  Instant // nothing is under way: begin anew then; 0: something is
 	busy   bool    // it is being rebuilt
+	made   bool    // it was
 }
 
 // question is a part of a fetch that a member was asked for.
@@ -75,7 +76,7 @@ func (c *Core) fetchShards(f *fetch) {
 }
 
 func (c *Core) beginFetch(f *fetch) {
-	f.asked, f.again, f.bad, f.rotten, f.err = 0, 0, f.except, 0, nil
+	f.asked, f.again, f.bad, f.rotten, f.err, f.made = 0, 0, f.except, 0, nil, false
 	clear(f.got[:])
 	for s := range c.width() {
 		if f.need>>s&1 != 0 {
@@ -189,7 +190,9 @@ func (c *Core) goOn(f *fetch) {
 	}
 	missing &^= have
 	if missing == 0 || f.bare && missing&^f.bad == 0 {
-		f.err = nil
+		if f.err = nil; !f.made {
+			f.batch = f.of[bits.TrailingZeros32(f.need)]
+		}
 		c.endFetch(f)
 		return
 	}
@@ -271,7 +274,7 @@ func (c *Core) rebuild(f *fetch, have uint32) {
 		}
 		from, data = append(from, s), append(data, f.got[s])
 	}
-	f.busy, f.batch = true, f.of[from[0]]
+	f.busy, f.made, f.batch = true, true, f.of[from[0]]
 	var made [32][]byte
 	c.task(false, func() error {
 		for s := range code.K() + code.M() {

@@ -81,6 +81,8 @@ func (c *Core) tickJoin() {
 			p.silent = true
 		case j.full && j.behind == 0 && !c.rebuildable() && c.candidate() != p:
 			c.endJoin("too few shards can be read to rebuild its own")
+		case c.p.pend == nil && c.holdsPlace(c.outgoing(*c.p.base.member(j.node))):
+			c.endJoin("who leaves for it is needed now")
 		case !j.joined && c.now.after(j.invited.add(c.times.Probe)):
 			c.invite(p)
 		}
@@ -108,6 +110,14 @@ func (c *Core) candidate() (best *peer) {
 			continue
 		}
 		tries := p.tries
+		if old := c.outgoing(*m); old != nil {
+			if c.holdsPlace(old) {
+				continue
+			}
+			if old.State == UpToDate {
+				tries += 3 // who makes the set larger comes first
+			}
+		}
 		if m.Amnesiac {
 			tries -= 3
 		}

@@ -426,16 +426,19 @@ func (c *Core) endPour(err error) {
 	}
 }
 
-// copyShard sends piece n of a copy, rebuilt from other shards; pieces of zeros are
-// left out.
+// copyShard sends piece n of a copy: of the member that has the shard and leaves, else,
+// or if that does not answer, rebuilt from other shards. Pieces of zeros are left out.
 func (c *Core) copyShard(p *peer, j *join, n uint64) {
 	at := j.pieces[n]
 	m := c.p.base.member(j.node)
 	j.reading = true
-	f := &fetch{off: at.off, n: at.n, need: 1 << m.Shard, except: 1 << m.Shard}
+	f := &fetch{off: at.off, n: at.n, need: 1 << m.Shard}
+	if c.shardOf(m.Shard) == nil {
+		f.except = f.need // else it is moved from there
+	}
 	f.done = func(f *fetch) {
 		j.reading = false
-		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up || f.batch != c.coded.batch() {
+		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up || f.batch != c.coded.batch() && !mutant.On(mutant.ReplicaCopyOther) {
 			return // read again
 		}
 		data := f.got[bits.TrailingZeros32(f.need)]

@@ -110,7 +110,7 @@ func (a *app) replicaAddCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add VOLUME [NODE]",
 		Short: "Gives a volume one more replica",
-		Long: `Gives a volume one more replica, on a node that is named or that the cluster
+		Long: `Gives a mirrored volume one more replica, on a node that is named or that the cluster
 chooses; --dry-run only says which, and why. It is done when that is recorded. The
 replica is then brought level while the volume is in use: follow that with
 "blkctl replica list", or wait for it with "blkctl wait VOLUME --for=uptodate".`,
@@ -139,7 +139,8 @@ func (a *app) replicaRemoveCommand() *cobra.Command {
 		Use:   "remove VOLUME NODE",
 		Short: "Takes a replica of a volume away, and its data",
 		Long: `Takes a replica of a volume away, and its data. It refuses (exit code 6) if that is
-the primary, the last good copy, or one that min-copies needs.`,
+the primary, the last good copy, or one that min-copies needs. An erasure-coded volume
+needs each of its shards: only one that a move has not completed can be removed.`,
 		Args:              arguments(2, 2),
 		ValidArgsFunction: a.completeVolumeThenNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -161,7 +162,8 @@ func (a *app) replicaMoveCommand() *cobra.Command {
 		Long: `Moves a replica of a volume to another node, which is named or which the cluster
 chooses. The new replica is brought level first, while the volume is in use, and
 only then the old one is removed. It is done when the new one is recorded; the rest
-happens by itself.`,
+happens by itself. A shard of an erasure-coded volume is copied from the old one, or
+rebuilt from the others if that does not answer; to give that up, remove the new one.`,
 		Args:              arguments(2, 3),
 		ValidArgsFunction: a.completeVolumeThenNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -182,6 +182,7 @@ const (
 	ReplicaMendBlind
 	ReplicaCompareMixed
 	ReplicaMapPoured
+	ReplicaCopyOther
 	ReplicaRepeat
 	ReplicaRepeatEarly
 	ReplicaRepeatWhole
@@ -359,6 +360,7 @@ var table = [numIDs]Info{
 	{ReplicaMendBlind, "replica/mend-blind", "What a shard is mended with is taken from that shard, too."},
 	{ReplicaCompareMixed, "replica/compare-mixed", "Shards of different batches are compared."},
 	{ReplicaMapPoured, "replica/map-poured", "What is data is told by the shards alone, without the log."},
+	{ReplicaCopyOther, "replica/copy-other", "Pieces of a shard that is copied are taken of whatever batch they are."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},
 	{ReplicaRepeatWhole, "replica/repeat-whole", "What was done in part is done again from its beginning."},

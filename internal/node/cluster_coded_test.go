@@ -3,8 +3,11 @@ package node
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"blkd/blockdev"
 	"blkd/internal/api"
@@ -268,4 +271,57 @@ func TestErasureCodedVolumeTellsHoles(t *testing.T) {
 	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
 	c.kill("n1")
 	told("without n1", size-written+4<<20)
+}
+
+// TestShardMoves: from a member that is there, from the primary, from one that is
+// dead, and off a drained node; a move can be given up, and no shard taken away.
+func TestShardMoves(t *testing.T) {
+	const size = 8 << 20
+	c := newTrio(t, []string{"n1", "n2", "n3", "n4"}, nil)
+	c.startAll()
+	via := c.address("n1")
+	_, err := via.volumes.Create(brief(t), &api.CreateVolumeRequest{Name: "v", SizeBytes: size, Nodes: []string{"n1", "n2", "n3"},
+		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_EC, Data: 2, Parity: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_PRIMARY)
+	m := newModel(t, size)
+	client := c.dial("n1", "v")
+	m.write(client, 60, 300_000)
+	move := func(from, to string) {
+		t.Helper()
+		v, err := via.volumes.MoveReplica(brief(t), &api.MoveReplicaRequest{Name: "v", From: from, To: to})
+		if err != nil || len(members(v)) != 4 || len(v.Plan.Survives) == 0 {
+			t.Fatalf("move from %s: %v, %v", from, v, err)
+		}
+	}
+	moved := func(from string) {
+		t.Helper()
+		eventually(t, "the shard has moved from "+from, func() bool {
+			v, err := via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"})
+			return err == nil && len(members(v)) == 3 && !slices.Contains(members(v), from)
+		})
+		c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+		m.check(client, "moved from "+from)
+		m.write(client, 20, 100_000)
+	}
+	_, err = via.volumes.AddReplica(brief(t), &api.AddReplicaRequest{Name: "v"})
+	wantError(t, err, codes.FailedPrecondition, "it has 3 shards, never more")
+	_, err = via.volumes.RemoveReplica(brief(t), &api.RemoveReplicaRequest{Name: "v", Node: "n3"})
+	wantError(t, err, codes.FailedPrecondition, "needs each of its 3 shards")
+	move("n3", "")
+	moved("n3")
+	eventually(t, "the data is gone", func() bool { _, has := c.nodes["n3"].member.replicas.Find("v"); return !has })
+	move("n1", "n3") // the primary
+	moved("n1")
+	c.kill("n2")
+	move("n2", "n1")
+	_, err = via.volumes.MoveReplica(brief(t), &api.MoveReplicaRequest{Name: "v", From: "n2"})
+	wantError(t, err, codes.FailedPrecondition, "is being moved to n1 already")
+	moved("n2")
+	c.start("n2")
+	c.ready("n2")
+	c.drain(via, &metapb.DrainNode{Name: "n4"})
+	moved("n4")
 }

@@ -59,7 +59,7 @@ func (s *clusterVolumes) place(ctx context.Context, info *api.RequestInfo, volum
 			}
 		}
 		set := &metapb.SetMembers{Members: plan.Members}
-		if staying > v.Layout.Copies {
+		if v.Layout.Kind == metapb.LayoutKind_LAYOUT_KIND_MIRROR && staying > v.Layout.Copies {
 			set.Copies = staying
 		}
 		return set, nil
@@ -188,9 +188,6 @@ func (e *eviction) carryOut(ctx context.Context) (*api.Volume, error) {
 		return e.Show(ctx, &api.ShowVolumeRequest{Name: r.Name}) // asked for again: the answer was lost
 	case i < 0:
 		return nil, e.node.refuse(codes.FailedPrecondition, "blkctl replica list "+r.Name, "node %s has no replica of volume %s", e.of, r.Name)
-	case !e.keep && r.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC:
-		return nil, e.node.refuse(codes.FailedPrecondition, "to have its content rebuilt: blkctl replica invalidate "+r.Name+" "+e.of,
-			"volume %s has layout %s: this version cannot take one of its shards away", r.Name, api.LayoutWord(r.Layout))
 	case e.of == r.Primary:
 		return nil, e.node.refuse(codes.FailedPrecondition, "promote another replica first: blkctl promote "+r.Name, "the replica of volume %s on %s is the primary", r.Name, e.of)
 	case !e.silent && v.node(e.of).GetHealth() == metapb.Health_HEALTH_DOWN:
@@ -199,6 +196,9 @@ func (e *eviction) carryOut(ctx context.Context) (*api.Volume, error) {
 	}
 	if r.Members[i].State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE {
 		return e.takeOut(ctx)
+	}
+	if err := metadata.KeepsShard(r, e.of); err != nil && !e.keep {
+		return nil, e.refusal(err)
 	}
 	return e.atPrimary(ctx, r, e.local, e.evict, e.pass)
 }
@@ -211,27 +211,26 @@ func (e *eviction) takeOut(ctx context.Context) (*api.Volume, error) {
 	}
 	info.Reason = e.why(ctx)
 	result, err := e.edit(ctx, info, e.volume, false, func(_ *metadata.State, v *metapb.Volume) (*metapb.SetMembers, error) {
-		set := &metapb.SetMembers{}
-		for _, m := range v.Members {
-			switch {
-			case m.Node != e.of:
-			case m.State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE:
-				return nil, &metadata.Refusal{Code: metapb.Code_CODE_CONFLICT, Text: "the replica on " + e.of + " counts since a moment ago", Advice: "try again"}
-			case e.keep && v.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC && sound(v, e.of) < int(v.Layout.Data):
-				return nil, &metadata.Refusal{Code: metapb.Code_CODE_REFUSED, Text: "too few other shards of volume " + v.Name + " count to rebuild that on " + e.of,
-					Advice: "bring other members back first: blkctl why " + v.Name}
-			case e.keep:
-				m = proto.CloneOf(m)
-				m.State, m.Amnesiac = metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, false
-			default:
-				continue
+		i := slices.IndexFunc(v.Members, func(m *metapb.Member) bool { return m.Node == e.of })
+		switch {
+		case i >= 0 && v.Members[i].State == metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE:
+			return nil, &metadata.Refusal{Code: metapb.Code_CODE_CONFLICT, Text: "the replica on " + e.of + " counts since a moment ago", Advice: "try again"}
+		case e.keep && v.Layout.GetKind() == metapb.LayoutKind_LAYOUT_KIND_EC && sound(v, e.of) < int(v.Layout.Data):
+			return nil, &metadata.Refusal{Code: metapb.Code_CODE_REFUSED, Text: "too few other shards of volume " + v.Name + " count to rebuild that on " + e.of,
+				Advice: "bring other members back first: blkctl why " + v.Name}
+		case e.keep:
+			set := &metapb.SetMembers{Members: proto.CloneOf(v).Members}
+			if i >= 0 {
+				set.Members[i].State, set.Members[i].Amnesiac = metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, false
 			}
-			set.Members = append(set.Members, m)
+			return set, nil
 		}
-		if n := len(set.Members); n < len(v.Members) && n < int(v.Layout.Copies) {
+		members, err := metadata.WithoutMember(v, e.of)
+		set := &metapb.SetMembers{Members: members}
+		if n := len(members); n < len(v.Members) && n < int(v.Layout.Copies) {
 			set.Copies = int32(n)
 		}
-		return set, nil
+		return set, err
 	})
 	if err != nil {
 		return nil, err

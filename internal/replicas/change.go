@@ -114,12 +114,19 @@ func (r *replica) successor(v *metapb.Volume) (to string) {
 // heirOfLeaver is who takes over from a replica that is to leave; empty: it is not, or
 // nobody can yet.
 func (r *replica) heirOfLeaver(v *metapb.Volume) (to string) {
-	leaving := false
+	leaving, shard := false, int32(-1)
+	for _, x := range v.GetMembers() {
+		if x.Node == r.m.cfg.Node {
+			leaving = x.Leaving
+			if r.coded != nil {
+				shard = x.Shard
+			}
+		}
+	}
 	for _, x := range v.GetMembers() {
 		switch {
-		case x.Node == r.m.cfg.Node:
-			leaving = x.Leaving
-		case x.Leaving:
+		case x.Node == r.m.cfg.Node, x.Leaving:
+		case x.Shard == shard: // who is to have this shard counts when this one does no more
 		case x.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE || x.Amnesiac:
 			return ""
 		default:

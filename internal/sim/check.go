@@ -385,6 +385,8 @@ func (s *sim) recorded(old, rec *replication.Record, p *replication.Proposal) {
 		return
 	case p.Shape != nil:
 		s.Shapes++
+	case s.code != nil && len(rec.Members) < len(old.Members):
+		s.Moves++
 	}
 	for _, m := range rec.Set() {
 		was := old.Member(m.Node)

@@ -9,6 +9,7 @@ import (
 
 	"blkd/blockdev"
 	"blkd/internal/erasure"
+	"blkd/metadata/metapb"
 	"blkd/replication"
 )
 
@@ -35,6 +36,45 @@ func (c *setup) codedSetup(seed uint64, rnd *rand.Rand) {
 		c.shape.MinCopies++
 	}
 	c.tempo = 1
+	if rnd.IntN(2) == 0 {
+		c.spares = 1
+	}
+}
+
+// move begins to move the shard of a member to a node that has none.
+func (s *sim) move(to *node) {
+	var from []*node
+	for _, m := range s.rec.Members {
+		if m.Leaving {
+			return
+		}
+		from = append(from, s.node(m.Node))
+	}
+	x := from[s.rnd.IntN(len(from))]
+	s.members("move "+string(x.name)+" to "+string(to.name), func(list []*metapb.Member) []*metapb.Member {
+		m := &metapb.Member{Node: string(to.name), Incarnation: uint64(to.inc), State: metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, Log: true}
+		for _, old := range list {
+			if old.Node == string(x.name) {
+				old.Leaving, m.Shard = true, old.Shard
+			}
+		}
+		return append(list, m)
+	})
+}
+
+// stay ends a move that has not come to its end.
+func (s *sim) stay(n *node) {
+	m := s.rec.Member(n.name)
+	if m == nil || m.State == replication.UpToDate || m.Leaving || !slices.ContainsFunc(s.rec.Members, func(x replication.Member) bool { return x.Leaving && x.Shard == m.Shard }) {
+		return
+	}
+	s.members("do not move to "+string(n.name), func(list []*metapb.Member) []*metapb.Member {
+		list = slices.DeleteFunc(list, func(x *metapb.Member) bool { return x.Node == string(n.name) })
+		for _, x := range list {
+			x.Leaving = false
+		}
+		return list
+	})
 }
 
 // codedNode is what a node of an erasure-coded volume has besides its disk.

@@ -321,7 +321,7 @@ func (s *sim) calm() {
 			n.deaf = 0
 			s.deliver(n)
 		}
-		if m := s.rec.Member(n.name); m != nil && m.Leaving {
+		if m := s.rec.Member(n.name); m != nil && m.Leaving && s.code == nil {
 			s.leave(n)
 		}
 		s.start(n)

@@ -29,7 +29,7 @@ func TestReplicaMutants(t *testing.T) {
 		}
 		begun := time.Now()
 		mutant.Set(m.ID, true)
-		v, by, seeds := hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaMapPoured)
+		v, by, seeds := hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaCopyOther)
 		mutant.Set(m.ID, false)
 		if v == nil {
 			t.Errorf("%-26s survived %d seeds: %s", m.Name, *mutantSeeds, m.Text)

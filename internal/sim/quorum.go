@@ -347,6 +347,10 @@ func (s *sim) invite(n *node) {
 	if s.rec.Member(n.name) != nil || n.witness || !n.up || !n.registered || n.deaf > s.now {
 		return
 	}
+	if s.code != nil {
+		s.move(n)
+		return
+	}
 	s.members("add "+string(n.name), func(list []*metapb.Member) []*metapb.Member {
 		return append(list, &metapb.Member{Node: string(n.name), Incarnation: uint64(n.inc), State: metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, Log: true})
 	})
@@ -355,7 +359,8 @@ func (s *sim) invite(n *node) {
 // leave marks a replica that shall go, or takes that back.
 func (s *sim) leave(n *node) {
 	if s.code != nil {
-		return // a shard cannot be had again
+		s.stay(n)
+		return
 	}
 	s.members("remove "+string(n.name), func(list []*metapb.Member) []*metapb.Member {
 		for _, m := range list {
