@@ -18,7 +18,7 @@ const usage = `blksim simulates clusters from seeds and checks every rule of the
   blksim run [--seeds N] [--first N] [--time 10m] [--keep DIR]   run seeds; shrink and keep the first that fails
   blksim replay SEED | FILE                                      run one again, with its trace
   blksim shrink SEED | FILE [--keep DIR]                         cut a failing one down
-  blksim scenario [NAME]                                         run the named scenarios whose names contain this
+  blksim scenario [NAME] [--first N]                             run the named scenarios whose names contain this
   blksim rules                                                   what is checked, and by what
 `
 
@@ -33,7 +33,7 @@ func Main(args []string, out, errs io.Writer) int {
 	f := flag.NewFlagSet("blksim "+args[0], flag.ContinueOnError)
 	f.SetOutput(errs)
 	f.Uint64Var(&c.seeds, "seeds", 1000, "how many seeds")
-	f.Uint64Var(&c.first, "first", 1, "the first seed")
+	f.Uint64Var(&c.first, "first", 1, "the first seed; that of scenarios")
 	f.DurationVar(&c.time, "time", 0, "stop after this time; 0: after all seeds")
 	f.StringVar(&c.keep, "keep", "", "directory in which failing schedules are kept; empty: they are only printed")
 	var names []string

@@ -110,7 +110,7 @@ func (c *command) scenarios(name string) (failed bool, err error) {
 		if name == "" {
 			out = nil
 		}
-		r := x.run(1, out)
+		r := x.run(c.first, out)
 		if r.Violation != nil {
 			failed = true
 			fmt.Fprintf(c.out, "%s: %v\n", x.name, r.Violation)

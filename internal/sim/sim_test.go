@@ -70,16 +70,25 @@ func TestSimulationCoded(t *testing.T) {
 	}
 }
 
-// TestScenarios plays all scenarios.
+// TestScenarios plays all scenarios, with the seeds that hunt plays them with.
 func TestScenarios(t *testing.T) {
+	seeds := uint64(scenarioSeeds)
+	if testing.Short() {
+		seeds = 1
+	}
 	for i := range scenarios {
 		t.Run(scenarios[i].name, func(t *testing.T) {
-			if r := scenarios[i].run(1, nil); r.Violation != nil {
-				t.Fatalf("%v\nto see its trace: go run ./cmd/blksim scenario %q", r.Violation, scenarios[i].name)
+			for seed := uint64(1); seed <= seeds; seed++ {
+				if r := scenarios[i].run(seed, nil); r.Violation != nil {
+					t.Fatalf("seed %d: %v\nto see its trace: go run ./cmd/blksim scenario --first %d %q", seed, r.Violation, seed, scenarios[i].name)
+				}
 			}
 		})
 	}
 }
+
+// scenarioSeeds is how many seeds each scenario is played with.
+const scenarioSeeds = 3
 
 // TestKeptSeeds runs what has failed once.
 func TestKeptSeeds(t *testing.T) {
