@@ -90,9 +90,10 @@ type Status struct {
 	Handover   NodeID // to whom the volume is handed over; empty: to nobody
 	Peers      []PeerStatus
 	// Missing are the members that a recovery waits for; Recovering that one is
-	// needed.
+	// needed. Empty: all have answered, and none has a whole log.
 	Recovering bool
 	Missing    []NodeID
+	Empty      bool
 }
 
 // PeerStatus is another replica as this primary sees it.
@@ -123,6 +124,7 @@ func (c *Core) Status() Status {
 	}
 	if v := c.rescue; v != nil {
 		s.Recovering, s.Missing = true, v.missing(c.rec, c.waived)
+		s.Empty = len(s.Missing) == 0 && v.best(c.rec) == nil
 	}
 	if c.role == Secondary {
 		return s

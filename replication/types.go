@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"blkd/blockdev"
+	"blkd/internal/mutant"
 )
 
 // Generation is the number of a primary's reign over a volume.
@@ -142,6 +143,15 @@ func (r *Record) recoverable() bool {
 }
 
 // inSet tells whether a run of a node is in M.
+// Lost tells whether the empty replica that a node has just made stands for one that
+// held something: the node had promised a generation for it, or the quorum goes by
+// what the node acknowledged in an earlier run. Its disk has to be Reset to (0, 0)
+// then, so that nobody takes an empty log for the beginning of the volume.
+func (r *Record) Lost(node NodeID, promised Generation) bool {
+	m := r.member(node)
+	return promised > 0 || m != nil && m.Amnesiac && !mutant.On(mutant.ReplicaEmptyLog)
+}
+
 func (r *Record) inSet(n NodeID, inc Incarnation) bool {
 	m := r.member(n)
 	return m != nil && m.State == UpToDate && m.Incarnation == inc

@@ -1005,6 +1005,7 @@ type ReplicaLog struct {
 	CommitSeq     uint64                 `protobuf:"varint,4,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"` // it knows this to be committed
 	Recovering    bool                   `protobuf:"varint,5,opt,name=recovering,proto3" json:"recovering,omitempty"`                // too few replicas are sound: the logs of all are compared,
 	Missing       []string               `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`                       // and it waits for those of these nodes
+	Empty         bool                   `protobuf:"varint,7,opt,name=empty,proto3" json:"empty,omitempty"`                          // it waits for none, and none of the logs is whole
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1079,6 +1080,13 @@ func (x *ReplicaLog) GetMissing() []string {
 		return x.Missing
 	}
 	return nil
+}
+
+func (x *ReplicaLog) GetEmpty() bool {
+	if x != nil {
+		return x.Empty
+	}
+	return false
 }
 
 type ShowVolumeRequest struct {
@@ -3609,7 +3617,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\x13ListVolumesResponse\x12)\n" +
 	"\avolumes\x18\x01 \x03(\v2\x0f.blkd.v1.VolumeR\avolumes\x12+\n" +
 	"\bbranches\x18\x02 \x03(\v2\x0f.blkd.v1.BranchR\bbranches\x12'\n" +
-	"\x04logs\x18\x03 \x03(\v2\x13.blkd.v1.ReplicaLogR\x04logs\"\xc7\x01\n" +
+	"\x04logs\x18\x03 \x03(\v2\x13.blkd.v1.ReplicaLogR\x04logs\"\xdd\x01\n" +
 	"\n" +
 	"ReplicaLog\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12'\n" +
@@ -3621,7 +3629,8 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\n" +
 	"recovering\x18\x05 \x01(\bR\n" +
 	"recovering\x12\x18\n" +
-	"\amissing\x18\x06 \x03(\tR\amissing\"'\n" +
+	"\amissing\x18\x06 \x03(\tR\amissing\x12\x14\n" +
+	"\x05empty\x18\a \x01(\bR\x05empty\"'\n" +
 	"\x11ShowVolumeRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xbe\x03\n" +
 	"\x13CreateVolumeRequest\x12\x12\n" +

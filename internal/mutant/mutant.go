@@ -190,6 +190,7 @@ const (
 	ReplicaForgetSessions
 	ReplicaForgetTail
 	ReplicaResetSessions
+	ReplicaEmptyLog
 	QuorumStaleRead
 	numIDs
 )
@@ -368,6 +369,7 @@ var table = [numIDs]Info{
 	{ReplicaForgetSessions, "replica/forget-sessions", "A promoted member does not look into its log for what clients have done."},
 	{ReplicaForgetTail, "replica/forget-tail", "A promoted member looks only into what was committed for what clients have done."},
 	{ReplicaResetSessions, "replica/reset-sessions", "A replica that is copied is not told what clients have done."},
+	{ReplicaEmptyLog, "replica/empty-log", "The empty store of a node that was replaced counts as the log of its member."},
 	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 

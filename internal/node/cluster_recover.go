@@ -24,7 +24,12 @@ func (v *view) recovering(r *metapb.Volume) *api.Problem {
 			continue
 		}
 		p := &api.Problem{Code: recovering, Text: "too few replicas are certain to have all that was acknowledged; the best log of all is searched", Advice: "nothing to do"}
-		if missing := v.logs[m.Node][i].Missing; len(missing) > 0 {
+		log := v.logs[m.Node][i]
+		if log.Empty {
+			p.Text = "none of its logs is whole: each of its nodes was replaced, or began anew, with an empty disk, and what the volume held is not on them"
+			p.Advice = "if an old data directory is left: docs/manual/restore.md, “When every replica is empty”; else blkctl volume delete " + r.Name + ", and a backup"
+		}
+		if missing := log.Missing; len(missing) > 0 {
 			p.Text += ", and waits for " + strings.Join(missing, ", ")
 			p.Advice = "start blkd on " + strings.Join(missing, " and ") + "; if it is lost for good: blkctl volume recover " + r.Name +
 				" --without " + strings.Join(missing, ",") + " --force --reason TEXT"

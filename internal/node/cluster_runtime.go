@@ -138,7 +138,7 @@ func (m *member) logsHere() []*api.ReplicaLog {
 	for _, s := range m.replicas.Status() {
 		if s.Failed == nil && !s.Waits {
 			log := &api.ReplicaLog{Volume: s.Volume, DurableSeq: uint64(s.Durable), CommitSeq: uint64(s.Commit),
-				End: &metapb.LogEnd{Generation: uint64(s.LastGen), Seq: uint64(s.Last)}, Recovering: s.Recovering}
+				End: &metapb.LogEnd{Generation: uint64(s.LastGen), Seq: uint64(s.Last)}, Recovering: s.Recovering, Empty: s.Empty}
 			for _, n := range s.Missing {
 				log.Missing = append(log.Missing, string(n))
 			}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
+	"blkd/blockdev"
 	"blkd/internal/api"
 	"blkd/internal/env"
 	"blkd/metadata/metapb"
@@ -207,6 +208,40 @@ func TestReplaceNode(t *testing.T) {
 	eventually(t, "it votes again", func() bool {
 		n3, err := c.address("n1").ShowNode(brief(t), &api.ShowNodeRequest{Name: "n3"})
 		return err == nil && n3.Role == api.NodeRole_NODE_ROLE_VOTER
+	})
+}
+
+// TestReplacedNodeBeginsWithNothing: a volume whose only copy was on a node that was
+// replaced does not come back empty: it waits, and says why.
+func TestReplacedNodeBeginsWithNothing(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.startAll()
+	c.on(c.address("n1"), "v", "n3")
+	client := c.dial("n1", "v")
+	if err := blockdev.WriteAt(client, block(1), 0, blockdev.FUA); err != nil {
+		t.Fatal(err)
+	}
+	client.Close()
+	c.kill("n3")
+	if err := os.RemoveAll(c.cfgs["n3"].DataDir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.address("n1").ReplaceNode(brief(t), &api.ReplaceNodeRequest{Node: &metapb.ReplaceNode{Name: "n3"}}); err != nil {
+		t.Fatal(err)
+	}
+	c.start("n3")
+	c.ready("n3")
+	eventually(t, "the volume says what it lacks", func() bool {
+		v, err := c.address("n1").volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"})
+		if err != nil {
+			return false
+		}
+		if v.Record.Generation > 1 {
+			t.Fatalf("it was made anew without its data: %v", v.Record)
+		}
+		return slices.ContainsFunc(v.Problems, func(p *api.Problem) bool {
+			return p.Code == recovering && strings.Contains(p.Text, "none of its logs is whole")
+		})
 	})
 }
 

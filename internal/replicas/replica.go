@@ -94,7 +94,7 @@ func (m *Manager) open(v *metapb.Volume) (*replica, error) {
 		r.store, made, err = openStore(options, v.SizeBytes)
 	}
 	if err == nil {
-		err = r.start(made)
+		err = r.start(made, v)
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.closeStores(), r.gate.Close())
@@ -131,13 +131,11 @@ func (r *replica) disk() replication.Disk {
 	return r.store
 }
 
-// start begins the replica's part in the volume.
-func (r *replica) start(made bool) error {
+// start begins the replica's part in the volume; made: its store was made just now.
+func (r *replica) start(made bool, v *metapb.Volume) error {
 	_, promised := r.gate.Promised()
-	lost := made && promised > 0
+	lost := made && RecordOf(v).Lost(replication.NodeID(r.m.cfg.Node), promised)
 	if lost {
-		// It had promised something once, so it had a store then: what that held
-		// is lost or set aside, and an empty log must not count as a beginning of it.
 		r.log.Warn("this replica begins anew without a store: everything is copied from another member")
 		if err := r.disk().Reset(0, 0); err != nil {
 			return err
@@ -152,7 +150,7 @@ func (r *replica) start(made bool) error {
 	r.volume = replication.NewVolume(replication.VolumeConfig{
 		Core: replication.Config{
 			Self: replication.NodeID(r.m.cfg.Node), Incarnation: replication.Incarnation(r.m.incarnation), Gate: promises{r.gate},
-			Times: r.m.cfg.Times, Fresh: made && promised == 0, KeepBranches: true, Durable: durable, Coded: r.coded, Events: r.events(),
+			Times: r.m.cfg.Times, Fresh: made && !lost, KeepBranches: true, Durable: durable, Coded: r.coded, Events: r.events(),
 		},
 		Disk: r.disk(), Clock: r.m.cfg.Clock, Authority: r,
 		InflightBytes: min(16<<20, r.store.Stats().LogSizeBytes/8),

@@ -69,6 +69,7 @@ var scenarios = []scenario{
 	{"a recovery waits for all, or for an operator", 3, majority, unbound, 0, mirror, waivedRecovery},
 	{"below min-copies writes wait, and are answered later", 2, pair, unbound, 0, mirror, suspended},
 	{"min-copies are lowered while copies are missing", 2, pair, unbound, 0, mirror, fewerCopies},
+	{"a volume whose replicas are all empty is not recovered", 2, all, unbound, 0, mirror, emptyRecovery},
 	{"a recovery waits for a sync", 3, majority, unbound, 0, mirror, volatileRecovery},
 	{"one copy alone recovers from power loss", 1, all, unbound, 0, mirror, loneRecovery},
 	{"what rots is read from another member", 2, all, unbound, 0, mirror, mendAll},
@@ -138,7 +139,9 @@ func (c *scenario) run(seed uint64, out io.Writer) Result {
 		}
 		s.until("n1 serves", s.serves(s.nodes[0]))
 		c.play(s, s.nodes)
-		s.settle()
+		if !s.gone {
+			s.settle()
+		}
 	})
 	return s.result(v)
 }

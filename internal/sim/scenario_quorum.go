@@ -120,6 +120,29 @@ func waivedRecovery(s *sim, n []*node) {
 	}
 }
 
+func emptyRecovery(s *sim, n []*node) {
+	s.do(n[0], blockdev.OpWrite, 1)
+	s.do(n[0], blockdev.OpFlush, 0)
+	s.crash(n[0], true)
+	s.crash(n[1], true)
+	for _, n := range n[:2] {
+		name := string(n.name)
+		if !s.operator("replace "+name, &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: name}}}) {
+			s.violate("scenario", "%s cannot be replaced", name)
+		}
+		s.emptied(n)
+		s.start(n)
+	}
+	s.until("both have replicas", func() bool { return n[0].core != nil && n[1].core != nil })
+	s.connect(n[0], n[1])
+	s.until("it is known that no log is whole", func() bool { return n[0].core.Status().Empty || s.Recoveries > 0 })
+	s.run(3 * time.Second)
+	if s.Recoveries != 0 {
+		s.violate("scenario", "the volume was recovered from an empty log")
+	}
+	s.gone = true
+}
+
 func volatileRecovery(s *sim, n []*node) {
 	s.do(n[0], blockdev.OpWrite, 1)
 	s.run(200 * time.Millisecond)

@@ -40,6 +40,7 @@ type sim struct {
 	cutOff  bool        // one was
 	idle    bool        // no client begins anything
 	bare    bool        // a scenario: nothing is promoted by itself
+	gone    bool        // nobody has what the volume held: it is never level again
 	readMs  float64
 	syncMs  float64 // how long a sync takes on average
 
@@ -269,8 +270,8 @@ func (s *sim) awake(n *node) bool { return n.core != nil && n.paused <= s.now }
 // boot opens a node's replica. Made tells that its store was made just now.
 func (s *sim) boot(n *node, made bool) {
 	_, promised := n.disk.Promised()
-	if made && promised > 0 {
-		// It had a store once: an empty log must not count as a beginning of it.
+	lost := made && s.rec.Lost(n.name, promised)
+	if lost {
 		_, _ = n.disk.Reset(0, 0), n.shard.Reset(0, 0)
 	}
 	n.has = true
@@ -279,7 +280,7 @@ func (s *sim) boot(n *node, made bool) {
 	n.disk.onAppend = func(prev replication.Generation, e *blockdev.Entry) { s.appendedBy(n, prev, e) }
 	replica := s.replica(n)
 	n.core = replication.NewCore(replication.Config{Self: n.name, Incarnation: n.inc, Replica: replica, Coded: n.coded, Gate: n.disk, Now: s.clock(n),
-		Fresh: made && promised == 0, Durable: n.disk.durable(), Limits: s.limits, Times: s.times(),
+		Fresh: made && !lost, Durable: n.disk.durable(), Limits: s.limits, Times: s.times(),
 		Events: replication.Events{
 			Note:    s.notes(n),
 			Role:    func(r replication.Role, g replication.Generation) { s.roleChanged(n, r, g) },
