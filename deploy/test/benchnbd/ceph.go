@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"blkd/fio"
-	"blkd/metadata/metapb"
 )
 
 // cephJobs compare with Ceph, which is too slow for more of them in an hour.
@@ -27,13 +26,7 @@ func (b *bench) ceph(ctx context.Context) ([]verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	flush, err := b.volume(ctx, c, mirrorOf(2))
-	if err != nil {
-		return nil, err
-	}
-	create := mirrorOf(2)
-	create.Name, create.Durability = "2-copies-durable", metapb.Durability_DURABILITY_WRITE
-	write, err := b.volume(ctx, c, create)
+	flush, write, err := b.bothDurabilities(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -65,13 +65,7 @@ func (b *bench) durable(ctx context.Context) ([]verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	flush, err := b.volume(ctx, c, mirrorOf(2))
-	if err != nil {
-		return nil, err
-	}
-	create := mirrorOf(2)
-	create.Name, create.Durability = "2-copies-durable", metapb.Durability_DURABILITY_WRITE
-	write, err := b.volume(ctx, c, create)
+	flush, write, err := b.bothDurabilities(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +75,18 @@ func (b *bench) durable(ctx context.Context) ([]verdict, error) {
 	}
 	_, err = b.measure(ctx, "durable, writes", fio.EngineFio, b.dir, []string{"randwrite-4k-qd1", "randwrite-4k-qd32"}, flush, write)
 	return durableVerdicts(flushing), err
+}
+
+// bothDurabilities are volumes of two copies: one whose writes are durable with the next
+// flush, and one whose writes are durable when they are answered.
+func (b *bench) bothDurabilities(ctx context.Context, c *clustertest.Cluster) (flush, write *server, err error) {
+	if flush, err = b.volume(ctx, c, mirrorOf(2)); err != nil {
+		return nil, nil, err
+	}
+	create := mirrorOf(2)
+	create.Name, create.Durability = "2-copies-durable", metapb.Durability_DURABILITY_WRITE
+	write, err = b.volume(ctx, c, create)
+	return flush, write, err
 }
 
 // clusterTLS compares the same volume on two clusters, with and without TLS between
