@@ -496,6 +496,8 @@ func (s *sim) failed(n *node, err error) {
 	s.logf("%s fails: %v", n.name, err)
 	s.DiskErrors++
 	n.ioError = true
+	s.tear(n) // before: nothing is done to a store that has failed
+	n.tasks = nil
 	n.disk.losePower(func(most int) int { return s.rnd.IntN(most + 1) })
 	s.crash(n, false)
 }
