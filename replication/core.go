@@ -111,6 +111,7 @@ type Limits struct {
 	SendBytes  int    // catching up: bytes sent ahead of the answers; default 8 MiB
 	CopyBytes  int64  // one piece of a full copy, or of the log for a member that catches up; default 256 KiB
 	Copies     uint64 // pieces sent ahead of the answers; default 4
+	CopyRate   int64  // bytes per second that a copy may always move, however much clients want; default 8 MiB
 	LagBytes   int64  // log kept for who joins, or has not synced what it holds, within a sixteenth; default 32 MiB
 }
 
@@ -126,6 +127,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Copies == 0 {
 		l.Copies = 4
+	}
+	if l.CopyRate == 0 {
+		l.CopyRate = 8 << 20
 	}
 	if l.LagBytes == 0 {
 		l.LagBytes = 32 << 20

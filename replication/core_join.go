@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"blkd/blockdev"
 	"blkd/internal/mutant"
@@ -29,12 +30,47 @@ type join struct {
 	held    uint64
 	end     uint64 // number of the piece that ends the copy; 0: not reached
 	copied  int64  // bytes sent
+	share   share
 	safe    Seq    // what may have been flushed when it was found to need a full copy
 	buf     []byte // of the piece that is read
 }
 
 // piece is a range of the copy.
 type piece struct{ off, n int64 }
+
+// share is what a copy may move beside clients that are at work: a third of what they
+// do, so that they keep three quarters of whatever is short, and CopyRate on top of that,
+// so that it always ends. What they do is counted, in bytes: how long something takes
+// would tell less, for others make that longer, and so does the copy itself.
+type share struct {
+	left int64   // bytes that it may move; below 0: more than its share was moved
+	at   Instant // when left was reckoned,
+	work int64   // and what clients had done then
+}
+
+// mayCopy tells whether a copy may go on now.
+func (c *Core) mayCopy(j *join) bool {
+	s := &j.share
+	most := int64(c.lim.Copies) * c.lim.CopyBytes
+	if c.p.worked == 0 || c.now.after(c.p.worked.add(c.times.Probe)) || mutant.On(mutant.ReplicaCopyGreedy) {
+		s.left = most // clients want nothing
+	}
+	s.left = min(s.left+(c.p.work-s.work)/3+int64(float64(c.lim.CopyRate)*time.Duration(c.now-s.at).Seconds()), most)
+	s.at, s.work = c.now, c.p.work
+	return s.left > 0
+}
+
+// requestWork is about what a request costs beside its data, in bytes that are copied.
+const requestWork = 16 << 10
+
+// worked notes a client's request that is done.
+func (c *Core) worked(r *Request) {
+	c.p.worked = c.now
+	c.p.work += requestWork
+	if r.Op == blockdev.OpRead || r.Op == blockdev.OpWrite {
+		c.p.work += r.Len
+	}
+}
 
 // complete tells whether everything was copied.
 func (j *join) complete() bool {
@@ -224,7 +260,8 @@ func (c *Core) level(p *peer, at, durable Seq) {
 	c.copyOn()
 }
 
-// copyOn sends the next pieces of a full copy, a few ahead of the answers.
+// copyOn sends the next pieces of a full copy, a few ahead of the answers, as far as its
+// share goes.
 func (c *Core) copyOn() {
 	j := c.p.join
 	if j == nil || !j.full || c.role != Chosen && c.role != Primary || c.p.drain != nil {
@@ -235,7 +272,7 @@ func (c *Core) copyOn() {
 		return
 	}
 	maps.DeleteFunc(j.pieces, func(n uint64, _ piece) bool { return n <= j.held })
-	for !j.reading && j.sent < j.held+c.lim.Copies && (j.end == 0 || j.sent < j.end) {
+	for !j.reading && j.sent < j.held+c.lim.Copies && (j.end == 0 || j.sent < j.end) && c.mayCopy(j) {
 		if !c.copyPiece(p, j) {
 			return
 		}
@@ -270,7 +307,13 @@ func (c *Core) copyPiece(p *peer, j *join) bool {
 	if c.lockedRange(at.off, at.off+at.n) {
 		return false // an answer or a tick comes back to it
 	}
+	if p.next <= c.p.commit {
+		if c.pump(p); p.next <= c.p.commit {
+			return false // it would not be sent
+		}
+	}
 	f := &flight{off: at.off, end: at.off + at.n}
+	j.share.left -= at.n
 	if !mutant.On(mutant.ReplicaCopyUnlocked) {
 		c.lock(f)
 	}

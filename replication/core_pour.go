@@ -432,6 +432,7 @@ func (c *Core) copyShard(p *peer, j *join, n uint64) {
 	at := j.pieces[n]
 	m := c.p.base.member(j.node)
 	j.reading = true
+	j.share.left -= at.n
 	f := &fetch{off: at.off, n: at.n, need: 1 << m.Shard}
 	if c.shardOf(m.Shard) == nil {
 		f.except = f.need // else it is moved from there

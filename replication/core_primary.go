@@ -30,6 +30,8 @@ type primary struct {
 	syncTo   Seq                // somebody waits for this to be durable
 	keep     Seq                // every member of the set holds the log up to here
 	lag      lag                // of members that need not be waited for
+	work     int64              // what clients have done, in bytes; see share
+	worked   Instant            // when they did last; 0: never
 	unread   []*Request         // read, but without a lease to prove it
 	fence    Seq                // up to here the log may be that of an earlier attachment
 

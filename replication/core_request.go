@@ -29,7 +29,9 @@ func (c *Core) Submit(now Instant, batch []*Request) {
 }
 
 func (c *Core) finish(r *Request, err error) {
-	r.Err = err
+	if r.Err = err; err == nil {
+		c.worked(r)
+	}
 	c.out.Done = append(c.out.Done, r)
 }
 

@@ -140,6 +140,7 @@ const (
 	ReplicaCopyAgain
 	ReplicaCopySmall
 	ReplicaMarkSmall
+	ReplicaCopyGreedy
 	ReplicaFewerWaits
 	ReplicaSmallPieces
 	ReplicaCutLagging
@@ -319,6 +320,7 @@ var table = [numIDs]Info{
 	{ReplicaCopyAgain, "replica/copy-again", "Pieces of a copy that were lost with a connection are not sent again."},
 	{ReplicaCopySmall, "replica/copy-small", "A replica that is copied is not told how large the volume is."},
 	{ReplicaMarkSmall, "replica/mark-small", "A generation does not begin by telling how large the volume is."},
+	{ReplicaCopyGreedy, "replica/copy-greedy", "A copy takes what it can get, whatever clients want."},
 	{ReplicaFewerWaits, "replica/fewer-waits", "Min-copies cannot be lowered before as many copies as now have everything."},
 	{ReplicaSmallPieces, "replica/small-pieces", "Who catches up is sent however little fits into its window."},
 	{ReplicaCutLagging, "replica/cut-lagging", "The log is cut although a member that counts lacks it."},

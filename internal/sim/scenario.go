@@ -32,6 +32,7 @@ var (
 	unbound  = replication.Limits{}
 	mirror   *erasure.Code
 	short    = replication.Limits{CopyBytes: blockSize, EntryBytes: blockSize, LagBytes: 1 << 13}
+	yielding = replication.Limits{CopyBytes: blockSize, SendBytes: 16 * blockSize, EntryBytes: blockSize, Copies: 2, CopyRate: 25 * blockSize}
 	pieces   = replication.Limits{CopyBytes: blockSize, SendBytes: 16 * blockSize, EntryBytes: blockSize, Copies: 2}
 )
 
@@ -90,6 +91,7 @@ var scenarios = []scenario{
 	{"slow members do not take each other for dead", 2, all, unbound, 0, mirror, slowBoth},
 	{"the node that cannot be heard goes, and no other", 3, majority, unbound, 0, mirror, rightNode},
 	{"a recovery is broken off", 3, majority, unbound, 0, mirror, brokenRecovery},
+	{"a copy yields to clients", 2, all, yielding, 1, mirror, copyYields},
 	{"a disk is full, and fails, during a copy", 2, all, pieces, 1, mirror, fullWhileCopied},
 	{"all nodes are switched off", 3, all, unbound, 0, mirror, allOff},
 

@@ -215,6 +215,53 @@ func trimWhileCopied(s *sim, n []*node) {
 	})
 }
 
+// copyYields: a copy takes longer while clients are at work, so that they keep most of
+// what is there, but it goes on.
+func copyYields(s *sim, n []*node) {
+	alone, beside := s.copyTime(n, false), s.copyTime(n, true)
+	if 2*beside < 3*alone || beside > 3*time.Second {
+		s.violate("scenario", "a copy takes %v, and %v while clients are at work", alone, beside)
+	}
+}
+
+// copyTime is how long a copy of all blocks from n1 to n2 takes.
+func (s *sim) copyTime(n []*node, reading bool) time.Duration {
+	write := func() {
+		for b := range int64(hotBlocks + trimBlocks) {
+			s.do(n[0], blockdev.OpWrite, 30+b)
+		}
+		s.do(n[0], blockdev.OpFlush, 0)
+		s.run(200 * time.Millisecond)
+	}
+	write()
+	s.lose(n[1])
+	write()
+	s.do(n[0], blockdev.OpWrite, 30) // lets the log before go
+	s.run(200 * time.Millisecond)
+	s.start(n[1])
+	s.connect(n[0], n[1])
+	var began, ended, asked instant
+	pieces := uint64(0)
+	s.until("n2 is a member", func() bool {
+		if reading && s.now-asked > instant(50*time.Millisecond) {
+			s.submit(n[0], blockdev.OpRead, 1)
+			asked = s.now
+		}
+		_, held, _, full, empty := n[0].core.View().Copying()
+		switch {
+		case full && empty && began == 0:
+			began = s.now
+		case held > pieces:
+			pieces, ended = held, s.now
+		}
+		return s.isMember("n2")()
+	})
+	if pieces < hotBlocks {
+		s.violate("scenario", "only %d pieces were copied", pieces)
+	}
+	return time.Duration(ended - began)
+}
+
 // slowBoth: both members are slow, and each must not take the other for dead.
 func slowBoth(s *sim, n []*node) {
 	s.governs()
