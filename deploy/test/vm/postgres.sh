@@ -21,7 +21,12 @@ C
   sync
 }
 pg_start() { as "pg_ctl -w -t 120 -D $data -l /tmp/postgres.log start" >/tmp/pg_ctl 2>&1 || { cat /tmp/pg_ctl; die "PostgreSQL does not start"; }; }
-pg_stop() { as "pg_ctl -w -t 120 -D $data -m fast stop" >/dev/null || die "PostgreSQL does not stop"; }
+# pg_stop: pg_ctl returns when the postmaster has removed its file, and has still to end.
+pg_stop() {
+  pg=$(head -n 1 $data/postmaster.pid)
+  as "pg_ctl -w -t 120 -D $data -m fast stop" >/dev/null || die "PostgreSQL does not stop"
+  while kill -0 "$pg" 2>/dev/null; do sleep 0.1; done
+}
 pg_fill() {
   pgbench -i -q -s 2 postgres >/tmp/fill 2>&1 || { cat /tmp/fill; die "pgbench -i"; }
   echo 'create table done (run int, client int, n int, primary key (run, client, n));' | q
