@@ -82,8 +82,10 @@ In another terminal:
   fio --name=t --ioengine=nbd --uri=%s --rw=randwrite --bs=4k --iodepth=16 --time_based --runtime=60
   nbdcopy image.raw %s
   blkctl drill all --dev %s
+  blkctl volume create mine 1GiB && sudo -E blkctl attach mine
 
-Volume %s is %s. A node that you kill is started again %s later. Ctrl-C ends all of it.
+Volume %s is %s and shared: every client may write to it. One that you create has one
+writing client at a time; blkctl attachments tells which. A node that you kill is started again %s later. Ctrl-C ends all of it.
 `, c.list(), cfg.Volume, last.uri(cfg.Volume), last.uri(cfg.Volume), dir, cfg.Volume, units.Size(cfg.Size), roughly(restartAfter))
 }
 
