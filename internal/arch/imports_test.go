@@ -57,8 +57,9 @@ var mayImport = map[string][]string{
 	"internal/drill": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb"},
 	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},
 
-	"internal/service": {"metadata/metapb", "internal/mutant"},
-	"internal/attach":  {"internal/forward", "nbd", "nbd/kernel", "blockdev", "metadata/metapb"},
+	"internal/service":   {"metadata/metapb", "internal/mutant", "internal/statefile"},
+	"internal/statefile": {},
+	"internal/attach":    {"internal/statefile", "internal/forward", "nbd", "nbd/kernel", "blockdev", "metadata/metapb"},
 
 	"nbd/kernel":      {},
 	"nbd":             {"blockdev", "internal/socket"}, // never replication: it serves any Device

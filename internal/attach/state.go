@@ -1,14 +1,13 @@
 package attach
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
+
+	"blkd/internal/statefile"
 )
 
 // DefaultDir is where attachments of this host are kept: they end with the boot.
@@ -33,17 +32,7 @@ type State struct {
 func stateFile(dir, volume string) string { return filepath.Join(dir, volume+".json") }
 
 // Load reads the state of a volume's attachment; fs.ErrNotExist: there is none.
-func Load(dir, volume string) (*State, error) {
-	b, err := os.ReadFile(stateFile(dir, volume))
-	if err != nil {
-		return nil, err
-	}
-	s := &State{}
-	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("%s: %w", stateFile(dir, volume), err)
-	}
-	return s, nil
-}
+func Load(dir, volume string) (*State, error) { return statefile.Load[State](stateFile(dir, volume)) }
 
 // List reads the states of all volumes attached to this host.
 func List(dir string) ([]*State, error) {
@@ -65,36 +54,15 @@ func List(dir string) ([]*State, error) {
 	return all, nil
 }
 
-func (s *State) save(dir string) error {
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	file := stateFile(dir, s.Volume)
-	if err := os.WriteFile(file+".new", append(b, '\n'), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}
+func (s *State) save(dir string) error { return statefile.Save(stateFile(dir, s.Volume), s) }
 
-// lock makes this process the only agent of a volume on this host. It ends with the
-// process.
+// lock makes this process the only agent of a volume on this host.
 func lock(dir, volume string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	f, err := statefile.Lock(filepath.Join(dir, volume+".lock"))
+	if errors.Is(err, statefile.ErrLocked) {
+		return nil, ErrRunning
 	}
-	f, err := os.OpenFile(filepath.Join(dir, volume+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, ErrRunning
-		}
-		return nil, err
-	}
-	return f, nil
+	return f, err
 }
 
 // ErrRunning tells that an agent of the volume runs on this host.

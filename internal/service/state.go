@@ -1,7 +1,6 @@
 package service
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"blkd/internal/statefile"
 )
 
 // DefaultDir is where services of this node are described: it ends with the boot, like
@@ -50,31 +50,10 @@ func EnvFile(dir, volume string) string { return filepath.Join(dir, volume+".env
 
 // LoadState reads the state of a volume's service; fs.ErrNotExist: this node has none.
 func LoadState(dir, volume string) (*State, error) {
-	b, err := os.ReadFile(stateFile(dir, volume))
-	if err != nil {
-		return nil, err
-	}
-	s := &State{}
-	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("%s: %w", stateFile(dir, volume), err)
-	}
-	return s, nil
+	return statefile.Load[State](stateFile(dir, volume))
 }
 
-func (s *State) save(dir string) error {
-	b, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	return replaceFile(stateFile(dir, s.Volume), append(b, '\n'))
-}
-
-func replaceFile(name string, b []byte) error {
-	if err := os.WriteFile(name+".new", b, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
-}
+func (s *State) save(dir string) error { return statefile.Save(stateFile(dir, s.Volume), s) }
 
 // The variables that steps, units and hooks find.
 const (
@@ -101,7 +80,7 @@ func saveEnv(dir, volume string, env []string) error {
 		name, value, _ := strings.Cut(x, "=")
 		text += name + "='" + value + "'\n"
 	}
-	return replaceFile(EnvFile(dir, volume), []byte(text))
+	return statefile.Replace(EnvFile(dir, volume), []byte(text))
 }
 
 // Variable is the value of one of the variables; empty: it is not set.
@@ -136,19 +115,9 @@ var ErrRunning = errors.New("the service has a manager on this node already")
 
 // lock makes this process the only manager of a service on this node.
 func lock(dir, volume string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	f, err := statefile.Lock(filepath.Join(dir, volume+".lock"))
+	if errors.Is(err, statefile.ErrLocked) {
+		return nil, ErrRunning
 	}
-	f, err := os.OpenFile(filepath.Join(dir, volume+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, ErrRunning
-		}
-		return nil, err
-	}
-	return f, nil
+	return f, err
 }
