@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ type Service struct {
 	Wanted     string         `json:"wanted"`     // where it shall run; empty: nowhere
 	Holder     string         `json:"holder"`     // of the volume; empty: nobody
 	Attachment uint64         `json:"attachment"` // since which number
+	Waits      string         `json:"waits"`      // why the node that is wanted does not hold the volume; empty: it does, or none is
 	Here       *service.State `json:"here"`       // null: no manager runs on this machine
 }
 
@@ -38,6 +40,9 @@ func newService(v *api.Volume) *Service {
 		Holder: v.Record.GetAttachment().GetHolder(), Attachment: v.Record.GetAttachment().GetSince()}
 	if s.Nodes == nil {
 		s.Nodes = []string{}
+	}
+	if i := slices.IndexFunc(v.Problems, func(p *api.Problem) bool { return p.Code == "service_waits" }); i >= 0 {
+		s.Waits = v.Problems[i].Text
 	}
 	if here, err := service.LoadState(service.DefaultDir, v.Name); err == nil {
 		s.Here = here
@@ -111,6 +116,9 @@ func serviceResult(s *Service) result {
 		row(w, "nodes", strings.Join(s.Nodes, " "))
 		row(w, "wanted", orDash(s.Wanted))
 		row(w, "holder", fmt.Sprintf("%s, since attachment %d", orDash(s.Holder), s.Attachment))
+		if s.Waits != "" {
+			row(w, "waits", s.Waits)
+		}
 		if s.Here == nil {
 			row(w, "here", "no manager runs (systemctl start blkd-service@"+s.Volume+")")
 			return

@@ -36,6 +36,7 @@ const (
 	noPrimary      = "no_primary"
 	branchFailed   = "branch_failed"
 	recovering     = "recovering"
+	serviceWaits   = "service_waits"
 )
 
 // clusterProblems is what is wrong with the cluster as a whole, as this node sees
@@ -174,5 +175,34 @@ func (v *view) volumeProblems(r *metapb.Volume) []*api.Problem {
 	if r.Primary == "" {
 		add(noPrimary, "blkctl history "+r.Name, "no node is its primary")
 	}
+	if p := v.serviceProblem(r); p != nil {
+		problems = append(problems, p)
+	}
 	return problems
+}
+
+// serviceProblem is why a volume's service does not run where it shall: the node has not
+// taken the volume. While a service moves that is so for a moment.
+func (v *view) serviceProblem(r *metapb.Volume) *api.Problem {
+	wanted, holder := r.Service.GetWanted(), r.Attachment.GetHolder()
+	if wanted == "" || holder == metapb.ServiceOf(wanted) {
+		return nil
+	}
+	p := &api.Problem{Code: serviceWaits, Text: "its service shall run on " + wanted}
+	from := slices.IndexFunc(r.Service.Nodes, func(name string) bool { return metapb.ServiceOf(name) == holder })
+	switch {
+	case v.node(wanted).GetHealth() == metapb.Health_HEALTH_DOWN:
+		p.Text += ", which is down"
+		p.Advice = "start blkd there, or: blkctl service move " + r.Name
+	case holder == "" || metapb.IsClients(holder):
+		p.Text += ", which has not taken the volume"
+		p.Advice = "there: blkctl service show " + r.Name + "; systemctl status blkd-service@" + r.Name
+	case from >= 0:
+		p.Text += ", and " + holder + " has not given the volume up"
+		p.Advice = "nothing to do, it is taken over in a while; else on " + r.Service.Nodes[from] + ": systemctl status blkd-service@" + r.Name
+	default:
+		p.Text += ", and another client holds the volume: " + holder
+		p.Advice = "detach it there; if that client is gone: blkctl detach " + r.Name + " --holder " + holder
+	}
+	return p
 }

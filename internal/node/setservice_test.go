@@ -2,6 +2,7 @@ package node
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -44,6 +45,28 @@ func TestServiceIsWanted(t *testing.T) {
 		if err != nil || v.Record.Service.Wanted != x.want {
 			t.Fatalf("%v: %v, %v", x.req, v.GetRecord().GetService(), err)
 		}
+	}
+	waits := func(why string) {
+		t.Helper()
+		v, err := via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"})
+		i := slices.IndexFunc(v.GetProblems(), func(p *api.Problem) bool { return p.Code == serviceWaits })
+		if err != nil || (i >= 0) != (why != "") || i >= 0 && !strings.Contains(v.Problems[i].Text, why) {
+			t.Errorf("%v, %v, want one that says %q", v.GetProblems(), err, why)
+		}
+	}
+	waits("n1, which has not taken the volume")
+	for _, x := range []struct{ holder, why string }{{"db1", "another client holds the volume: db1"}, {metapb.ServiceOf("n1"), ""}} {
+		if _, err := via.volumes.Attach(brief(t), &api.AttachRequest{Name: "v", Holder: x.holder, Takeover: true}); err != nil {
+			t.Fatal(err)
+		}
+		waits(x.why)
+	}
+	if _, err := ask(&api.SetServiceRequest{Nodes: []string{"n1", "n2"}, To: "n2"}); err != nil {
+		t.Fatal(err)
+	}
+	waits("service@n1 has not given the volume up")
+	if _, err := ask(&api.SetServiceRequest{Nodes: []string{"n1"}, To: "n1"}); err != nil {
+		t.Fatal(err)
 	}
 	_, err = ask(&api.SetServiceRequest{Away: true})
 	wantError(t, err, codes.FailedPrecondition, "no other node may run")

@@ -14,9 +14,8 @@ import (
 	"blkd/metadata/metapb"
 )
 
-// Holder is the name under which a node holds volumes for their services. It is not the
-// node's own, so that an operator can attach a volume there while its service is off.
-func Holder(node string) string { return "service@" + node }
+// Holder is the name under which a node holds volumes for their services.
+func Holder(node string) string { return metapb.ServiceOf(node) }
 
 // Cluster is what a Manager asks the cluster for. Its calls return when ctx ends.
 type Cluster interface {

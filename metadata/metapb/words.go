@@ -55,6 +55,10 @@ const clientsOf = "clients of "
 // attachments. No other holder has a blank in its name.
 func ClientsOf(node string) string { return clientsOf + node }
 
+// ServiceOf is the holder that a volume's service on a node is. It is not the node's own
+// name, so that an operator can attach a volume there while its service is off.
+func ServiceOf(node string) string { return "service@" + node }
+
 // IsClients tells whether a holder stands for such clients, of whichever node: all of
 // them share one attachment.
 func IsClients(holder string) bool { return strings.HasPrefix(holder, clientsOf) }
