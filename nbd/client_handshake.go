@@ -40,6 +40,14 @@ type OptionError struct {
 	Message       string
 }
 
+// ErrTLSRequired tells that a server serves nobody without TLS.
+var ErrTLSRequired = errors.New("the server requires TLS")
+
+// Is has errors.Is find ErrTLSRequired.
+func (e *OptionError) Is(target error) bool {
+	return target == ErrTLSRequired && e.Reply == repErrTLSReqd
+}
+
 func (e *OptionError) Error() string {
 	reason := map[uint32]string{
 		repErrUnsup: "not supported", repErrPolicy: "forbidden by policy", repErrInvalid: "invalid",

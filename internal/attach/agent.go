@@ -30,6 +30,9 @@ type Cluster interface {
 // ErrRefused tells that another client holds the volume.
 var ErrRefused = errors.New("another client holds the volume")
 
+// ErrTLSRequired tells that the primary serves nobody without TLS.
+var ErrTLSRequired = nbd.ErrTLSRequired
+
 // Config says what is attached, and how.
 type Config struct {
 	Volume      string
@@ -81,7 +84,8 @@ type heard struct {
 
 // Run attaches the volume and keeps it attached until ctx ends, which leaves the
 // device as it is. ErrRunning: another process does that. ErrRefused: another client
-// holds the volume; if it took it over, the device was removed.
+// holds the volume; if it took it over, the device was removed. ErrTLSRequired: there is
+// no device yet.
 func Run(ctx context.Context, cfg Config) error {
 	held, err := lock(cfg.Dir, cfg.Volume)
 	if err != nil {
@@ -242,14 +246,20 @@ func (a *Agent) session(ctx context.Context, links <-chan int, renew, takeover b
 	})
 }
 
-// retry does something until it works, ctx ends, or another client holds the volume.
+// hopeless tells whether trying again does not help: another client holds the volume, or,
+// while there is no device yet that could wait, the primary serves nobody without TLS.
+func (a *Agent) hopeless(err error) bool {
+	return errors.Is(err, ErrRefused) || a.state.Device == "" && errors.Is(err, ErrTLSRequired)
+}
+
+// retry does something until it works, ctx ends, or it is hopeless.
 // Meanwhile it goes on to listen.
 func (a *Agent) retry(ctx context.Context, links <-chan int, what string, do func() error) error {
 	pause := retryLeast
 	var said string
 	for {
 		err := do()
-		if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
+		if err == nil || a.hopeless(err) || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
 		if err.Error() != said {

@@ -7,11 +7,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -67,9 +69,26 @@ func TestRelaySpeaksTLS(t *testing.T) {
 			if works := secure == (demands == nbd.TLSRequired); (err == nil) != works {
 				t.Errorf("server %v, relay with TLS %v: %v", demands, secure, err)
 			}
-			if !secure && demands == nbd.TLSRequired && !strings.Contains(err.Error(), "requires TLS") {
-				t.Errorf("the refusal says %v", err)
+			if !secure && demands == nbd.TLSRequired && !errors.Is(err, ErrTLSRequired) {
+				t.Errorf("the refusal is %v", err)
 			}
+		}
+	}
+}
+
+// TestTLSIsMissing: what can only fail is not tried again, unless a device waits for it.
+func TestTLSIsMissing(t *testing.T) {
+	for device, want := range map[string]int{"": 1, "/dev/nbd0": 2} {
+		a := &Agent{cfg: Config{Log: slog.New(slog.DiscardHandler)}, state: State{Device: device}}
+		tried := 0
+		err := a.retry(t.Context(), nil, "", func() error {
+			if tried++; tried == 2 {
+				return nil
+			}
+			return fmt.Errorf("n1: %w", ErrTLSRequired)
+		})
+		if tried != want || (err == nil) != (want == 2) {
+			t.Errorf("with device %q: tried %d times, %v", device, tried, err)
 		}
 	}
 }

@@ -147,6 +147,9 @@ func attachError(volume string, err error) error {
 		return &Error{Code: Failed, Text: err.Error(), Advice: "apt-get install libnbd-bin fuse3"}
 	case errors.Is(err, attach.ErrRunning):
 		return &Error{Code: Conflict, Text: fmt.Sprintf("volume %s is attached to this host already", volume), Advice: "blkctl attachments"}
+	case errors.Is(err, attach.ErrTLSRequired):
+		return &Error{Code: Failed, Text: "the nodes serve NBD clients only with TLS, and the kernel's NBD client speaks none",
+			Advice: "blkctl attach " + volume + " --relay --nbd-tls --nbd-tls-certificates DIR; for a service: relay and nbd_tls_certificates in its configuration"}
 	case errors.Is(err, fs.ErrPermission):
 		return &Error{Code: Failed, Text: err.Error(), Advice: "run it as root"}
 	}

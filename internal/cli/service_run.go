@@ -63,6 +63,11 @@ func (a *app) serviceRun(ctx context.Context, volume string, f *runFlags) error 
 	if cfg.Volume != volume {
 		return fmt.Errorf("%s is of volume %s, not of %s", file, cfg.Volume, volume)
 	}
+	if cfg.Relay {
+		if err := flushes(); err != nil {
+			return attachError(volume, err)
+		}
+	}
 	log := slog.New(slog.NewTextHandler(a.Err, nil))
 	name := f.node
 	if name == "" {
@@ -74,7 +79,7 @@ func (a *app) serviceRun(ctx context.Context, volume string, f *runFlags) error 
 		log.Warn("systemd was not told that the service is managed", "err", err)
 	}
 	c := &serviceCluster{attachCluster: &attachCluster{app: a, volume: volume, holder: service.Holder(name), reason: "service"},
-		node: name, device: *cfg.Device, log: log}
+		node: name, cfg: cfg, log: log}
 	err = service.Run(ctx, service.Options{Config: cfg, Node: name, Dir: f.dir, Cluster: c, Runner: &service.Programs{}, Log: log})
 	switch {
 	case errors.Is(err, service.ErrRunning):
@@ -120,9 +125,9 @@ func (a *app) askOwnNode(ctx context.Context) (string, error) {
 // serviceCluster is the cluster as a service's manager needs it.
 type serviceCluster struct {
 	*attachCluster
-	node   string
-	device bool
-	log    *slog.Logger
+	node string
+	cfg  *service.Config
+	log  *slog.Logger
 
 	stopAgent func() // of the device; nil: none runs
 }
@@ -142,7 +147,7 @@ func (c *serviceCluster) Hold(ctx context.Context, takeover bool, keep uint64) (
 	for pause := pollPause; ; pause = min(2*pause, askTime) {
 		r, err := c.take(ctx, takeover, keep)
 		switch {
-		case err == nil && c.device:
+		case err == nil && *c.cfg.Device:
 			return c.attachDevice(ctx, r, keep == r.Attachment.Since)
 		case err == nil:
 			uri, err := c.uri(ctx, r)
@@ -167,7 +172,7 @@ func (c *serviceCluster) Hold(ctx context.Context, takeover bool, keep uint64) (
 // take attaches the volume. Without a device, the clients that an earlier manager has
 // started under the attachment keep are left in their session: a new one would end them.
 func (c *serviceCluster) take(ctx context.Context, takeover bool, keep uint64) (*metapb.Volume, error) {
-	if keep != 0 && !c.device {
+	if keep != 0 && !*c.cfg.Device {
 		answer, err := c.look(ctx)
 		if err != nil {
 			return nil, err
@@ -203,6 +208,7 @@ func (c *serviceCluster) attachDevice(ctx context.Context, r *metapb.Volume, kee
 	var running sync.WaitGroup
 	running.Go(func() {
 		ended <- attach.Run(agent, attach.Config{Volume: c.volume, Holder: c.holder, Index: -1, Connections: 1,
+			Relay: c.cfg.Relay, TLS: c.cfg.TLSCertificates != "", Certificates: c.cfg.TLSCertificates,
 			Dir: attach.DefaultDir, Cluster: c.attachCluster, Log: c.log, Ready: func(s *attach.State) { ready <- s }})
 	})
 	stop := func() {
@@ -247,7 +253,7 @@ func (c *serviceCluster) uri(ctx context.Context, r *metapb.Volume) (string, err
 // Release implements service.Cluster.
 func (c *serviceCluster) Release(ctx context.Context) error {
 	c.endAgent()
-	if c.device {
+	if *c.cfg.Device {
 		if err := c.removeDevice(false); err != nil {
 			return err
 		}

@@ -18,6 +18,11 @@ type Config struct {
 	// Device has the volume attached as /dev/blkd/by-name/VOLUME. Without it the volume
 	// is only held, for steps that reach it as NBD clients: BLKD_URI tells where.
 	Device *bool `toml:"device"`
+	// Relay has the device reach the primary through the manager's process: blkctl attach
+	// --relay tells what that is for. TLSCertificates is a directory as that command's
+	// --nbd-tls-certificates has it, and demands TLS; only with a relay.
+	Relay           bool   `toml:"relay"`
+	TLSCertificates string `toml:"nbd_tls_certificates"`
 	// Takeover is how long the node before may take to give the volume up, when the
 	// service is moved; then it is taken over. Zero: the times to stop, and 30 s more.
 	Takeover Duration `toml:"takeover_after"`
@@ -93,6 +98,12 @@ func (c *Config) complete() error {
 	}
 	if c.Device == nil {
 		c.Device = new(true)
+	}
+	switch {
+	case c.Relay && !*c.Device:
+		return errors.New("relay: without a device there is none")
+	case c.TLSCertificates != "" && !c.Relay:
+		return errors.New("nbd_tls_certificates: the kernel's NBD client speaks no TLS: set relay = true")
 	}
 	seen := map[string]bool{}
 	sum := takeoverMore
