@@ -113,7 +113,10 @@ func (p *peer) beat(d *Detector, b Beat) {
 	p.seq, p.heard = b.Seq, d.now
 	p.refused = false
 	p.slow.note(b)
-	p.hears = make(map[string]hearing, len(b.Heard))
+	if p.hears == nil {
+		p.hears = make(map[string]hearing, len(b.Heard))
+	}
+	clear(p.hears)
 	for _, h := range b.Heard {
 		p.hears[h.Node] = hearing{h.Incarnation, d.now - max(h.Ago, 0)}
 	}

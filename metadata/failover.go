@@ -125,9 +125,9 @@ func mayLead(m *metapb.Member) bool {
 
 // isHeld tells whether a node is held back because it comes and goes.
 func (w *world) isHeld(n *metapb.Node) bool {
-	return !w.verdicts[n.Name].Working() || n.HeldUntil > w.in.Wall
+	return !w.about(n.Name).Working() || n.HeldUntil > w.in.Wall
 }
 
 func (w *world) isSlow(n *metapb.Node) bool {
-	return w.verdicts[n.Name].Health == metapb.Health_HEALTH_SLOW
+	return w.about(n.Name).Health == metapb.Health_HEALTH_SLOW
 }

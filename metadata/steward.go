@@ -98,7 +98,7 @@ func NewSteward(c StewardConfig) (*Steward, error) {
 // is founded, that is nothing.
 func (s *Steward) Step(in StewardInput) StewardOutput {
 	var out StewardOutput
-	if in.Raft.ID == 0 || in.Raft.Leader != in.Raft.ID || in.State.Info().Cluster == 0 {
+	if in.Raft.ID == 0 || in.Raft.Leader != in.Raft.ID || in.State.cluster == 0 {
 		s.pending = nil
 		return out
 	}

@@ -16,7 +16,7 @@ const holdTolerance = time.Second
 // for a while.
 func (s *Steward) observe(w *world, out *StewardOutput) {
 	for _, n := range w.nodes {
-		v := w.verdicts[n.Name]
+		v := w.about(n.Name)
 		if n.Incarnation == 0 || v.Health == metapb.Health_HEALTH_UNSPECIFIED {
 			continue
 		}

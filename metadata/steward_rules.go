@@ -167,7 +167,7 @@ func (s *Steward) improve(w *world) *steering {
 	var best *steering
 	bestVoters := r.Voters
 	for _, n := range w.candidates() {
-		if w.in.Now-w.verdicts[n.Name].Since < s.config.ReplaceVoterAfter {
+		if w.in.Now-w.about(n.Name).Since < s.config.ReplaceVoterAfter {
 			continue
 		}
 		for _, id := range sortedIDs(r.Voters) {

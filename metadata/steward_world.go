@@ -16,17 +16,17 @@ type world struct {
 	version  uint32
 	nodes    []*metapb.Node // by name
 	byID     map[uint64]*metapb.Node
-	verdicts map[string]Verdict
+	verdicts map[string]*Verdict
 }
 
 func newWorld(in StewardInput, c StewardConfig) *world {
-	w := &world{in: in, config: c, version: in.State.Info().Version, nodes: in.State.Nodes(),
-		byID: make(map[uint64]*metapb.Node), verdicts: make(map[string]Verdict)}
+	w := &world{in: in, config: c, version: in.State.version, nodes: in.State.Nodes(),
+		byID: make(map[uint64]*metapb.Node), verdicts: make(map[string]*Verdict)}
 	for _, n := range w.nodes {
 		w.byID[n.Id] = n
 	}
-	for _, v := range in.Verdicts {
-		w.verdicts[v.Node] = v
+	for i := range in.Verdicts {
+		w.verdicts[in.Verdicts[i].Node] = &in.Verdicts[i]
 	}
 	return w
 }
@@ -53,8 +53,17 @@ func (w *world) verdict(id uint64) (Verdict, bool) {
 	if n == nil {
 		return Verdict{}, false
 	}
-	v, ok := w.verdicts[n.Name]
-	return v, ok && v.Incarnation == n.Incarnation
+	v := w.about(n.Name)
+	return v, v.Node != "" && v.Incarnation == n.Incarnation
+}
+
+// about is the verdict about a node, whatever run it is of; of a node that is not
+// watched, an empty one.
+func (w *world) about(node string) Verdict {
+	if v := w.verdicts[node]; v != nil {
+		return *v
+	}
+	return Verdict{}
 }
 
 // works tells whether a voter takes part in decisions. One that is held back
