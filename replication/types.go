@@ -107,7 +107,7 @@ func (r *Record) newerThan(o *Record) bool { return o == nil || r.Number > o.Num
 
 // set is the member set M: who counts for W and S, amnesiacs included.
 func (r *Record) set() []Member {
-	var m []Member
+	m := make([]Member, 0, len(r.Members))
 	for _, x := range r.Members {
 		if x.State == UpToDate {
 			m = append(m, x)
