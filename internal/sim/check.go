@@ -19,7 +19,8 @@ type oracle struct {
 	bound     replication.Generation // highest generation that served
 	begun     map[replication.Generation]replication.Incarnation
 	promised  map[*node]replication.Mark // the promise: lineage (as Seq) and generation
-	changes   int                        // of the record, since the faults ended
+	poured    pouring
+	changes   int // of the record, since the faults ended
 	round     int
 }
 
@@ -486,7 +487,7 @@ func (s *sim) restart(tail []blockdev.Entry) {
 	for b := range s.versions {
 		s.versions[b] = []uint64{0}
 	}
-	s.grown = 0
+	s.grown, s.poured = 0, pouring{}
 	for i, list := range [][]blockdev.Entry{s.committed, tail} {
 		for j := range list {
 			if i == 0 {

@@ -3,7 +3,6 @@ package sim
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 
@@ -149,111 +148,6 @@ func (s *sim) read(n *node, r *replication.Request) (rest bool, err error) {
 	return n.coded.Read(r)
 }
 
-// checkShards checks as if everything stopped now: what the log has decided is on
-// every shard that counts, and any k of these, whichever others are lost, bring back
-// what was written, but for what the log still has.
-func (s *sim) checkShards() {
-	if s.code == nil || s.damaged {
-		return
-	}
-	var batch uint64
-	var upto replication.Seq
-	var values [decisions]uint64
-	var at [decisions]replication.Seq
-	for i := range s.committed {
-		if b, u, ok := replication.Decision(&s.committed[i]); ok {
-			batch, upto = b, u
-		}
-	}
-	for i := range s.committed {
-		e := &s.committed[i]
-		each(e, func(b int64, tag uint64) {
-			if b < decisions {
-				if at[b] = e.Seq; e.Seq <= upto {
-					values[b] = tag
-				}
-			}
-		})
-	}
-	views := map[int]map[int64][]byte{}
-	for _, m := range s.rec.Set() {
-		n := s.node(m.Node)
-		if m.Incarnation != n.inc && n.registered || n.old || n.emptied {
-			continue
-		}
-		view, ok := n.shard.view(batch)
-		if !ok {
-			s.violate("S9", "%s counts, and its shard has not batch %x, which is decided: it has %x, and %x", n.name, batch, n.shard.at(n.shard.commit), n.shard.at(n.shard.last()))
-		}
-		views[m.Shard] = view
-	}
-	k := s.code.K()
-	if len(views) < k {
-		return
-	}
-	have := slices.Sorted(maps.Keys(views))
-	s.dice.Shuffle(len(have), func(i, j int) { have[i], have[j] = have[j], have[i] })
-	s.compareRows(have[:k], views, batch, upto, &values, &at)
-	s.checkStaged()
-}
-
-func (s *sim) compareRows(have []int, views map[int]map[int64][]byte, batch uint64, upto replication.Seq, values *[decisions]uint64, at *[decisions]replication.Seq) {
-	k := int64(s.code.K())
-	got, from := make([]byte, blockSize), make([][]byte, k)
-	for b := range int64(decisions) {
-		if at[b] > upto {
-			continue
-		}
-		for i, h := range have {
-			if from[i] = views[h][b/k]; from[i] == nil {
-				from[i] = zeros[:]
-			}
-		}
-		if err := s.code.Rebuild(got, int(b%k), have, from); err != nil {
-			s.violate("S9", "%v", err)
-		}
-		if tagOf(got) != values[b] {
-			s.violate("I14", "block %d is %d in shards %v of batch %x; what was written is %d", b, tagOf(got), have, batch, values[b])
-		}
-		s.Rebuilt++
-	}
-}
-
-// checkStaged checks that a member that counts has in its log what is committed there
-// and not in the shards: it may be the next primary.
-func (s *sim) checkStaged() {
-	m := &s.rec.Members[s.dice.IntN(len(s.rec.Members))]
-	n := s.node(m.Node)
-	if m.State != replication.UpToDate || m.Amnesiac || n.core == nil || n.inc != m.Incarnation {
-		return
-	}
-	if n.disk.incomplete || n.shard.incomplete {
-		s.violate("S9", "%s counts, and is incomplete", n.name)
-	}
-	upto, at := replication.Seq(0), [mostBlocks]replication.Seq{}
-	batch := uint64(n.shard.at(n.shard.commit))
-	for i := range s.committed {
-		e := &s.committed[i]
-		committed := i < int(n.disk.commit)
-		// A shard that was rebuilt has a batch whose decision its log may have still to
-		// commit.
-		if b, u, ok := replication.Decision(e); ok && (committed || b <= batch) {
-			upto = u
-		}
-		if !committed {
-			continue
-		}
-		each(e, func(b int64, _ uint64) { at[b] = e.Seq })
-	}
-	for b, seq := range at {
-		if x := n.disk.staged[b]; seq > upto && x != seq {
-			s.violate("S9", "the log of %s lacks block %d of entry %d: it has that of %d; the shards have the log up to %d", n.name, b, seq, x, upto)
-		}
-	}
-}
-
-var zeros [blockSize]byte
-
 // stage remembers that the log has a block.
 func (d *disk) stage(b int64, e *blockdev.Entry) {
 	if d.staging {
@@ -341,10 +235,11 @@ func (d *disk) LogUsed() (used, size int64) {
 	return used, 48
 }
 
-// shard is a shard on a disk, with whole blocks, by row. What it is changed by is
-// replaced, so that a copy of it stays as it is.
+// shard is a shard on a disk. What it is changed by is replaced, so that a copy of it
+// stays as it is. Of each row it keeps the tag: beyond that, blocks are zeros, and so is
+// what a code makes of them.
 type shard struct {
-	base       map[int64][]byte // of all entries up to known
+	base       rows // of all entries up to known
 	baseGen    replication.Generation
 	known      replication.Seq // this is committed, as the disk knows
 	log        []blockdev.Entry
@@ -410,25 +305,17 @@ func (m *shard) settle() {
 	if n == 0 {
 		return
 	}
-	m.base = maps.Clone(m.base)
-	m.base = applied(m.base, m.log[:n])
+	m.base.apply(m.log[:n])
 	m.baseGen, m.known, m.log, m.synced = m.log[n-1].Gen, m.commit, m.log[n:], max(0, m.synced-n)
 }
 
-func applied(rows map[int64][]byte, entries []blockdev.Entry) map[int64][]byte {
-	if rows == nil {
-		rows = map[int64][]byte{}
-	}
+// rows are the tags of a shard's rows.
+type rows [decisions]uint64
+
+func (r *rows) apply(entries []blockdev.Entry) {
 	for i := range entries {
-		e := &entries[i]
-		for off := int64(0); off < e.Len; off += blockSize {
-			rows[(e.Off+off)/blockSize] = nil
-			if e.Kind == blockdev.EntryWrite {
-				rows[(e.Off+off)/blockSize] = e.Data[off : off+blockSize : off+blockSize]
-			}
-		}
+		each(&entries[i], func(row int64, tag uint64) { r[row] = tag })
 	}
-	return rows
 }
 
 // Sync makes entries durable.
@@ -486,39 +373,43 @@ func (m *shard) ReadLog(after replication.Seq, _ int) ([]blockdev.Entry, error) 
 
 // ReadCommitted reads what is current.
 func (m *shard) ReadCommitted(p []byte, off int64) error {
-	rows, _ := m.view(uint64(m.at(m.commit)))
+	var content rows
+	m.view(uint64(m.at(m.commit)), &content)
 	clear(p)
 	for o := int64(0); o < int64(len(p)); o += blockSize {
 		if m.rot[(off+o)/blockSize] {
 			return &blockdev.ChecksumError{Off: off + o}
 		}
-		copy(p[o:], rows[(off+o)/blockSize])
+		putTag(p[o:], content[(off+o)/blockSize])
 	}
 	return nil
 }
 
 // Extents tells which rows are data.
 func (m *shard) Extents(off, n int64, emit func(blockdev.Extent) bool) error {
-	rows, _ := m.view(uint64(m.at(m.commit)))
+	var content rows
+	m.view(uint64(m.at(m.commit)), &content)
 	for o := off; o < off+n; o += blockSize {
-		zero := rows[o/blockSize] == nil
+		zero := content[o/blockSize] == 0
 		emit(blockdev.Extent{Off: o, Len: blockSize, Hole: zero, Zero: zero})
 	}
 	return nil
 }
 
-// view is the content as of a batch, if that is current, or prepared and would survive
-// whatever happens now.
-func (m *shard) view(batch uint64) (rows map[int64][]byte, ok bool) {
+// view tells the content as of a batch, if that is current, or prepared and would
+// survive whatever happens now.
+func (m *shard) view(batch uint64, content *rows) bool {
+	*content = m.base
 	if m.baseGen == replication.Generation(batch) {
-		return m.base, true
+		return true
 	}
 	for i := range m.log {
 		if e := &m.log[i]; e.Gen == replication.Generation(batch) && e.Kind == blockdev.EntryMark && i < m.synced {
-			return applied(maps.Clone(m.base), m.log[:i+1]), true
+			content.apply(m.log[:i+1])
+			return true
 		}
 	}
-	return nil, false
+	return false
 }
 
 // Import puts a part of a copy under the log.
@@ -528,7 +419,7 @@ func (m *shard) Import(off, n int64, data []byte) error {
 	}
 	m.imports++
 	m.settle()
-	m.base = applied(maps.Clone(m.base), []blockdev.Entry{{Kind: blockdev.EntryWrite, Off: off, Len: n, Data: slices.Clone(data)}})
+	m.base.apply([]blockdev.Entry{{Kind: blockdev.EntryWrite, Off: off, Len: n, Data: data}})
 	return nil
 }
 

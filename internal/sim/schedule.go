@@ -80,7 +80,7 @@ func setupOf(seed uint64) setup {
 	if c.replicas < 5 && rnd.IntN(4) == 0 && c.code == nil {
 		c.spares = 1
 	}
-	if c.code == nil {
+	if c.code == nil { // as many nodes as a code has are slow to simulate
 		c.tempo = []float64{1, 1, 4, 16}[rnd.IntN(4)]
 	}
 	return c

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -102,35 +101,6 @@ type wire struct {
 	dialed bool // somebody connects these two
 }
 
-// event is something that will happen.
-type event struct {
-	at   instant
-	turn uint64
-	n    *node // nil: at no node
-	inc  replication.Incarnation
-	do   func()
-}
-
-type queue []event
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].turn < q[j].turn
-}
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-
-// Push implements heap.Interface.
-func (q *queue) Push(x any) { *q = append(*q, x.(event)) }
-
-// Pop implements heap.Interface.
-func (q *queue) Pop() any {
-	n := len(*q) - 1
-	e := (*q)[n]
-	(*q)[n] = event{}
-	*q = (*q)[:n]
-	return e
-}
-
 func newSim(seed uint64, c setup, out io.Writer) *sim {
 	s := &sim{setup: c, rnd: rand.New(rand.NewPCG(seed, 3)), dice: rand.New(rand.NewPCG(seed, 6)), out: out, hash: 14695981039346656037, readMs: 1, syncMs: 4}
 	s.shares(seed)
@@ -195,12 +165,12 @@ func (s *sim) logf(format string, args ...any) {
 }
 
 func (s *sim) at(t instant, n *node, do func()) {
-	e := event{at: t, turn: s.turn, n: n, do: do}
+	e := event{n: n, do: do}
 	if n != nil {
 		e.inc = n.inc
 	}
+	s.todo.push(due{at: t, turn: s.turn}, e)
 	s.turn++
-	heap.Push(&s.todo, e)
 }
 
 // later lets something happen at a node, if it is still the same run of it.
@@ -208,15 +178,15 @@ func (s *sim) later(n *node, d time.Duration, do func()) { s.at(s.now+instant(d)
 
 // step lets one thing happen.
 func (s *sim) step() {
-	e := heap.Pop(&s.todo).(event)
-	s.now = max(s.now, e.at)
+	when, e := s.todo.pop()
+	s.now = max(s.now, when.at)
 	if e.n != nil {
 		switch {
 		case e.n.inc != e.inc || !e.n.up:
 			return
 		case e.n.paused > s.now:
-			e.at = s.looks(e.n)
-			heap.Push(&s.todo, e)
+			when.at = s.looks(e.n)
+			s.todo.push(when, e)
 			return
 		}
 	}
@@ -230,7 +200,7 @@ func (s *sim) looks(n *node) instant { return min(n.paused, s.now+instant(20*tim
 // run lets time pass.
 func (s *sim) run(d time.Duration) {
 	end := s.now + instant(d)
-	for len(s.todo) > 0 && s.todo[0].at <= end {
+	for s.todo.next() <= end {
 		s.step()
 	}
 	s.now = end
