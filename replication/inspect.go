@@ -59,6 +59,9 @@ func (v View) Copying() (sent, held uint64, joined, full, empty bool) {
 	return 0, 0, false, false, false
 }
 
+// Lost tells why the primary does not wait for a member any longer; empty: it does.
+func (v View) Lost(m Member) string { return v.c.lost(m) }
+
 // Fetching tells whether a promoted member takes another's log.
 func (v View) Fetching() bool { return v.c.p.best != nil }
 

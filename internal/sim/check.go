@@ -389,15 +389,17 @@ func (s *sim) recorded(old, rec *replication.Record, p *replication.Proposal) {
 	case s.code != nil && len(rec.Members) < len(old.Members):
 		s.Moves++
 	}
+	comer := replication.NodeID("")
 	for _, m := range rec.Set() {
 		was := old.Member(m.Node)
 		if n := s.node(m.Node); !m.Amnesiac && (was == nil || was.State != replication.UpToDate || was.Amnesiac) && n.inc == m.Incarnation {
-			n.emptied = false
+			n.emptied, comer = false, m.Node
 			if n.core != nil { // it may have died meanwhile
 				s.checkImage(n)
 			}
 		}
 	}
+	s.excuse(rec, comer)
 	for _, n := range s.nodes[:s.data] {
 		s.checkCounted(n, rec)
 	}
@@ -409,10 +411,24 @@ func (s *sim) checkReach() {
 	for _, a := range s.rec.Set() {
 		for _, b := range s.rec.Set() {
 			x, y := s.node(a.Node), s.node(b.Node)
-			if counts(x, a) && counts(y, b) && x.disk.baseSeq > y.disk.last() {
+			if counts(x, a) && counts(y, b) && x.disk.baseSeq > y.disk.last() && !y.excused {
 				s.violate("reach", "%s counts and has the log from %d on only, %s counts and ends at %d", x.name, x.disk.baseSeq+1, y.name, y.disk.last())
 			}
 		}
+	}
+}
+
+// excuse notes who was lost when somebody came to count: where too few were left to let it
+// go, that helps, and it need not be brought level any more.
+func (s *sim) excuse(rec *replication.Record, comer replication.NodeID) {
+	for _, n := range s.nodes[:s.data] {
+		m := rec.Member(n.name)
+		if m == nil || m.State != replication.UpToDate {
+			n.excused = false
+			continue
+		}
+		p := s.node(rec.Primary)
+		n.excused = n.excused || n.name != comer && comer != "" && p != nil && p.core != nil && p.core.View().Lost(*m) != ""
 	}
 }
 

@@ -78,6 +78,7 @@ type node struct {
 	deaf       instant // until: the quorum is not reachable
 	slow       instant // until: it does little
 	lazy       instant // until: its disk is slow
+	excused    bool    // it may lack what the logs of others do not have
 	skew       instant
 	rate       int64 // of its clock: so many ns too many in a ms
 	reqs       map[*replication.Request]*op
