@@ -71,7 +71,7 @@ func (c *Core) admit(batch []*Request) {
 	_, last := c.disk.Last()
 	for _, r := range batch {
 		switch {
-		case c.superseded(r) && !mutant.On(mutant.ReplicaLateFence):
+		case c.superseded(r) && !c.lateFence(r):
 			c.refuse(r)
 		case r.Attachment > c.p.base.Attachment || r.Attachment != 0 && c.p.commit < c.p.fence:
 			c.park(r) // until the record is known here, and nothing of the earlier client is under way
@@ -97,6 +97,16 @@ func (c *Core) admit(batch []*Request) {
 		c.mem.entries = append(c.mem.entries, entries...)
 		c.appendEntries(entries)
 	}
+}
+
+// lateFence plants a bug: a request of a session that has ended acts. It loses its
+// number, for which it would be taken for an old one: its node serves the next client too.
+func (c *Core) lateFence(r *Request) bool {
+	if !mutant.On(mutant.ReplicaLateFence) {
+		return false
+	}
+	r.Origin = blockdev.Origin{}
+	return true
 }
 
 // superseded tells whether a request is of a session that has ended (S10): of another
