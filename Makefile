@@ -208,7 +208,7 @@ vm: build ## attached devices through all failures of servers, in guests with De
 	deploy/test/vm/attach.sh --env ATTACH=--relay --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
 	deploy/test/vm/attach.sh --script resize-guest.sh --tools fio,udevadm
-	$(MAKE) --no-print-directory vm-postgres vm-qemu
+	$(MAKE) --no-print-directory vm-postgres vm-service vm-qemu
 
 VM_FAULTS = kill promote stop restart agent agent-kill
 # The guest has the host's PostgreSQL, and memory for it.
@@ -221,6 +221,10 @@ vm-postgres: build ## PostgreSQL on an attached device: its primary killed KILLS
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=die
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang --mutant replica/late-fence
+
+.PHONY: vm-service
+vm-service: build ## blkctl service with ext4 and PostgreSQL on an attached device: its machine dies, the next one takes over
+	$(VM_POSTGRES) --script service-guest.sh --guests 2
 
 .PHONY: vm-qemu
 vm-qemu: build ## a guest whose disk is a volume, by QEMU's NBD client, through failovers; and another boot
