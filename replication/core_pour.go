@@ -319,6 +319,14 @@ func (c *Core) undecidable(q Seq) Seq {
 	return q
 }
 
+// pouredAt tells whether a replica that joins has its part of the batch whose decision
+// is in the log. It may have joined since the decision was appended, and must not count
+// without: a later primary commits that with the log, and cannot know.
+func (c *Core) pouredAt(j *peer) bool {
+	p := c.p.pour
+	return p == nil || p.seq == 0 || p.holds[j.inc]
+}
+
 func (c *Core) sendPart(p *pour, m *Member) {
 	entries := p.rows.part(m.Shard, c.coded.code.K())
 	if m.Node == c.self {
