@@ -265,6 +265,7 @@ type Core struct {
 	primaryOf  NodeID       // who sends the appends of prom,
 	primaryInc Incarnation
 	copied     uint64     // pieces of the full copy held
+	restarts   int        // so often did a copy begin here: what was read before is not content
 	lends      Generation // leases are granted to this generation and later ones
 	grantEnded Instant    // when the last lease to an older generation had ended
 
@@ -466,6 +467,7 @@ func (c *Core) leaveBranch(m *Message) bool {
 		return false // it is asked again
 	}
 	c.note("leaves lineage %x for %x and becomes empty", c.lineage, m.Lineage)
+	c.restarts++
 	if !c.must("reset", c.disk.Reset(0, 0)) {
 		return false
 	}

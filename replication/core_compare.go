@@ -242,14 +242,14 @@ func (c *Core) onDigest(from NodeID, m *Message) {
 		c.refuseRead(MsgDigested, from, m)
 		return
 	}
-	gen, inc, id, off, n := m.Gen, m.From, m.Copy, m.Off, m.Len
+	gen, inc, id, off, n, restarts := m.Gen, m.From, m.Copy, m.Off, m.Len, c.restarts
 	answer := func(err error) {
 		if c.role != Secondary || c.prom != gen {
 			return
 		}
 		x := c.mem.message(MsgDigested)
 		x.Gen, x.Copy, x.Off, x.Len, x.Incomplete = gen, id, off, n, err != nil
-		if err == nil {
+		if x.Refused = c.restarts != restarts; err == nil && !x.Refused {
 			x.Lease, err = d.Digest(off, n)
 			x.Refused = err != nil
 		}

@@ -183,7 +183,7 @@ func (c *Core) onRead(from NodeID, m *Message) {
 		c.refuseRead(MsgBlock, from, m)
 		return
 	}
-	gen, inc, id := m.Gen, m.From, m.Copy
+	gen, inc, id, restarts := m.Gen, m.From, m.Copy, c.restarts
 	r := &Request{Op: blockdev.OpRead, Off: m.Off, Len: m.Len}
 	if mapped {
 		r.Map = blockMap{}
@@ -198,11 +198,11 @@ func (c *Core) onRead(from NodeID, m *Message) {
 		x.Gen, x.Copy, x.Off, x.Len = gen, id, r.Off, r.Len
 		x.LastGen = Generation(r.batch)
 		var bad *blockdev.ChecksumError
-		if x.Refused = err != nil; errors.As(err, &bad) {
+		if x.Refused = err != nil || c.restarts != restarts; errors.As(err, &bad) {
 			x.Incomplete, x.Off, x.Len = true, bad.Off, 0
-		} else if err == nil && mapped {
+		} else if !x.Refused && mapped {
 			x.Data, x.Len = r.Map, int64(len(r.Map))
-		} else if err == nil && (c.coded == nil || !allBlocksZero(r.Data)) {
+		} else if !x.Refused && (c.coded == nil || !allBlocksZero(r.Data)) {
 			x.Data = r.Data
 		}
 		c.sendTo(from, inc, x)

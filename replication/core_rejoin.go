@@ -52,6 +52,7 @@ func (c *Core) changesSince(p *peer, m *Message) Seq {
 
 // restart begins a copy here: of what has changed behind since, or of everything.
 func (c *Core) restart(gen Generation, seq, since Seq) (ok bool) {
+	c.restarts++
 	if since == 0 {
 		return c.must("reset", c.disk.Reset(gen, seq))
 	}
