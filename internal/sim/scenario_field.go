@@ -289,8 +289,9 @@ func rightNode(s *sim, n []*node) {
 		}
 		return false
 	})
+	s.until("n1 has left", s.hasLeft("n1"))
 	s.run(3 * time.Second)
-	if !s.isMember("n2")() || !s.isMember("n3")() || s.standing("n1") == replication.UpToDate {
+	if !s.isMember("n2")() || !s.isMember("n3")() || !s.hasLeft("n1")() {
 		s.violate("scenario", "n1 cannot be heard; the members are %v", s.rec.Members)
 	}
 }

@@ -158,7 +158,8 @@ func loseCommit(s *sim, n []*node, block int64) {
 	s.do(n[0], blockdev.OpFlush, 0)
 	s.start(n[1])
 	s.connect(n[0], n[1])
-	s.until("n1 knows of the restart", func() bool { return n[0].core.View().Record() == s.rec })
+	restart := s.rec
+	s.until("n1 knows of the restart", func() bool { return n[0].core.View().Record().Number >= restart.Number })
 	n[0].deaf = always
 	s.until("n2 is about to come", func() bool { return n[0].core.View().Asked() != nil })
 	for range 5 {
