@@ -43,6 +43,10 @@ type Shard interface {
 	Reset(gen Generation, seq Seq) error
 	Complete() error
 	Incomplete() bool
+	// How they bring content level by what has changed is told at Rejoiner.
+	Base() (Generation, Seq, bool)
+	Rejoin(gen Generation, seq Seq) error
+	NextChange(since Seq, off int64) (start, n int64, err error)
 	Size() int64
 	Resize(size int64) error
 }
@@ -122,6 +126,7 @@ type Coded struct {
 	dropping bool
 	dropped  Seq
 	begin    batchID // what the next copy of the shard begins with
+	points   []shardPoint
 }
 
 // NewCoded opens a member of a volume, which is as large as its log says, of which unit
@@ -170,6 +175,7 @@ func (d *Coded) recover() error {
 	commit := d.shard.Committed()
 	gen, _ := d.shard.GenAt(commit)
 	d.current = batchID(gen)
+	d.remember(commit)
 	gen, last := d.shard.Last()
 	if last <= commit {
 		return nil
@@ -233,7 +239,9 @@ func (d *Coded) makeCurrent() error {
 	if err := d.shard.Commit(d.prepared.seq); err != nil {
 		return err
 	}
+	end := d.prepared.seq
 	d.current, d.prepared = d.decided.batch, decision{}
+	d.remember(end)
 	return nil
 }
 
@@ -277,7 +285,8 @@ func (d *Coded) Reset(gen Generation, seq Seq) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.pending, d.decided, d.prepared, d.dropped = nil, decision{}, decision{}, 0
-	d.current = d.begin
+	d.current, d.points = d.begin, nil
+	d.remember(1)
 	// The shard first: it is what makes the member incomplete.
 	return errors.Join(d.shard.Reset(Generation(d.begin), 1), d.Staging.Reset(gen, seq))
 }

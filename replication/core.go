@@ -188,6 +188,7 @@ type Request struct {
 	fail  func(error) // a read of the core itself: nobody has the content
 	mends int64       // bad blocks that it has found
 	batch batchID     // with serve: of the shard that was read
+	since batchID     // with serve and Map: what has changed since
 	// Of an erasure code: whole blocks around Data, and what of them is in the shards.
 	whole   []byte
 	missing []missingRange

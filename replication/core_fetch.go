@@ -39,12 +39,13 @@ func (c *Core) task(serial bool, run func() error, done func(error)) {
 type fetch struct {
 	id     uint64
 	off, n int64
-	need   uint32 // shards, as bits
-	except uint32 // not to be asked
-	mapped bool   // what is data in them, instead of their content
-	bare   bool   // nothing is rebuilt: shards that cannot be read stay out
-	bad    uint32 // cannot be read now,
-	rotten uint32 // because a block fails its check
+	need   uint32  // shards, as bits
+	except uint32  // not to be asked
+	mapped bool    // what is data in them, instead of their content
+	since  batchID // mapped: what has changed since this batch, instead of what is data
+	bare   bool    // nothing is rebuilt: shards that cannot be read stay out
+	bad    uint32  // cannot be read now,
+	rotten uint32  // because a block fails its check
 	asked  uint32
 	got    [32][]byte
 	of     [32]batchID
@@ -107,7 +108,7 @@ func (c *Core) askShard(f *fetch, shard int) {
 	p, batch := make([]byte, f.bytes()), batchID(0)
 	c.task(false, func() (err error) {
 		if f.mapped {
-			p, batch, err = c.coded.mapShard(f.off, f.n)
+			p, batch, err = c.coded.mapShard(f.since, f.off, f.n)
 		} else {
 			batch, err = c.coded.readShard(p, f.off)
 		}
@@ -133,7 +134,7 @@ func (c *Core) askPeer(f *fetch, shard int, p *peer) {
 	c.p.questions[c.p.reads] = question{f, shard, p, c.now}
 	m := c.mem.message(MsgRead)
 	m.Gen, m.Commit, m.Copy, m.Off, m.Len = c.gen, need, c.p.reads, f.off, f.n
-	m.Sync = f.mapped
+	m.Sync, m.Held = f.mapped, Seq(f.since)
 	c.send(p, m)
 }
 

@@ -33,6 +33,7 @@ type join struct {
 	share   share
 	safe    Seq    // what may have been flushed when it was found to need a full copy
 	buf     []byte // of the piece that is read
+	changed changed
 }
 
 // piece is a range of the copy.
@@ -115,7 +116,7 @@ func (c *Core) tickJoin() {
 		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
 			c.endJoin("it does not answer")
 			p.silent = true
-		case j.full && j.behind == 0 && !c.rebuildable() && c.candidate() != p:
+		case j.full && j.behind != keepShard && !c.rebuildable() && c.candidate() != p:
 			c.endJoin("too few shards can be read to rebuild its own")
 		case c.p.pend == nil && c.holdsPlace(c.outgoing(*c.p.base.member(j.node))):
 			c.endJoin("who leaves for it is needed now")
@@ -220,6 +221,8 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	j.joined, j.full, j.begin, j.behind = true, true, begin, c.changesSince(p, m)
 	if c.coded != nil && c.shardFollows(m) && !m.Incomplete {
 		j.behind = keepShard // only its log is too far behind
+	} else if c.coded != nil && m.Lease != 0 && !p.whole && c.p.base.member(p.node).State != Inconsistent {
+		j.behind, j.changed.since = keepBase, batchID(m.Lease)
 	}
 	reset := c.mem.message(MsgReset)
 	reset.Gen, reset.PrevGen, reset.PrevSeq, reset.Commit = c.gen, gen, begin, j.behind
@@ -227,7 +230,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		reset.Off = c.disk.Size()
 	}
 	if c.coded != nil {
-		reset.Copy = uint64(c.coded.batch())
+		reset.Copy, reset.Lease = uint64(c.coded.batch()), uint64(j.changed.since)
 	}
 	if !mutant.On(mutant.ReplicaResetSessions) {
 		reset.Data = c.disk.Sessions(begin).Append(nil)
@@ -283,6 +286,11 @@ func (c *Core) copyOn() {
 func (c *Core) copyPiece(p *peer, j *join) bool {
 	n := j.sent + 1
 	if n > j.planned {
+		if j.behind == keepBase && c.coded != nil {
+			if _, known := c.nextChanged(j); !known {
+				return false
+			}
+		}
 		off, length, err := c.nextPiece(j)
 		if err != nil {
 			c.endJoin(fmt.Sprintf("the copy cannot be read: %v", err))

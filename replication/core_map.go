@@ -27,7 +27,7 @@ const maxMap = 64 << 20
 // readMap is [Coded.Read] of a map.
 func (d *Coded) readMap(r *Request) (rest bool, err error) {
 	if r.serve != nil {
-		r.Map, r.batch, err = d.mapShard(r.Off, r.Len)
+		r.Map, r.batch, err = d.mapShard(r.since, r.Off, r.Len)
 		return false, err
 	}
 	r.missing = nil
@@ -50,8 +50,12 @@ func (d *Coded) readMap(r *Request) (rest bool, err error) {
 	return err == nil && len(r.missing) > 0, err
 }
 
-// mapShard maps a range of the shard, and tells of which batch that is.
-func (d *Coded) mapShard(off, n int64) (blockMap, batchID, error) {
+// mapShard maps a range of the shard: what is data, or has changed since a batch, if that
+// is not 0. It tells of which batch that is.
+func (d *Coded) mapShard(since batchID, off, n int64) (blockMap, batchID, error) {
+	if since != 0 {
+		return d.changes(since, off, n)
+	}
 	for {
 		before := d.batch()
 		m := make(blockMap, mapBytes(n))

@@ -238,6 +238,8 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 	c.tellBase(answer)
 	if c.coded != nil {
 		answer.Copy = uint64(c.coded.newest())
+		b, _ := c.coded.base()
+		answer.Lease = uint64(b)
 	}
 	c.sendTo(from, m.From, answer)
 }
@@ -259,7 +261,7 @@ func (c *Core) onReset(from NodeID, m *Message) {
 	if c.coded != nil {
 		c.coded.beginWith(batchID(m.Copy))
 	}
-	if !c.restart(m.PrevGen, m.PrevSeq, m.Commit) {
+	if !c.restart(m) {
 		return
 	}
 	c.disk.Adopt(sessions)

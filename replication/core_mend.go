@@ -186,7 +186,7 @@ func (c *Core) onRead(from NodeID, m *Message) {
 	gen, inc, id, restarts := m.Gen, m.From, m.Copy, c.restarts
 	r := &Request{Op: blockdev.OpRead, Off: m.Off, Len: m.Len}
 	if mapped {
-		r.Map = blockMap{}
+		r.Map, r.since = blockMap{}, batchID(m.Held)
 	} else {
 		r.Data = make([]byte, m.Len)
 	}

@@ -27,6 +27,7 @@ type peer struct {
 	asked    Seq  // a sync up to here was asked for
 	far      bool // only a full copy brings it level
 	behind   bool // what it needs is no longer in the log
+	whole    bool // nobody knows what has changed since its shard was here
 	window   queue[sent]
 	bytes    int // sent and not answered
 	pace     pace
@@ -112,6 +113,9 @@ func (c *Core) refreshPeers() {
 	c.p.peers = peers
 	if j := c.p.join; j != nil {
 		if m := c.p.base.member(j.node); m == nil || m.State == UpToDate && !m.Amnesiac {
+			if m != nil && j.full {
+				c.note("%s is level: %d bytes were copied", j.node, j.copied)
+			}
 			c.p.join = nil // it is a member now, or gone
 			c.p.joins.succeeded()
 		} else if m.State == Inconsistent && j.joined && !j.full {

@@ -447,11 +447,11 @@ func (c *Core) copyShard(p *peer, j *join, n uint64) {
 	}
 	f.done = func(f *fetch) {
 		j.reading = false
-		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up || f.batch != c.coded.batch() && !mutant.On(mutant.ReplicaCopyOther) {
+		if c.p.join != j || j.sent+1 != n || !p.ready || !p.up || f.err != nil || f.batch != c.coded.batch() && !mutant.On(mutant.ReplicaCopyOther) {
 			return // read again
 		}
 		data := f.got[bits.TrailingZeros32(f.need)]
-		if allBlocksZero(data) && j.cursor < c.coded.shardSize() {
+		if j.behind == 0 && allBlocksZero(data) && j.cursor < c.coded.shardSize() {
 			j.planned = n - 1 // another range takes its number
 			c.copyOn()
 			return

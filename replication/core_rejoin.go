@@ -51,10 +51,15 @@ func (c *Core) changesSince(p *peer, m *Message) Seq {
 }
 
 // restart begins a copy here: of what has changed behind since, or of everything.
-func (c *Core) restart(gen Generation, seq, since Seq) (ok bool) {
+func (c *Core) restart(m *Message) (ok bool) {
+	gen, seq, since := m.PrevGen, m.PrevSeq, m.Commit
 	c.restarts++
 	if since == 0 {
 		return c.must("reset", c.disk.Reset(gen, seq))
+	}
+	if c.coded != nil && since == keepBase {
+		ok, err := c.coded.rejoin(gen, seq, batchID(m.Lease))
+		return c.must("rejoin", err) && ok
 	}
 	if c.coded != nil {
 		return c.must("rejoin", c.coded.resetLog(gen, seq))
@@ -72,8 +77,12 @@ func (c *Core) restart(gen Generation, seq, since Seq) (ok bool) {
 // nextPiece finds what is to be copied from the cursor on.
 func (c *Core) nextPiece(j *join) (off, n int64, err error) {
 	if c.coded != nil {
-		if j.behind == keepShard {
+		switch j.behind {
+		case keepShard:
 			return j.cursor, 0, nil
+		case keepBase:
+			n, _ = c.nextChanged(j)
+			return j.cursor, n, nil
 		}
 		return j.cursor, c.coded.shardSize() - j.cursor, nil
 	}

@@ -111,7 +111,8 @@ type PeerStatus struct {
 	Full      bool  // content is copied: the log does not reach
 	Extents   bool  // only of what has changed
 	Copied    int64 // bytes sent of that
-	Cursor    int64 // where in the volume the copy is, bytes
+	Cursor    int64 // where in the volume, or the shard, the copy is, bytes,
+	Span      int64 // of so many
 }
 
 // Status tells what the core does. It may be called at any time, and waits for
@@ -151,6 +152,9 @@ func (c *Core) peerStatus(p *peer) PeerStatus {
 	}
 	if j := c.p.join; j != nil && j.node == p.node {
 		s.Joining, s.Full, s.Extents, s.Copied, s.Cursor = true, j.full, j.behind > 0, j.copied, j.cursor
+		if s.Span = c.disk.Size(); c.coded != nil {
+			s.Span = c.coded.shardSize()
+		}
 	}
 	return s
 }

@@ -30,10 +30,12 @@ const (
 	// it has.
 	MsgJoin
 	// MsgJoined answers it; (PrevGen, PrevSeq) is its last committed entry, or, if
-	// Held is PrevSeq, the one up to which its content is good.
+	// Held is PrevSeq, the one up to which its content is good. Of an erasure code,
+	// Lease is the batch of which its shard is good.
 	MsgJoined
 	// MsgReset starts a copy: the joiner's log ends at (PrevGen, PrevSeq), and it
-	// becomes empty, or keeps its content up to the entry Commit, if that is not 0. Off
+	// becomes empty, or keeps its content up to the entry Commit, if that is not 0; of
+	// an erasure code, 1 keeps the shard, and 2 that of batch Lease. Off
 	// is the volume's size, and Data the operations that the log held up to there.
 	MsgReset
 	// MsgCopy carries a piece of committed content that goes under the
@@ -48,7 +50,8 @@ const (
 	MsgCollected
 	// MsgRead asks a member for Len bytes of committed content at Off, with
 	// everything up to Commit; Copy is the number of the question. With Sync, to a
-	// member of an erasure-coded volume, for a map of what is data instead.
+	// member of an erasure-coded volume, for a map of what is data instead, or, with
+	// Held, of what has changed since that batch.
 	MsgRead
 	// MsgBlock answers it with Data; Refused tells that it cannot, and Incomplete that
 	// this is because the block at Off fails its check.

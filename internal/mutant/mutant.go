@@ -184,6 +184,8 @@ const (
 	ReplicaCompareMixed
 	ReplicaMapPoured
 	ReplicaCopyOther
+	ReplicaChangesAny
+	ReplicaChangesFew
 	ReplicaRepeat
 	ReplicaRepeatEarly
 	ReplicaRepeatWhole
@@ -364,6 +366,8 @@ var table = [numIDs]Info{
 	{ReplicaCompareMixed, "replica/compare-mixed", "Shards of different batches are compared."},
 	{ReplicaMapPoured, "replica/map-poured", "What is data is told by the shards alone, without the log."},
 	{ReplicaCopyOther, "replica/copy-other", "Pieces of a shard that is copied are taken of whatever batch they are."},
+	{ReplicaChangesAny, "replica/changes-any", "What a shard lacks is told from the oldest batch that is known, whatever batch it has."},
+	{ReplicaChangesFew, "replica/changes-few", "What a shard lacks is told by fewer than k others."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},
 	{ReplicaRepeatWhole, "replica/repeat-whole", "What was done in part is done again from its beginning."},

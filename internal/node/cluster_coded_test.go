@@ -2,8 +2,10 @@ package node
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -324,4 +326,66 @@ func TestShardMoves(t *testing.T) {
 	c.ready("n2")
 	c.drain(via, &metapb.DrainNode{Name: "n4"})
 	moved("n4")
+}
+
+// TestShardCatchesUp: a member that was away for longer than the log waits for it gets
+// what has changed, and not the rest of its shard.
+func TestShardCatchesUp(t *testing.T) {
+	const size, hot = 96 << 20, 4 << 20
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n1")
+	c.coded(via, "v", size, 2, 1)
+	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	m := newModel(t, size)
+	client := c.dial("n1", "v")
+	fill := func(from, to int) {
+		t.Helper()
+		for at := from; at < to; at += 1 << 20 {
+			part := m.data[at : at+1<<20]
+			for i := range part {
+				part[i] = byte(m.rnd.Uint32() >> 3)
+			}
+			if err := blockdev.WriteAt(client, part, int64(at), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill(0, size)
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+	for _, away := range []string{"n2", "n3"} { // one of them has the parity, or data only
+		c.kill(away)
+		eventually(t, away+" counts no more", func() bool {
+			v, err := via.volumes.Show(brief(t), &api.ShowVolumeRequest{Name: "v"})
+			return err == nil && slices.ContainsFunc(v.Record.Members, func(m *metapb.Member) bool {
+				return m.Node == away && m.State != metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE
+			})
+		})
+		for range 10 { // more than the log keeps for it
+			fill(hot, 2*hot)
+		}
+		if err := blockdev.Trim(client, 3*hot, hot, 0); err != nil {
+			t.Fatal(err)
+		}
+		clear(m.data[3*hot : 4*hot])
+		c.start(away)
+		c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+		var copied int
+		at := strings.LastIndex(c.logs["n1"].String(), away+" is level: ")
+		if _, err := fmt.Sscanf(c.logs["n1"].String()[max(at, 0):], away+" is level: %d bytes", &copied); err != nil {
+			t.Fatalf("%s was not copied to: %v", away, err)
+		}
+		if copied == 0 || copied > size/2/4 {
+			t.Errorf("%s was sent %d bytes, of %d that had changed and %d of its shard", away, copied, hot, size/2)
+		}
+		for _, n := range three {
+			c.poured(n, "v")
+		}
+	}
+	c.kill("n1")
+	m.check(c.dial("n2", "v"), "without the one that was there all the time")
 }

@@ -200,7 +200,7 @@ func describePeer(s *replicas.Status, p *replication.PeerStatus) *api.Replica {
 		case p.Extents: // how much has changed further on is guessed from what came so far
 			out.Resync.Kind = api.ResyncKind_RESYNC_KIND_EXTENTS
 			if p.Cursor > 0 {
-				out.Resync.TotalBytes = max(p.Copied, int64(float64(p.Copied)*float64(s.Store.SizeBytes)/float64(p.Cursor)))
+				out.Resync.TotalBytes = max(p.Copied, int64(float64(p.Copied)*float64(p.Span)/float64(p.Cursor)))
 			}
 		case p.Full:
 			out.Resync.Kind, out.Resync.TotalBytes = api.ResyncKind_RESYNC_KIND_FULL, max(s.Store.AllocatedBytes, p.Copied)

@@ -249,6 +249,12 @@ type shard struct {
 
 	size int64 // bytes
 
+	changed [decisions]replication.Seq // which entry up to known has changed a row last
+	floor   replication.Seq            // changes before are not known
+	copied  replication.Seq            // effects of entries up to here were imported
+	good    replication.Seq            // incomplete: the content is good up to here; 0: it is not
+	goodOf  replication.Generation
+
 	rot [decisions]bool // rows that fail their check, until they are written
 
 	torn bool // the machine stops after so many entries more
@@ -305,8 +311,62 @@ func (m *shard) settle() {
 	if n == 0 {
 		return
 	}
-	m.base.apply(m.log[:n])
+	m.change(m.log[:n])
 	m.baseGen, m.known, m.log, m.synced = m.log[n-1].Gen, m.commit, m.log[n:], max(0, m.synced-n)
+}
+
+// change settles entries. Zeros over nothing change nothing.
+func (m *shard) change(entries []blockdev.Entry) {
+	for i := range entries {
+		each(&entries[i], func(row int64, tag uint64) {
+			if tag != 0 || m.base[row] != 0 {
+				m.changed[row] = entries[i].Seq
+			}
+			m.base[row] = tag
+		})
+	}
+}
+
+// Base is the entry up to which the content is good.
+func (m *shard) Base() (replication.Generation, replication.Seq, bool) {
+	if m.incomplete {
+		return m.goodOf, m.good, m.good > 0
+	}
+	return m.at(m.commit), m.commit, m.commit >= m.copied
+}
+
+// Rejoin is a Reset that keeps the content.
+func (m *shard) Rejoin(gen replication.Generation, seq replication.Seq) error {
+	of, good, ok := m.Base()
+	if !ok || seq < good || m.torn {
+		return fmt.Errorf("rejoin after %d, good up to (%d, %d): %v", seq, of, good, ok)
+	}
+	m.settle()
+	m.log, m.synced, m.copied, m.incomplete, m.good, m.goodOf = nil, 0, 0, true, good, of
+	m.baseGen, m.known, m.commit = gen, seq, seq
+	return nil
+}
+
+// NextChange finds rows that entries behind since may have changed.
+func (m *shard) NextChange(since replication.Seq, off int64) (start, n int64, err error) {
+	if since < m.floor || m.incomplete {
+		return 0, 0, fmt.Errorf("what has changed since %d, but to %d: %w", since, m.floor, blockdev.ErrTrimmed)
+	}
+	is := func(row int64) bool { return m.changed[row] > since || m.logged(row) }
+	row, end := off/blockSize, m.size/blockSize
+	for row < end && !is(row) {
+		row++
+	}
+	from := row
+	for row < end && is(row) {
+		row++
+	}
+	return from * blockSize, (row - from) * blockSize, nil
+}
+
+// logged tells whether an entry of a row is not settled.
+func (m *shard) logged(row int64) bool {
+	return slices.ContainsFunc(m.log, func(e blockdev.Entry) bool { return e.Off <= row*blockSize && row*blockSize < e.Off+e.Len })
 }
 
 // rows are the tags of a shard's rows.
@@ -419,13 +479,14 @@ func (m *shard) Import(off, n int64, data []byte) error {
 	}
 	m.imports++
 	m.settle()
-	m.base.apply([]blockdev.Entry{{Kind: blockdev.EntryWrite, Off: off, Len: n, Data: data}})
+	m.copied = max(m.copied, m.last())
+	m.change([]blockdev.Entry{{Seq: m.last(), Kind: blockdev.EntryWrite, Off: off, Len: n, Data: data}})
 	return nil
 }
 
 // Reset empties the shard.
 func (m *shard) Reset(gen replication.Generation, seq replication.Seq) error {
-	*m = shard{size: m.size, baseGen: gen, known: seq, commit: seq, incomplete: true, imports: m.imports}
+	*m = shard{size: m.size, baseGen: gen, known: seq, commit: seq, incomplete: true, floor: seq, imports: m.imports}
 	return nil
 }
 

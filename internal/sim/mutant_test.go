@@ -29,7 +29,7 @@ func TestReplicaMutants(t *testing.T) {
 		}
 		begun := time.Now()
 		mutant.Set(m.ID, true)
-		v, by, seeds, again := hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaCopyOther)
+		v, by, seeds, again := hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaChangesFew)
 		mutant.Set(m.ID, false)
 		if v == nil {
 			t.Errorf("%-26s survived %d seeds: %s", m.Name, *mutantSeeds, m.Text)
