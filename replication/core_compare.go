@@ -249,7 +249,7 @@ func (c *Core) onDigest(from NodeID, m *Message) {
 		}
 		x := c.mem.message(MsgDigested)
 		x.Gen, x.Copy, x.Off, x.Len, x.Incomplete = gen, id, off, n, err != nil
-		if x.Refused = c.restarts != restarts; err == nil && !x.Refused {
+		if x.Refused = c.emptied(restarts); err == nil && !x.Refused {
 			x.Lease, err = d.Digest(off, n)
 			x.Refused = err != nil
 		}

@@ -198,7 +198,7 @@ func (c *Core) onRead(from NodeID, m *Message) {
 		x.Gen, x.Copy, x.Off, x.Len = gen, id, r.Off, r.Len
 		x.LastGen = Generation(r.batch)
 		var bad *blockdev.ChecksumError
-		if x.Refused = err != nil || c.restarts != restarts; errors.As(err, &bad) {
+		if x.Refused = err != nil || c.emptied(restarts); errors.As(err, &bad) {
 			x.Incomplete, x.Off, x.Len = true, bad.Off, 0
 		} else if !x.Refused && mapped {
 			x.Data, x.Len = r.Map, int64(len(r.Map))
@@ -219,6 +219,11 @@ func (c *Core) canServe(m *Message, most int64) bool {
 		return false
 	}
 	return m.Commit <= c.disk.Committed() || c.must("commit", c.disk.Commit(m.Commit))
+}
+
+// emptied tells whether a copy has begun here since there had been so many.
+func (c *Core) emptied(restarts int) bool {
+	return c.restarts != restarts && !mutant.On(mutant.ReplicaAnswerEmptied)
 }
 
 func (c *Core) refuseRead(kind Kind, from NodeID, m *Message) {

@@ -324,7 +324,7 @@ func (c *Core) undecidable(q Seq) Seq {
 // without: a later primary commits that with the log, and cannot know.
 func (c *Core) pouredAt(j *peer) bool {
 	p := c.p.pour
-	return p == nil || p.seq == 0 || p.holds[j.inc]
+	return p == nil || p.seq == 0 || p.holds[j.inc] || mutant.On(mutant.ReplicaGrowUnpoured)
 }
 
 func (c *Core) sendPart(p *pour, m *Member) {

@@ -181,6 +181,8 @@ const (
 	ReplicaPreparedVolatile
 	ReplicaMendNever
 	ReplicaMendBlind
+	ReplicaGrowUnpoured
+	ReplicaAnswerEmptied
 	ReplicaCompareMixed
 	ReplicaMapPoured
 	ReplicaCopyOther
@@ -363,6 +365,8 @@ var table = [numIDs]Info{
 	{ReplicaPreparedVolatile, "replica/prepared-volatile", "What a shard finds prepared after a restart is taken for durable."},
 	{ReplicaMendNever, "replica/mend-never", "A bad block of a shard stays bad."},
 	{ReplicaMendBlind, "replica/mend-blind", "What a shard is mended with is taken from that shard, too."},
+	{ReplicaGrowUnpoured, "replica/grow-unpoured", "A shard comes to count without a batch whose decision is in the log."},
+	{ReplicaAnswerEmptied, "replica/answer-emptied", "A member answers with what was emptied since it was asked."},
 	{ReplicaCompareMixed, "replica/compare-mixed", "Shards of different batches are compared."},
 	{ReplicaMapPoured, "replica/map-poured", "What is data is told by the shards alone, without the log."},
 	{ReplicaCopyOther, "replica/copy-other", "Pieces of a shard that is copied are taken of whatever batch they are."},

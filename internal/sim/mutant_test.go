@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,17 @@ func hunt(seeds uint64, coded bool) (v *Violation, by string, ran uint64, again 
 			if v := again(); v != nil {
 				return v, "“" + scenarios[i].name + "”", seed, again
 			}
+		}
+	}
+	files, _ := filepath.Glob("testdata/seeds/*.json")
+	for _, file := range files {
+		plan, err := Load(file)
+		if err != nil {
+			return &Violation{Rule: "scenario", Text: err.Error()}, file, 1, nil
+		}
+		again = func() *Violation { return Run(plan, nil).Violation }
+		if v := again(); v != nil {
+			return v, "the kept seed " + strings.TrimSuffix(filepath.Base(file), ".json"), 1, again
 		}
 	}
 	for seed := uint64(1); seed <= seeds; seed++ {
