@@ -197,6 +197,10 @@ service: build ## services follow a volume, with real processes
 ocf: build ## the agents for Pacemaker under ocf-tester, and through a failover
 	deploy/test/ocf.sh
 
+.PHONY: pacemaker
+pacemaker: build ## Pacemaker and Corosync themselves on three nodes, with ocf:blkd:volume; needs root and both
+	deploy/test/pacemaker.sh
+
 .PHONY: drill
 drill: build ## blkctl check and all drills on a cluster of blkctl dev
 	deploy/test/drill.sh all
