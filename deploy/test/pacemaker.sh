@@ -196,8 +196,9 @@ dies() {
 trap 'end_all' EXIT
 end_all() {
 	local n
+	set +e
 	for n in $nodes; do
-		[ -s "$work/$n/init-pid" ] && kill -KILL "$(cat "$work/$n/init-pid")" 2>/dev/null
+		[ -s "$work/$n/init-pid" ] && kill -KILL "$(cat "$work/$n/init-pid")" 2>/dev/null # it may have died
 		[ -s "$work/dev/$n/pid" ] && kill -CONT "$(cat "$work/dev/$n/pid")" 2>/dev/null
 	done
 	rmdir /usr/lib/ocf/resource.d/blkd 2>/dev/null # where the agents were mounted
