@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,72 +16,136 @@ import (
 )
 
 var (
-	onlyMutant  = flag.String("mutant", "", "plant only the bugs whose names contain this")
-	mutantSeeds = flag.Uint64("mutant.seeds", 2000, "seeds within which the simulation has to find a bug")
-	mutantTable = flag.String("mutant.table", "", "write the table of what found each bug into this file")
+	onlyMutant   = flag.String("mutant", "", "plant only the bugs whose names contain this")
+	mutantSeeds  = flag.Uint64("mutant.seeds", 2000, "seeds within which the simulation has to find a bug")
+	writeMutants = flag.Bool("mutant.write", false, "write the table of what found each bug")
 )
 
-// TestReplicaMutants plants each bug of the core in turn: a scenario, or the
-// simulation within 2,000 seeds, has to find it.
+// foundBy is the table of what has found each bug, for people and for the next hunt.
+const foundBy = "testdata/mutants.md"
+
+const keptSeeds = "testdata/seeds"
+
+const foundHead = `# Which rule finds which bug
+Written by ` + "`go test -tags mutants -run ReplicaMutants ./internal/sim -mutant.write`" + `, and read by it: what is named here is tried first.
+
+| planted bug | rule | found by | seed |
+| --- | --- | --- | --- |
+`
+
+// TestReplicaMutants plants each bug of the core in turn: what has found it before, a
+// scenario, or the simulation within 2,000 seeds, has to find it.
 func TestReplicaMutants(t *testing.T) {
-	var table strings.Builder
+	table := []byte(foundHead)
+	known, err := readFound()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range mutant.All() {
 		if !strings.HasPrefix(m.Name, "replica/") && !strings.HasPrefix(m.Name, "cluster/") || !strings.Contains(m.Name, *onlyMutant) {
 			continue
 		}
 		begun := time.Now()
 		mutant.Set(m.ID, true)
-		v, by, seeds, again := hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaChangesFew)
+		by := known[m.Name]
+		v := by.run()
+		if v == nil {
+			by, v = hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaChangesFew)
+		}
 		mutant.Set(m.ID, false)
 		if v == nil {
 			t.Errorf("%-26s survived %d seeds: %s", m.Name, *mutantSeeds, m.Text)
 			continue
 		}
-		if v := again(); v != nil {
-			t.Errorf("%-26s is not found by %s, seed %d, which fails without it too: %v", m.Name, by, seeds, v)
+		if v := by.run(); v != nil {
+			t.Errorf("%-26s is not found by seed %d of %s, which fails without it too: %v", m.Name, by.seed, by.what, v)
 			continue
 		}
-		t.Logf("%-26s %-9s %5d seeds %6.2f s  %s: %.100s", m.Name, v.Rule, seeds, time.Since(begun).Seconds(), by, v.Text)
-		fmt.Fprintf(&table, "| `%s` | %s | %s | %d |\n", m.Name, v.Rule, by, seeds)
+		t.Logf("%-26s %-9s %6.2f s  seed %d of %s: %.100s", m.Name, v.Rule, time.Since(begun).Seconds(), by.seed, by.what, v.Text)
+		table = fmt.Appendf(table, "| `%s` | %s | %s | %d |\n", m.Name, v.Rule, by.what, by.seed)
 	}
-	if *mutantTable != "" {
-		if err := os.WriteFile(*mutantTable, []byte(table.String()), 0o666); err != nil {
+	if *writeMutants {
+		if err := os.WriteFile(foundBy, table, 0o666); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// hunt tells which rule was broken, in what, and after how many seeds: of erasure
-// codes, if it is a bug of those. What broke it can be run again.
-func hunt(seeds uint64, coded bool) (v *Violation, by string, ran uint64, again func() *Violation) {
+// finder is a run that finds a bug: what is a scenario's name, a kept schedule's file,
+// or one of these.
+type finder struct {
+	what string
+	seed uint64
+}
+
+const (
+	ofMirrors = "mirrors"
+	ofCodes   = "erasure codes"
+)
+
+// run tells which rule is broken, if one is. The zero finder finds nothing.
+func (f finder) run() *Violation {
+	switch f.what {
+	case ofMirrors:
+		return Run(Plan(f.seed), nil).Violation
+	case ofCodes:
+		return Run(Plan(CodedSeeds+f.seed), nil).Violation
+	}
+	for i := range scenarios {
+		if scenarios[i].name == f.what {
+			return scenarios[i].run(f.seed, nil).Violation
+		}
+	}
+	if plan, err := Load(filepath.Join(keptSeeds, f.what)); err == nil {
+		return Run(plan, nil).Violation
+	}
+	return nil
+}
+
+// readFound reads the table of what has found each bug.
+func readFound() (map[string]finder, error) {
+	text, err := os.ReadFile(foundBy)
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]finder{}
+	for line := range strings.Lines(string(text)) {
+		cell := strings.Split(strings.TrimSpace(line), " | ")
+		if len(cell) != 4 {
+			continue
+		}
+		if seed, err := strconv.ParseUint(strings.TrimSuffix(cell[3], " |"), 10, 64); err == nil {
+			known[strings.Trim(cell[0], "|` ")] = finder{cell[2], seed}
+		}
+	}
+	return known, nil
+}
+
+// hunt tells what breaks a rule, and which: of erasure codes, if the bug is one of those.
+func hunt(seeds uint64, coded bool) (by finder, v *Violation) {
 	for seed := uint64(1); seed <= scenarioSeeds; seed++ {
 		for i := range scenarios {
-			again = func() *Violation { return scenarios[i].run(seed, nil).Violation }
-			if v := again(); v != nil {
-				return v, "“" + scenarios[i].name + "”", seed, again
+			by = finder{scenarios[i].name, seed}
+			if v = by.run(); v != nil {
+				return by, v
 			}
 		}
 	}
-	files, _ := filepath.Glob("testdata/seeds/*.json")
+	files, _ := filepath.Glob(filepath.Join(keptSeeds, "*.json"))
 	for _, file := range files {
-		plan, err := Load(file)
-		if err != nil {
-			return &Violation{Rule: "scenario", Text: err.Error()}, file, 1, nil
-		}
-		again = func() *Violation { return Run(plan, nil).Violation }
-		if v := again(); v != nil {
-			return v, "the kept seed " + strings.TrimSuffix(filepath.Base(file), ".json"), 1, again
+		by = finder{filepath.Base(file), 1}
+		if v = by.run(); v != nil {
+			return by, v
 		}
 	}
 	for seed := uint64(1); seed <= seeds; seed++ {
-		plan, by := Plan(seed), "seeds"
+		by = finder{ofMirrors, seed}
 		if coded {
-			plan, by = Plan(CodedSeeds+seed), "seeds of erasure codes"
+			by.what = ofCodes
 		}
-		again = func() *Violation { return Run(plan, nil).Violation }
-		if v := again(); v != nil {
-			return v, by, seed, again
+		if v = by.run(); v != nil {
+			return by, v
 		}
 	}
-	return nil, "", seeds, nil
+	return finder{}, nil
 }

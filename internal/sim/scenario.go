@@ -98,6 +98,7 @@ var scenarios = []scenario{
 	// Erasure codes.
 	{"what rots in a shard, or differs, is rebuilt from the others", 6, four, unbound, 0, code(4, 2), mendShards},
 	{"what rots in more shards than a code can do without is an error", 3, pair, unbound, 0, code(2, 1), mendTooMany},
+	{"who joins while a decision is not committed has its part", 3, pair, unbound, 0, code(2, 1), growWhilePoured},
 	{"a part of a batch is not synced when its process ends", 3, pair, unbound, 0, code(2, 1), unsyncedPart},
 }
 
@@ -149,8 +150,10 @@ func (c *scenario) run(seed uint64, out io.Writer) Result {
 }
 
 // until lets time pass until something is so.
-func (s *sim) until(what string, ok func() bool) {
-	for end := s.now + instant(20*time.Second); !ok(); {
+func (s *sim) until(what string, ok func() bool) { s.within(20*time.Second, what, ok) }
+
+func (s *sim) within(limit time.Duration, what string, ok func() bool) {
+	for end := s.now + instant(limit); !ok(); {
 		if s.now > end {
 			s.violate("scenario", "it never happens that %s: %s", what, s.describe())
 		}

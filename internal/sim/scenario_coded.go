@@ -130,3 +130,29 @@ func unsyncedPart(s *sim, n []*node) {
 	s.until("n2 is back", s.isMember("n2"))
 	s.fillShards()
 }
+
+// growWhilePoured: the decision on a batch is in the logs of two members when a third
+// comes back, and one of the two ends before that is committed.
+func growWhilePoured(s *sim, n []*node) {
+	s.fillShards()
+	s.crash(n[2], false)
+	s.until("n3 has left", s.hasLeft("n3"))
+	s.start(n[2])
+	for b := int64(0); n[0].core.Status().Pouring != "the commit of its decision"; b = (b + 1) % volumeBlocks {
+		if len(n[0].reqs) < 8 {
+			s.submit(n[0], blockdev.OpWrite, b)
+		}
+		s.step()
+	}
+	s.cut(n[1], n[0], true)
+	s.connect(n[0], n[2])
+	s.until("n3 is a member", s.isMember("n3"))
+	s.crash(n[0], false)
+	s.connect(n[1], n[2])
+	s.promote(n[1])
+	s.until("n2 serves", s.serves(n[1]))
+	s.cut(n[1], n[0], false)
+	s.start(n[0])
+	s.connect(n[0], n[1])
+	s.connect(n[0], n[2])
+}

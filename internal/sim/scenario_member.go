@@ -185,7 +185,7 @@ func busyJoin(s *sim, n []*node) {
 	s.syncMs = 30
 	s.start(n[1])
 	s.connect(n[0], n[1])
-	s.until("n2 is a member", func() bool {
+	s.within(3*time.Second, "n2 is a member", func() bool { // a hundred thousand writes a second, which the logs keep
 		if len(n[0].reqs) < 40 { // there is always something that is not durable
 			s.write(n[0], 50*blockSize, blockSize)
 		}
