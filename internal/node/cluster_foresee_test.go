@@ -93,7 +93,7 @@ func TestResyncKinds(t *testing.T) {
 		kind  api.ResyncKind
 		total int64
 	}{
-		{replication.PeerStatus{Joining: true, Full: true, Extents: true, Copied: 10, Cursor: 500}, api.ResyncKind_RESYNC_KIND_EXTENTS, 20},
+		{replication.PeerStatus{Joining: true, Full: true, Extents: true, Copied: 10, Cursor: 500, Span: 1000}, api.ResyncKind_RESYNC_KIND_EXTENTS, 20},
 		{replication.PeerStatus{Joining: true, Full: true, Copied: 10, Cursor: 500}, api.ResyncKind_RESYNC_KIND_FULL, 800},
 		{replication.PeerStatus{Joining: true}, api.ResyncKind_RESYNC_KIND_LOG, 0},
 	} {
