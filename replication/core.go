@@ -267,6 +267,7 @@ type Core struct {
 	primaryInc Incarnation
 	copied     uint64     // pieces of the full copy held
 	restarts   int        // so often did a copy begin here: what was read before is not content
+	invited    int        // so often was it asked to join
 	lends      Generation // leases are granted to this generation and later ones
 	grantEnded Instant    // when the last lease to an older generation had ended
 

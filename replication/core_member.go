@@ -231,6 +231,12 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 		}
 	}
 	c.copied = 0 // of an earlier join
+	c.invited++
+	if !mutant.On(mutant.ReplicaAckStale) {
+		// What it holds now may be cut: until the primary has begun anew, a sync that
+		// ends must not acknowledge it.
+		c.matched = 0
+	}
 	answer := &Message{Kind: MsgJoined, Gen: m.Gen, Commit: c.disk.Committed(), Durable: c.durable, Incomplete: c.disk.Incomplete()}
 	answer.LastGen, answer.LastSeq = c.disk.Last()
 	answer.PrevSeq = answer.Commit

@@ -372,9 +372,11 @@ func (c *Core) onPrepare(from NodeID, m *Message) {
 	for i := range entries {
 		entries[i].Data = slices.Clone(entries[i].Data) // the caller's
 	}
+	invited := c.invited
 	c.task(true, func() error { return c.coded.prepare(batchID(batch), entries) }, func(err error) {
 		if c.must("prepare a batch", err) && c.prom == gen && c.role == Secondary {
-			answer(false)
+			// Who was invited to join may have to begin anew, without this part.
+			answer(invited != c.invited && !mutant.On(mutant.ReplicaPreparedStale))
 		}
 	})
 }

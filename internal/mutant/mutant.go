@@ -188,6 +188,7 @@ const (
 	ReplicaCopyOther
 	ReplicaChangesAny
 	ReplicaChangesFew
+	ReplicaPreparedStale
 	ReplicaRepeat
 	ReplicaRepeatEarly
 	ReplicaRepeatWhole
@@ -196,6 +197,7 @@ const (
 	ReplicaForgetTail
 	ReplicaResetSessions
 	ReplicaEmptyLog
+	ReplicaAckStale
 	QuorumStaleRead
 	numIDs
 )
@@ -372,6 +374,7 @@ var table = [numIDs]Info{
 	{ReplicaCopyOther, "replica/copy-other", "Pieces of a shard that is copied are taken of whatever batch they are."},
 	{ReplicaChangesAny, "replica/changes-any", "What a shard lacks is told from the oldest batch that is known, whatever batch it has."},
 	{ReplicaChangesFew, "replica/changes-few", "What a shard lacks is told by fewer than k others."},
+	{ReplicaPreparedStale, "replica/prepared-stale", "Who is to be copied goes on to answer that it has stored its part of a batch."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},
 	{ReplicaRepeatWhole, "replica/repeat-whole", "What was done in part is done again from its beginning."},
@@ -380,6 +383,7 @@ var table = [numIDs]Info{
 	{ReplicaForgetTail, "replica/forget-tail", "A promoted member looks only into what was committed for what clients have done."},
 	{ReplicaResetSessions, "replica/reset-sessions", "A replica that is copied is not told what clients have done."},
 	{ReplicaEmptyLog, "replica/empty-log", "The empty store of a node that was replaced counts as the log of its member."},
+	{ReplicaAckStale, "replica/ack-stale", "Who is to be copied goes on to acknowledge the log that it had before."},
 	{QuorumStaleRead, "quorum/stale-read", "A read is served without asking the leader."},
 }
 

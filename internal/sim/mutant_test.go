@@ -50,7 +50,7 @@ func TestReplicaMutants(t *testing.T) {
 		by := known[m.Name]
 		v := by.run()
 		if v == nil {
-			by, v = hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaChangesFew)
+			by, v = hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaPreparedStale)
 		}
 		mutant.Set(m.ID, false)
 		if v == nil {
