@@ -142,7 +142,6 @@ func (r *Record) recoverable() bool {
 	return n > 0 && sound < r.Policy.sealQuorum(n)
 }
 
-// inSet tells whether a run of a node is in M.
 // Lost tells whether the empty replica that a node has just made stands for one that
 // held something: the node had promised a generation for it, or the quorum goes by
 // what the node acknowledged in an earlier run. Its disk has to be Reset to (0, 0)
@@ -152,6 +151,7 @@ func (r *Record) Lost(node NodeID, promised Generation) bool {
 	return promised > 0 || m != nil && m.Amnesiac && !mutant.On(mutant.ReplicaEmptyLog)
 }
 
+// inSet tells whether a run of a node is in M.
 func (r *Record) inSet(n NodeID, inc Incarnation) bool {
 	m := r.member(n)
 	return m != nil && m.State == UpToDate && m.Incarnation == inc
