@@ -119,6 +119,23 @@ start_server() {
 	return 1
 }
 
+# start_dev: a cluster of three nodes in $work/dev, with the volume demo; sets BLKCTL_NODE
+# to their addresses.
+start_dev() {
+	: >"$work/dev.log"
+	bin/blkctl dev --dir "$work/dev" >"$work/dev.log" 2>&1 &
+	echo $! >"$work/dev.pid"
+	for _ in $(seq 600); do
+		if grep -q BLKCTL_NODE "$work/dev.log"; then
+			BLKCTL_NODE=$(sed -n 's/.*BLKCTL_NODE=//p' "$work/dev.log")
+			return
+		fi
+		kill -0 "$(cat "$work/dev.pid")" || return
+		sleep 0.1
+	done
+	return 1
+}
+
 # stop_server SIGNAL: end the server and wait; returns its exit code.
 stop_server() {
 	local pid=$server_pid

@@ -13,20 +13,6 @@ export OCF_ROOT=${OCF_ROOT:-/usr/lib/ocf} OCF_RESKEY_volume=demo OCF_RESKEY_blkc
 export OCF_RESKEY_crm_feature_set=3.16.2 OCF_RESOURCE_INSTANCE=pg:0 OCF_RESKEY_CRM_meta_timeout=30000
 readonly NOT_RUNNING=7 PROMOTED=8 FAILED_PROMOTED=9
 
-start_cluster() {
-	bin/blkctl dev --dir "$work/dev" >"$work/dev.log" 2>&1 &
-	echo $! >"$work/dev.pid"
-	for _ in $(seq 600); do
-		if grep -q BLKCTL_NODE "$work/dev.log"; then
-			BLKCTL_NODES=$(sed -n 's/.*BLKCTL_NODE=//p' "$work/dev.log")
-			return
-		fi
-		kill -0 "$(cat "$work/dev.pid")" || return
-		sleep 0.1
-	done
-	return 1
-}
-
 # actor: a crm_attribute that notes what Pacemaker would be told.
 actor() {
 	mkdir -p "$work/sbin"
@@ -79,7 +65,7 @@ tester() {
 	done
 }
 
-primary_is() { [ "$(BLKCTL_NODE=$BLKCTL_NODES bin/blkctl volume show demo -o json | sed -n 's/^ *"primary": "\(.*\)",*$/\1/p' | head -1)" = "$1" ]; }
+primary_is() { [ "$(BLKCTL_NODE=$BLKCTL_NODE bin/blkctl volume show demo -o json | sed -n 's/^ *"primary": "\(.*\)",*$/\1/p' | head -1)" = "$1" ]; }
 
 # failover: Pacemaker promotes n2, which dies; blkd makes another one primary, and the
 # agents tell Pacemaker where to go.
@@ -163,14 +149,14 @@ attach_tester() {
 	need ocf-tester resource-agents
 	[ "$(id -u)" = 0 ] || skip "it needs root"
 	[ -e /sys/module/nbd ] || skip "the kernel module nbd is not loaded (modprobe nbd)"
-	ocf-tester -n pg -o volume=demo -o "nodes=$BLKCTL_NODES" -o "blkctl=$OCF_RESKEY_blkctl" "$PWD/deploy/ocf/attach"
+	ocf-tester -n pg -o volume=demo -o "nodes=$BLKCTL_NODE" -o "blkctl=$OCF_RESKEY_blkctl" "$PWD/deploy/ocf/attach"
 }
 
 [ -e "$OCF_ROOT/lib/heartbeat/ocf-shellfuncs" ] || {
 	say "skip: resource-agents is not installed (apt-get install resource-agents libxml2-utils)"
 	exit 0
 }
-start_cluster
+start_dev
 actor
 run "meta-data is valid" conforms
 run "ocf-tester passes volume" tester

@@ -25,22 +25,6 @@ if [ -z "${PACEMAKER_NETWORK:-}" ]; then
 	PACEMAKER_NETWORK=1 exec unshare --net "$PWD/deploy/test/pacemaker.sh"
 fi
 
-start_cluster() {
-	: >"$work/dev.log"
-	bin/blkctl dev --dir "$work/dev" >"$work/dev.log" 2>&1 &
-	echo $! >"$work/dev.pid"
-	for _ in $(seq 600); do
-		if grep -q BLKCTL_NODE "$work/dev.log"; then
-			BLKCTL_NODE=$(sed -n 's/.*BLKCTL_NODE=//p' "$work/dev.log")
-			export BLKCTL_NODE
-			return
-		fi
-		kill -0 "$(cat "$work/dev.pid")" || return
-		sleep 0.1
-	done
-	return 1
-}
-
 # configure: what all nodes have in /etc/corosync, and the agents.
 configure() {
 	local n
@@ -208,7 +192,8 @@ end_all() {
 ip link set lo up
 ip link add joins type bridge
 ip link set joins up
-start_cluster || { cat "$work/dev.log"; exit 1; }
+start_dev || { cat "$work/dev.log"; exit 1; }
+export BLKCTL_NODE
 configure
 for n in $nodes; do boot "$n"; done
 step() { [ "$failed" -gt 0 ] || run "$@"; }

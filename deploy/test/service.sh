@@ -21,21 +21,6 @@ fi
 blkctl=$PWD/bin/blkctl
 readonly address=10.99.0.100
 
-start_cluster() {
-	bin/blkctl dev --dir "$work/dev" >"$work/dev.log" 2>&1 &
-	echo $! >"$work/dev.pid"
-	for _ in $(seq 600); do
-		if grep -q BLKCTL_NODE "$work/dev.log"; then
-			BLKCTL_NODE=$(sed -n 's/.*BLKCTL_NODE=//p' "$work/dev.log")
-			export BLKCTL_NODE
-			return
-		fi
-		kill -0 "$(cat "$work/dev.pid")" || return
-		sleep 0.1
-	done
-	return 1
-}
-
 # interfaces: one for each node, to which IPaddr2 can give an address.
 interfaces() {
 	local n
@@ -313,10 +298,11 @@ for x in "/usr/lib/ocf/resource.d/heartbeat/Dummy resource-agents" "/usr/lib/pyt
 	}
 done
 interfaces
-start_cluster || {
+start_dev || {
 	cat "$work/dev.log"
 	exit 1
 }
+export BLKCTL_NODE
 database
 for n in n1 n2 n3; do
 	configure $n
