@@ -138,12 +138,17 @@ func growWhilePoured(s *sim, n []*node) {
 	s.crash(n[2], false)
 	s.until("n3 has left", s.hasLeft("n3"))
 	s.start(n[2])
-	for b := int64(0); n[0].core.Status().Pouring != "the commit of its decision"; b = (b + 1) % volumeBlocks {
+	b := int64(0)
+	s.until("a decision is to be committed", func() bool {
+		if n[0].core.Status().Pouring == "the commit of its decision" {
+			return true
+		}
 		if len(n[0].reqs) < 8 {
 			s.submit(n[0], blockdev.OpWrite, b)
 		}
-		s.step()
-	}
+		b = (b + 1) % volumeBlocks
+		return false
+	})
 	s.cut(n[1], n[0], true)
 	s.connect(n[0], n[2])
 	s.until("n3 is a member", s.isMember("n3"))
