@@ -8,9 +8,13 @@ import (
 	"blkd/internal/socket"
 )
 
-// connBuffer is how much, in bytes, a connection's reader takes at once; only a longer
-// frame makes the buffer grow.
-const connBuffer = 512 << 10
+const (
+	// connBuffer is how much, in bytes, a connection's reader takes at once; only a longer
+	// frame makes the buffer grow.
+	connBuffer = 512 << 10
+	// connCalm is how many reads without a longer frame let it shrink again.
+	connCalm = 64
+)
 
 // conn is a connection to the same volume's replica on another node.
 //
@@ -25,14 +29,14 @@ type conn struct {
 	done chan struct{} // the connection has ended
 
 	mu    sync.Mutex
-	out   []byte // encoded, not being sent
-	spare []byte // a buffer to encode into while another is sent
+	out   outbox // not being sent
 	busy  bool   // somebody is sending
 	ended bool
 
 	// Whoever is sending owns these.
-	sending []byte
-	unsent  [][]byte
+	sending outbox
+	pieces  [][]byte // of sending
+	unsent  [][]byte // the rest of pieces
 }
 
 // Serve exchanges messages with the replica on another node until the connection
@@ -96,8 +100,8 @@ func (c *conn) queue(m *Message) bool {
 	if c.ended {
 		return false
 	}
-	first := len(c.out) == 0
-	c.out = AppendMessage(c.out, m)
+	first := c.out.empty()
+	c.out.add(m)
 	return first
 }
 
@@ -131,7 +135,7 @@ func (c *conn) flush() {
 func (c *conn) begin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.busy || c.ended || len(c.out) == 0 {
+	if c.busy || c.ended || c.out.empty() {
 		return false
 	}
 	c.busy = true
@@ -141,22 +145,18 @@ func (c *conn) begin() bool {
 
 // load takes what is queued. It holds mu.
 func (c *conn) load() {
-	c.sending, c.out = c.out, c.spare[:0]
-	c.unsent = append(c.unsent[:0:cap(c.unsent)], c.sending)
+	c.sending, c.out = c.out, c.sending
+	c.pieces = c.sending.pieces(c.pieces[:0])
+	c.unsent = c.pieces
 }
-
-// keepBuffer is the largest buffer, in bytes, that is kept for the next messages.
-const keepBuffer = 4 << 20
 
 // next goes on with what was queued meanwhile, or gives the right to send up.
 func (c *conn) next() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.spare = c.sending; cap(c.spare) > keepBuffer {
-		c.spare = nil
-	}
-	c.sending = nil
-	if c.ended || len(c.out) == 0 {
+	clear(c.pieces)
+	c.sending.reset()
+	if c.ended || c.out.empty() {
 		c.busy = false
 		return false
 	}
@@ -192,14 +192,14 @@ func (c *conn) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
-	c.out, c.spare = nil, nil
+	c.out = outbox{}
 }
 
 // read receives messages until the connection breaks.
 func (c *conn) read() error {
 	in := inbound{buf: make([]byte, connBuffer)}
 	for {
-		n, err := c.sock.Read(in.buf[in.end:])
+		n, err := c.sock.Read(in.room())
 		if n == 0 && err != nil {
 			return err
 		}
@@ -220,8 +220,19 @@ type inbound struct {
 	buf        []byte
 	start, end int
 	want       int // bytes of the frame at start
+	calm       int // reads since the last long frame
 	batch      []*Message
 	decoders   []*Decoder // one for each message of a batch, whose storage it is
+}
+
+// room is where the next bytes go. Of a long frame it takes the rest and no more, so
+// that the next one begins where the buffer does and never has to be moved.
+func (in *inbound) room() []byte {
+	end := min(len(in.buf), in.end+connBuffer)
+	if in.want > connBuffer {
+		end = in.start + in.want
+	}
+	return in.buf[in.end:end]
 }
 
 // decode makes a batch of the whole frames in the buffer.
@@ -251,16 +262,26 @@ func (in *inbound) makeRoom() {
 	if in.start == in.end {
 		in.start, in.end = 0, 0
 	}
+	if in.calm++; in.want > connBuffer {
+		in.calm = 0
+	}
 	if len(in.buf)-in.start < max(in.want, connBuffer/4) {
 		in.end = copy(in.buf, in.buf[in.start:in.end])
 		in.start = 0
 	}
-	if len(in.buf) < in.want {
-		in.buf = append(in.buf, make([]byte, in.want-len(in.buf))...)
+	switch {
+	case len(in.buf) < in.want:
+		in.resize(in.want)
+	case len(in.buf) > connBuffer && in.calm >= connCalm && in.start == 0 && in.end <= connBuffer:
+		in.resize(connBuffer) // no long frames any more
 	}
-	if len(in.buf) > connBuffer && in.want <= connBuffer && in.end <= connBuffer && in.start == 0 {
-		in.buf = append(make([]byte, 0, connBuffer), in.buf[:connBuffer]...) // a long frame is through
-	}
+}
+
+// resize makes the buffer n bytes long; what is in it fits.
+func (in *inbound) resize(n int) {
+	buf := make([]byte, n)
+	copy(buf, in.buf[:in.end])
+	in.buf = buf
 }
 
 // receive lets the core handle messages that came in together; false: the connection

@@ -40,13 +40,12 @@ func BenchmarkWireAppend(b *testing.B) {
 	})
 }
 
-func BenchmarkWireGather(b *testing.B) {
+func BenchmarkWireOutbox(b *testing.B) {
 	benchWire(b, func(b *testing.B, m *Message) {
-		var g Gather
+		var out outbox
 		for b.Loop() {
-			g.Reset()
-			g.Add(m)
-			g.Buffers()
+			out.add(m)
+			out.reset()
 		}
 	})
 }

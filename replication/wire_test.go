@@ -239,7 +239,7 @@ func TestWireRoundTrip(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var sent []*Message
 		var stream []byte
-		var gather Gather
+		var out outbox
 		for range 1 + r.IntN(5) {
 			m := randomMessage(r)
 			before := len(stream)
@@ -247,11 +247,12 @@ func TestWireRoundTrip(t *testing.T) {
 			if n := MessageBytes(m); n != len(stream)-before {
 				t.Fatalf("seed %d: MessageBytes is %d, the frame has %d", seed, n, len(stream)-before)
 			}
-			gather.Add(m)
+			out.add(m)
 		}
-		if got := slices.Concat(gather.Buffers()...); !bytes.Equal(got, stream) || gather.Len() != len(stream) {
-			t.Fatalf("seed %d: gathered %d bytes (Len %d) differ from %d appended", seed, len(got), gather.Len(), len(stream))
+		if got := slices.Concat(out.pieces(nil)...); !bytes.Equal(got, stream) {
+			t.Fatalf("seed %d: an outbox has %d bytes that differ from %d appended", seed, len(got), len(stream))
 		}
+		out.reset()
 		for _, want := range sent {
 			m, n, err := d.Next(stream)
 			if err != nil || n == 0 {
@@ -453,21 +454,22 @@ func TestWireRefusesNonsense(t *testing.T) {
 	}
 }
 
-func TestGatherRefersToLongData(t *testing.T) {
-	long, short := pattern(1, gatherBytes), pattern(2, gatherBytes-blockdev.BlockSize)
-	var g Gather
+// TestOutboxBuffers: short frames share a buffer, and a frame of any length fits.
+func TestOutboxBuffers(t *testing.T) {
+	long := &Message{Kind: MsgAppend, Entries: []blockdev.Entry{{Len: 1 << 20, Data: pattern(1, 1<<20)}}}
+	huge := &Message{Kind: MsgCopy, Len: 5 << 20, Data: pattern(2, 5<<20)}
+	var out outbox
 	for round := range 2 {
-		g.Add(&Message{Kind: MsgAppend, Entries: []blockdev.Entry{
-			{Len: int64(len(short)), Data: short}, {Len: int64(len(long)), Data: long},
-		}})
-		g.Add(&Message{Kind: MsgAck})
-		bufs := g.Buffers()
-		if len(bufs) != 3 || &bufs[1][0] != &long[0] {
-			t.Fatalf("round %d: %d buffers", round, len(bufs))
+		var want []byte
+		for _, m := range []*Message{{Kind: MsgAck}, {Kind: MsgAck}, long, {Kind: MsgAck}, huge, {Kind: MsgAck}} {
+			out.add(m)
+			want = AppendMessage(want, m)
 		}
-		g.Reset()
-		if g.Len() != 0 || len(g.Buffers()) != 0 {
-			t.Fatalf("round %d: not empty after Reset", round)
+		if got := out.pieces(nil); len(got) != 4 || !bytes.Equal(slices.Concat(got...), want) {
+			t.Fatalf("round %d: %d pieces", round, len(got))
+		}
+		if out.reset(); !out.empty() {
+			t.Fatalf("round %d: not empty after reset", round)
 		}
 	}
 }
@@ -476,15 +478,14 @@ func TestWireAllocatesNothing(t *testing.T) {
 	m := wireSamples["append"]
 	buf := AppendMessage(nil, m)
 	d := NewDecoder(MaxFrame)
-	var g Gather
+	var out outbox
 	if n := testing.AllocsPerRun(100, func() {
 		buf = AppendMessage(buf[:0], m)
 		if _, n, err := d.Next(buf); n == 0 || err != nil {
 			t.Fatal(n, err)
 		}
-		g.Add(m)
-		g.Buffers()
-		g.Reset()
+		out.add(m)
+		out.reset()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
