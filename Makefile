@@ -68,6 +68,7 @@ processes: build ## the short forms of what is tested with clusters of real proc
 	deploy/test/drill.sh handover kill-primary --max-stall 1m
 	$(MAKE) --no-print-directory ocf
 	$(MAKE) --no-print-directory service
+	$(MAKE) --no-print-directory restore
 	@if [ $$(id -u) = 0 ] && command -v ip >/dev/null; then \
 		$(MAKE) --no-print-directory failover-partition-short; \
 	else \
@@ -192,6 +193,10 @@ endpoints: build ## HAProxy and keepalived follow a volume; needs root and both
 .PHONY: service
 service: build ## services follow a volume, with real processes
 	deploy/test/service.sh
+
+.PHONY: restore
+restore: build ## docs/manual/restore.md for a volume whose every replica is empty, step by step
+	deploy/test/restore.sh
 
 .PHONY: ocf
 ocf: build ## the agents for Pacemaker under ocf-tester, and through a failover
