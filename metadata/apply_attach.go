@@ -41,7 +41,7 @@ func (a *apply) attach(c *metapb.Attach) (*metapb.Result, *Refusal) {
 	case c.Holder == now && !c.Takeover:
 		return &metapb.Result{Volume: v}, nil
 	case c.Holder == "":
-		return a.editVolume(v, "detached "+now, func(v *metapb.Volume) { holdBy(v, "") }), nil
+		return a.editVolume(v, "detached "+now, func(v *metapb.Volume) { holdBy(v, c) }), nil
 	case now != "" && !c.Takeover:
 		return nil, refused("volume %s is attached by %s", v.Name, now).advise("detach it there, or take it over")
 	}
@@ -52,19 +52,20 @@ func (a *apply) attach(c *metapb.Attach) (*metapb.Result, *Refusal) {
 	case c.Takeover && now != "":
 		what = "taken over by " + c.Holder + " from " + now
 	}
-	return a.editVolume(v, what, func(v *metapb.Volume) { holdBy(v, c.Holder) }), nil
+	return a.editVolume(v, what, func(v *metapb.Volume) { holdBy(v, c) }), nil
 }
 
 // holdBy gives a volume to a holder, which begins a session.
-func holdBy(v *metapb.Volume, holder string) {
-	before := v.Attachment.Holder
-	v.Attachment.Holder = holder
-	if !mutant.On(mutant.StateQuietTakeover) {
-		v.Attachment.Number++
+func holdBy(v *metapb.Volume, c *metapb.Attach) {
+	before := v.Attachment
+	now := &metapb.Attachment{Holder: c.Holder, Number: before.Number + 1, Since: before.Since, Machine: c.Machine, Boot: c.Boot}
+	if mutant.On(mutant.StateQuietTakeover) {
+		now.Number--
 	}
-	if before == "" || !sameClient(before, holder) {
-		v.Attachment.Since = v.Attachment.Number
+	if before.Holder == "" || !sameClient(before.Holder, now.Holder) || metapb.Differ(before.Boot, now.Boot) {
+		now.Since = now.Number
 	}
+	v.Attachment = now
 }
 
 // reportMark raises the committed frontier. It is no change of the record: it

@@ -149,6 +149,8 @@ func volumeFields(v *metapb.Volume) []field {
 	l.text("attachment.holder", v.Attachment.GetHolder())
 	l.counter("attachment.number", v.Attachment.GetNumber())
 	l.counter("attachment.since", v.Attachment.GetSince())
+	l.id("attachment.machine", v.Attachment.GetMachine())
+	l.id("attachment.boot", v.Attachment.GetBoot())
 	if v.Service != nil {
 		l.text("service.nodes", strings.Join(v.Service.Nodes, " "))
 		l.text("service.wanted", v.Service.Wanted)

@@ -135,7 +135,7 @@ func (g *commandGen) volumeOp(c *metapb.Command, n int) {
 	case n < 82:
 		c.Op = &metapb.Command_SetMembers{SetMembers: &metapb.SetMembers{Volume: name, Generation: generation, Number: number, Members: g.members(v), Copies: pick[int32](g.rand, 0, 0, 0, 1, 2, 3, 4)}}
 	case n < 90:
-		c.Op = &metapb.Command_Attach{Attach: &metapb.Attach{Volume: name, Generation: generation, Number: number, Holder: pick(g.rand, "", "x", "y"), Takeover: g.rand.IntN(2) == 0}}
+		c.Op = &metapb.Command_Attach{Attach: &metapb.Attach{Volume: name, Generation: generation, Number: number, Holder: pick(g.rand, "", "x", "y"), Takeover: g.rand.IntN(2) == 0, Boot: g.rand.Uint64N(3)}}
 	case n < 92:
 		op := &metapb.SetService{Volume: name, Generation: generation, Number: number}
 		for range g.rand.IntN(3) {

@@ -211,7 +211,7 @@ func checkAnswer(old, now *State, c *metapb.Command, r *metapb.Result) error {
 		if must := op.Attach.Takeover || a.Holder != b.Holder; raised != must || b.Number < a.Number {
 			return fmt.Errorf("attachment %v became %v", a, b)
 		}
-		if fenced := b.Since == b.Number; raised && fenced != (a.Holder != b.Holder || a.Holder == "") {
+		if fenced := b.Since == b.Number; raised && fenced != (a.Holder != b.Holder || a.Holder == "" || metapb.Differ(a.Boot, b.Boot)) {
 			return fmt.Errorf("attachment %v became %v: who is fenced?", a, b)
 		}
 	case *metapb.Command_RegisterNode:

@@ -3192,6 +3192,8 @@ type AttachRequest struct {
 	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`      // who asks: a host's name, without blanks
 	Takeover      bool                   `protobuf:"varint,4,opt,name=takeover,proto3" json:"takeover,omitempty"` // even if another one holds it
 	Renew         bool                   `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`       // only a new session, if it holds the volume already
+	Machine       uint64                 `protobuf:"varint,6,opt,name=machine,proto3" json:"machine,omitempty"`   // tells hosts of one name apart; 0: unknown
+	Boot          uint64                 `protobuf:"varint,7,opt,name=boot,proto3" json:"boot,omitempty"`         // of that machine; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3259,6 +3261,20 @@ func (x *AttachRequest) GetRenew() bool {
 		return x.Renew
 	}
 	return false
+}
+
+func (x *AttachRequest) GetMachine() uint64 {
+	if x != nil {
+		return x.Machine
+	}
+	return 0
+}
+
+func (x *AttachRequest) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
 }
 
 type DetachRequest struct {
@@ -3810,13 +3826,15 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\bplatform\x18\x04 \x01(\tR\bplatform\"7\n" +
 	"\tErrorInfo\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
-	"\x06advice\x18\x02 \x01(\tR\x06advice\"\x9d\x01\n" +
+	"\x06advice\x18\x02 \x01(\tR\x06advice\"\xcb\x01\n" +
 	"\rAttachRequest\x12.\n" +
 	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06holder\x18\x03 \x01(\tR\x06holder\x12\x1a\n" +
 	"\btakeover\x18\x04 \x01(\bR\btakeover\x12\x14\n" +
-	"\x05renew\x18\x05 \x01(\bR\x05renew\"k\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\x12\x18\n" +
+	"\amachine\x18\x06 \x01(\x04R\amachine\x12\x12\n" +
+	"\x04boot\x18\a \x01(\x04R\x04boot\"k\n" +
 	"\rDetachRequest\x12.\n" +
 	"\arequest\x18\x01 \x01(\v2\x14.blkd.v1.RequestInfoR\arequest\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -35,7 +37,8 @@ const hedge = 300 * time.Millisecond
 func (c *attachCluster) Attach(ctx context.Context, renew, takeover bool) (*metapb.Volume, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	req := &api.AttachRequest{Request: newRequest(c.reason), Name: c.volume, Holder: c.holder, Renew: renew, Takeover: takeover}
+	req := &api.AttachRequest{Request: newRequest(c.reason), Name: c.volume, Holder: c.holder, Renew: renew, Takeover: takeover,
+		Machine: identity("/etc/machine-id"), Boot: identity("/proc/sys/kernel/random/boot_id")}
 	nodes := c.nodes
 	if len(nodes) == 0 {
 		nodes = []string{""}
@@ -79,6 +82,17 @@ func (c *attachCluster) Attach(ctx context.Context, renew, takeover bool) (*meta
 		}
 	}
 	return nil, last
+}
+
+// identity is what a file tells machines, or their boots, apart by, and not the very id;
+// 0: it does not.
+func identity(file string) uint64 {
+	id, err := os.ReadFile(file)
+	if err != nil || len(id) == 0 {
+		return 0
+	}
+	sum := sha256.Sum256(append([]byte("blkd attachment "), id...))
+	return binary.LittleEndian.Uint64(sum[:])
 }
 
 // attachAt asks one node.

@@ -172,6 +172,7 @@ const (
 	ClusterIOError
 	BranchDrop
 	GatewayClaimAny
+	GatewayRenewAny
 	ReplicaUnprepared
 	ReplicaShardOutsider
 	ReplicaNewestBatch
@@ -358,6 +359,7 @@ var table = [numIDs]Info{
 	{ClusterIOError, "cluster/io-error", "A node that ended on an I/O error keeps its memberships."},
 	{BranchDrop, "branch/drop", "What a forced promotion has left is emptied, not kept."},
 	{GatewayClaimAny, "gateway/claim-any", "A client without a token gets the volume although others had it since the client came."},
+	{GatewayRenewAny, "gateway/renew-any", "A host begins a new session although another boot, or another host of its name, has taken the volume."},
 	{ReplicaUnprepared, "replica/unprepared", "A batch is decided before every shard has stored it."},
 	{ReplicaShardOutsider, "replica/shard-outsider", "A batch is decided when enough shards have it, whether they count or not."},
 	{ReplicaNewestBatch, "replica/newest-batch", "A shard recovers to the newest batch that it holds, decided or not."},

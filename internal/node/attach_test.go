@@ -125,6 +125,51 @@ func TestNewSession(t *testing.T) {
 	}
 }
 
+// TestHostsOfOneName: a host does not get what another one of its name holds, unless it
+// says so; and the one that has lost it cannot come back by itself. After a reboot the
+// same machine gets it, and nothing of before the reboot acts.
+func TestHostsOfOneName(t *testing.T) {
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n1")
+	c.makeVolume(via, "v")
+	attach := func(machine, boot uint64, renew, takeover bool) (string, error) {
+		v, err := via.volumes.Attach(brief(t), &api.AttachRequest{Name: "v", Holder: "db1", Renew: renew, Takeover: takeover, Machine: machine, Boot: boot})
+		return token{id: v.GetRecord().GetId(), number: v.GetRecord().GetAttachment().GetNumber()}.of("v"), err
+	}
+	must := func(export string, err error) *nbd.Client {
+		if err != nil {
+			t.Helper()
+			t.Fatal(err)
+		}
+		return c.dial("n2", export)
+	}
+	must(attach(1, 10, false, false))
+	first := must(attach(1, 10, true, false)) // its next session
+	rebooted := must(attach(1, 11, false, false))
+	if err := blockdev.WriteAt(rebooted, block(1), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := blockdev.WriteAt(first, block(2), 0, 0); !errors.Is(err, blockdev.ErrIO) {
+		t.Errorf("what was sent before a reboot is not refused after it: %v", err)
+	}
+	if _, err := attach(1, 10, true, false); api.Explain(err).Code != codes.FailedPrecondition {
+		t.Errorf("an earlier boot renews its attachment: %v", err)
+	}
+	_, err := attach(2, 20, false, false)
+	if x := api.Explain(err); x.Code != codes.FailedPrecondition || !strings.Contains(x.Text, "another host of the name db1") || !strings.Contains(x.Advice, "--holder") {
+		t.Errorf("another host of the name attaches: %v", err)
+	}
+	must(attach(2, 20, false, true))
+	if err := blockdev.WriteAt(rebooted, block(3), 0, 0); !errors.Is(err, blockdev.ErrIO) {
+		t.Errorf("the host that was fenced writes: %v", err)
+	}
+	if _, err := attach(1, 11, true, false); api.Explain(err).Code != codes.FailedPrecondition {
+		t.Errorf("it renews what another host of its name has taken: %v", err)
+	}
+	mustHold(t, c.dial("n3", "v;read-only"), 0, 1)
+}
+
 // TestStockClientMoves: a client without a token goes from one node to another while
 // what it had sent through the first is still there. That must not act any more.
 func TestStockClientMoves(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"blkd/internal/api"
+	"blkd/internal/mutant"
 	"blkd/metadata"
 	"blkd/metadata/metapb"
 )
@@ -42,7 +43,7 @@ func (s *clusterVolumes) Attach(ctx context.Context, req *api.AttachRequest) (*a
 		}
 		before := r.Attachment
 		result, err := s.change(ctx, req.Request, &metapb.Command{Op: &metapb.Command_Attach{Attach: &metapb.Attach{
-			Volume: r.Name, Generation: r.Generation, Number: r.Number, Holder: req.Holder, Takeover: true,
+			Volume: r.Name, Generation: r.Generation, Number: r.Number, Holder: req.Holder, Takeover: true, Machine: req.Machine, Boot: req.Boot,
 		}}})
 		if api.Explain(err).Code == codes.Aborted {
 			req.Request = again(req.Request)
@@ -51,7 +52,7 @@ func (s *clusterVolumes) Attach(ctx context.Context, req *api.AttachRequest) (*a
 		if err != nil {
 			return nil, err
 		}
-		if before.Holder == "" || before.Holder == req.Holder {
+		if before.Holder == "" || result.Volume.Attachment.Since == before.Since {
 			return s.described(result), nil
 		}
 		return s.settled(ctx, result.Volume)
@@ -71,6 +72,12 @@ func (s *clusterVolumes) mayAttach(ctx context.Context, r *metapb.Volume, req *a
 	case req.Renew && now.Holder != req.Holder:
 		return s.node.refuse(codes.FailedPrecondition, "blkctl history "+r.Name,
 			"%s does not hold volume %s any more: %s does (%d)", req.Holder, r.Name, orNobody(now.Holder), now.Number)
+	case req.Renew && metapb.Differ(now.Boot, req.Boot) && !mutant.On(mutant.GatewayRenewAny):
+		return s.node.refuse(codes.FailedPrecondition, "blkctl history "+r.Name,
+			"this boot of %s does not hold volume %s any more: another one, or another host of that name, does (%d)", req.Holder, r.Name, now.Number)
+	case now.Holder == req.Holder && !req.Takeover && metapb.Differ(now.Machine, req.Machine):
+		return s.node.refuse(codes.FailedPrecondition, "blkctl attach "+r.Name+" --holder NAME gives this host a name of its own; if it is the same one, made anew: --takeover",
+			"volume %s is attached by another host of the name %s (%d)", r.Name, now.Holder, now.Number)
 	case now.Holder == "" || now.Holder == req.Holder || req.Takeover:
 		return nil
 	case !metapb.IsClients(now.Holder):

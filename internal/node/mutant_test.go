@@ -27,6 +27,26 @@ func TestBranchMutants(t *testing.T) {
 	}
 }
 
+// TestRenewMutants plants the bug that a host that has lost a volume to another one of its
+// name gets it back by itself, as after a failover: then both write.
+func TestRenewMutants(t *testing.T) {
+	mutant.Set(mutant.GatewayRenewAny, true)
+	defer mutant.Set(mutant.GatewayRenewAny, false)
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n1")
+	c.makeVolume(via, "v")
+	for _, req := range []*api.AttachRequest{
+		{Name: "v", Holder: "db1", Machine: 1, Boot: 10},
+		{Name: "v", Holder: "db1", Machine: 1, Boot: 20}, // it was cloned
+		{Name: "v", Holder: "db1", Machine: 1, Boot: 10, Renew: true},
+	} {
+		if _, err := via.volumes.Attach(brief(t), req); err != nil {
+			t.Errorf("gateway/renew-any survived: %v", err)
+		}
+	}
+}
+
 // TestClaimMutants plants the bug that a client without a token may write whatever has
 // happened since it came: then one of those that TestStockClientMoves leaves behind
 // overwrites what a later one was told is written.

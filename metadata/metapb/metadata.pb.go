@@ -2152,6 +2152,8 @@ type Attach struct {
 	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	Holder        string                 `protobuf:"bytes,4,opt,name=holder,proto3" json:"holder,omitempty"`      // empty: detach
 	Takeover      bool                   `protobuf:"varint,5,opt,name=takeover,proto3" json:"takeover,omitempty"` // even if another holds it
+	Machine       uint64                 `protobuf:"varint,6,opt,name=machine,proto3" json:"machine,omitempty"`   // of the holder; 0: unknown
+	Boot          uint64                 `protobuf:"varint,7,opt,name=boot,proto3" json:"boot,omitempty"`         // likewise
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2219,6 +2221,20 @@ func (x *Attach) GetTakeover() bool {
 		return x.Takeover
 	}
 	return false
+}
+
+func (x *Attach) GetMachine() uint64 {
+	if x != nil {
+		return x.Machine
+	}
+	return 0
+}
+
+func (x *Attach) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
 }
 
 // SetService says which nodes may run what belongs to a volume, and where it shall
@@ -2986,9 +3002,11 @@ func (x *Member) GetLeaving() bool {
 // Attachment is the client that may write.
 type Attachment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Holder        string                 `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`  // empty: nobody
-	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // of its session; raised by every takeover and every new session, never lowered
-	Since         uint64                 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`   // its first session; everybody with a lower number is fenced out for ever
+	Holder        string                 `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`    // empty: nobody
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`   // of its session; raised by every takeover and every new session, never lowered
+	Since         uint64                 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`     // its first session; everybody with a lower number is fenced out for ever
+	Machine       uint64                 `protobuf:"varint,4,opt,name=machine,proto3" json:"machine,omitempty"` // of the holder, by its machine-id; 0: unknown
+	Boot          uint64                 `protobuf:"varint,5,opt,name=boot,proto3" json:"boot,omitempty"`       // of that machine: its sessions end with it; 0: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3040,6 +3058,20 @@ func (x *Attachment) GetNumber() uint64 {
 func (x *Attachment) GetSince() uint64 {
 	if x != nil {
 		return x.Since
+	}
+	return 0
+}
+
+func (x *Attachment) GetMachine() uint64 {
+	if x != nil {
+		return x.Machine
+	}
+	return 0
+}
+
+func (x *Attachment) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
 	}
 	return 0
 }
@@ -4376,7 +4408,7 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"generation\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12/\n" +
 	"\amembers\x18\x04 \x03(\v2\x15.blkd.metadata.MemberR\amembers\x12\x16\n" +
-	"\x06copies\x18\x05 \x01(\x05R\x06copies\"\x8c\x01\n" +
+	"\x06copies\x18\x05 \x01(\x05R\x06copies\"\xba\x01\n" +
 	"\x06Attach\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
 	"\n" +
@@ -4384,7 +4416,9 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"generation\x12\x16\n" +
 	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x1a\n" +
-	"\btakeover\x18\x05 \x01(\bR\btakeover\"\x8a\x01\n" +
+	"\btakeover\x18\x05 \x01(\bR\btakeover\x12\x18\n" +
+	"\amachine\x18\x06 \x01(\x04R\amachine\x12\x12\n" +
+	"\x04boot\x18\a \x01(\x04R\x04boot\"\x8a\x01\n" +
 	"\n" +
 	"SetService\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x1e\n" +
@@ -4471,12 +4505,14 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\bamnesiac\x18\x04 \x01(\bR\bamnesiac\x12\x14\n" +
 	"\x05shard\x18\x05 \x01(\x05R\x05shard\x12\x10\n" +
 	"\x03log\x18\x06 \x01(\bR\x03log\x12\x18\n" +
-	"\aleaving\x18\a \x01(\bR\aleaving\"R\n" +
+	"\aleaving\x18\a \x01(\bR\aleaving\"\x80\x01\n" +
 	"\n" +
 	"Attachment\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
-	"\x05since\x18\x03 \x01(\x04R\x05since\"7\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\x12\x18\n" +
+	"\amachine\x18\x04 \x01(\x04R\amachine\x12\x12\n" +
+	"\x04boot\x18\x05 \x01(\x04R\x04boot\"7\n" +
 	"\aService\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x16\n" +
 	"\x06wanted\x18\x02 \x01(\tR\x06wanted\"8\n" +

@@ -59,6 +59,10 @@ func ClientsOf(node string) string { return clientsOf + node }
 // name, so that an operator can attach a volume there while its service is off.
 func ServiceOf(node string) string { return "service@" + node }
 
+// Differ tells whether two identities, of machines or of their boots, are known and are
+// not the same.
+func Differ(a, b uint64) bool { return a != 0 && b != 0 && a != b }
+
 // IsClients tells whether a holder stands for such clients, of whichever node: all of
 // them share one attachment.
 func IsClients(holder string) bool { return strings.HasPrefix(holder, clientsOf) }
