@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"internal/cluster": {
 		"metadata", "metadata/metapb", "fencing", "internal/api", "internal/env", "internal/pki", "internal/version",
 	},
-	"internal/cli": {"fio", "internal/attach", "internal/service", "nbd/kernel", "internal/demo", "internal/drill", "internal/api", "internal/pki", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
+	"internal/cli": {"fio", "internal/attach", "internal/service", "nbd/kernel", "internal/demo", "internal/drill", "internal/api", "internal/pki", "internal/statefile", "metadata/metapb", "internal/suggest", "internal/units", "internal/version"},
 
 	"internal/drill": {"nbd", "blockdev", "internal/verifier", "internal/api", "metadata/metapb"},
 	"internal/demo":  {"nbd", "blockdev", "internal/drill", "internal/verifier", "internal/api", "metadata/metapb", "internal/units"},

@@ -241,7 +241,7 @@ func (a *Agent) session(ctx context.Context, links <-chan int, renew, takeover b
 		if err != nil {
 			return err
 		}
-		a.state.Attachment = r.Attachment.Number
+		a.state.Attachment, a.state.Since = r.Attachment.Number, r.Attachment.Since
 		return nil
 	})
 }
@@ -292,7 +292,7 @@ func (a *Agent) connect(ctx context.Context, links <-chan int, index *int) error
 			if err != nil {
 				return err
 			}
-			a.state.Attachment = r.Attachment.Number
+			a.state.Attachment, a.state.Since = r.Attachment.Number, r.Attachment.Since
 		}
 		way := a.connectKernel
 		if a.cfg.Relay {
@@ -575,6 +575,7 @@ func remove(dir string, s *State) error {
 	if now, err := os.Readlink(name); err == nil && (now == s.Device || filepath.Join(byName, now) == s.Device) {
 		os.Remove(name)
 	}
+	os.Remove(EnvFile(dir, s.Volume)) // there may be none
 	return os.Remove(stateFile(dir, s.Volume))
 }
 

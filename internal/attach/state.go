@@ -2,6 +2,7 @@ package attach
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ type State struct {
 	Volume     string   `json:"volume"`
 	Holder     string   `json:"holder"`
 	Attachment uint64   `json:"attachment"` // number of the session; 0: it only reads
+	Since      uint64   `json:"since"`      // of the holder's first session
 	Generation uint64   `json:"generation"` // of the volume, when it was last connected
 	Primary    string   `json:"primary"`    // the node that it was connected to
 	Device     string   `json:"device"`     // /dev/nbdN
@@ -54,7 +56,20 @@ func List(dir string) ([]*State, error) {
 	return all, nil
 }
 
-func (s *State) save(dir string) error { return statefile.Save(stateFile(dir, s.Volume), s) }
+// EnvFile has the variables of an attachment (see [statefile.Volume]) for EnvironmentFile=
+// of units, which so do not start without it. A volume that is only read has none.
+func EnvFile(dir, volume string) string { return filepath.Join(dir, volume+".env") }
+
+func (s *State) save(dir string) error {
+	if !s.ReadOnly {
+		env := []string{statefile.Volume + "=" + s.Volume, statefile.Holder + "=" + s.Holder,
+			fmt.Sprintf("%s=%d", statefile.Attachment, s.Since), statefile.Device + "=" + s.Device}
+		if err := statefile.SaveEnv(EnvFile(dir, s.Volume), env); err != nil {
+			return err
+		}
+	}
+	return statefile.Save(stateFile(dir, s.Volume), s)
+}
 
 // lock makes this process the only agent of a volume on this host.
 func lock(dir, volume string) (*os.File, error) {

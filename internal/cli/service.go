@@ -15,7 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"blkd/internal/api"
+	"blkd/internal/attach"
 	"blkd/internal/service"
+	"blkd/internal/statefile"
 )
 
 func (a *app) serviceCommand() *cobra.Command {
@@ -241,11 +243,11 @@ func (a *app) serviceCheckCommand() *cobra.Command {
 	var holder string
 	cmd := &cobra.Command{
 		Use:   "check VOLUME",
-		Short: "Refuses, with exit code 6, unless this machine's service holds the volume still",
+		Short: "Refuses, with exit code 6, unless this machine holds the volume still",
 		Long: `Asks the quorum whether an attachment is still good: its holder has the volume, and
 nobody has had it in between. Holder and number are those of the environment (BLKD_HOLDER,
-BLKD_ATTACHMENT), else of the service that runs on this machine. What must not start on
-stale data asks first:
+BLKD_ATTACHMENT), else of the service that runs on this machine, or of what was attached
+to it. What must not start on stale data asks first:
 
   ExecStartPre=/usr/bin/blkctl service check pgdata`,
 		Example: `  blkctl service check pgdata
@@ -263,24 +265,28 @@ stale data asks first:
 	return cmd
 }
 
-// serviceVariables fills in what the command line leaves open, from the environment, or
-// from the service that runs here.
+// serviceVariables fills in what the command line leaves open, from the environment, from
+// the service that runs here, or from what was attached here without one.
 func serviceVariables(volume string, holder *string, attachment *uint64) error {
 	env := os.Environ()
-	if service.Variable(env, service.VolumeVariable) != volume {
+	if statefile.Variable(env, statefile.Volume) != volume {
 		var err error
-		if env, err = service.LoadEnv(service.DefaultDir, volume); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		env, err = service.LoadEnv(service.DefaultDir, volume)
+		if errors.Is(err, fs.ErrNotExist) {
+			env, err = statefile.LoadEnv(attach.EnvFile(attach.DefaultDir, volume))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	if *holder == "" {
-		*holder = service.Variable(env, service.HolderVariable)
+		*holder = statefile.Variable(env, statefile.Holder)
 	}
 	if *attachment == 0 {
-		*attachment, _ = strconv.ParseUint(service.Variable(env, service.AttachmentVariable), 10, 64)
+		*attachment, _ = strconv.ParseUint(statefile.Variable(env, statefile.Attachment), 10, 64)
 	}
 	if *holder == "" || *attachment == 0 {
-		return &Error{Code: Refused, Text: fmt.Sprintf("no service of this machine holds volume %s", volume), Advice: "blkctl service show " + volume}
+		return &Error{Code: Refused, Text: fmt.Sprintf("this machine does not hold volume %s", volume), Advice: "blkctl attachments"}
 	}
 	return nil
 }

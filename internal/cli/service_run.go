@@ -16,6 +16,7 @@ import (
 	"blkd/internal/api"
 	"blkd/internal/attach"
 	"blkd/internal/service"
+	"blkd/internal/statefile"
 	"blkd/metadata/metapb"
 )
 
@@ -151,7 +152,7 @@ func (c *serviceCluster) Hold(ctx context.Context, takeover bool, keep uint64) (
 			return c.attachDevice(ctx, r, keep == r.Attachment.Since)
 		case err == nil:
 			uri, err := c.uri(ctx, r)
-			return &service.Held{Record: r, Env: []string{service.URIVariable + "=" + uri}}, err
+			return &service.Held{Record: r, Env: []string{statefile.URI + "=" + uri}}, err
 		case errors.Is(err, attach.ErrRefused):
 			return nil, fmt.Errorf("%w: %w", service.ErrHeld, err)
 		case ctx.Err() != nil:
@@ -218,7 +219,7 @@ func (c *serviceCluster) attachDevice(ctx context.Context, r *metapb.Volume, kee
 	select {
 	case s := <-ready:
 		c.stopAgent = stop
-		return &service.Held{Record: r, Env: []string{service.DeviceVariable + "=" + s.Device}, Lost: ended}, nil
+		return &service.Held{Record: r, Env: []string{statefile.Device + "=" + s.Device}, Lost: ended}, nil
 	case err := <-ended:
 		stop()
 		if errors.Is(err, attach.ErrRefused) {

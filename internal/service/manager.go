@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"blkd/internal/mutant"
+	"blkd/internal/statefile"
 	"blkd/metadata/metapb"
 )
 
@@ -37,7 +38,7 @@ type Cluster interface {
 // Held is a volume that this node holds.
 type Held struct {
 	Record *metapb.Volume // as of then
-	Env    []string       // where the volume is: DeviceVariable or URIVariable
+	Env    []string       // where the volume is: statefile.Device or statefile.URI
 	Lost   <-chan error   // told when the volume cannot be used any more; nil: only the record tells
 }
 
@@ -263,8 +264,8 @@ func (m *Manager) serve(ctx context.Context, takeover bool) error {
 	}
 	m.learn(held.Record, nil)
 	m.state.Attachment = held.Record.Attachment.Since
-	env := append([]string{VolumeVariable + "=" + m.Config.Volume, fmt.Sprintf("%s=%d", AttachmentVariable, m.state.Attachment),
-		HolderVariable + "=" + Holder(m.Node)}, held.Env...)
+	env := append([]string{statefile.Volume + "=" + m.Config.Volume, fmt.Sprintf("%s=%d", statefile.Attachment, m.state.Attachment),
+		statefile.Holder + "=" + Holder(m.Node)}, held.Env...)
 	may := 0 // so many steps may run
 	if m.leftover != 0 {
 		may = len(m.Config.Steps)
@@ -325,7 +326,7 @@ func (m *Manager) watch(run context.Context, end context.CancelCauseFunc, lost <
 // work starts the steps in order and looks after them, until something fails or the run
 // ends. It tells how many were begun with.
 func (m *Manager) work(run context.Context, env []string) (err error, begun int) {
-	if err := saveEnv(m.Dir, m.Config.Volume, env); err != nil {
+	if err := statefile.SaveEnv(EnvFile(m.Dir, m.Config.Volume), env); err != nil {
 		return err, 0
 	}
 	for i := range m.Config.Steps {

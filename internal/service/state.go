@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"blkd/internal/statefile"
 )
@@ -55,43 +54,8 @@ func LoadState(dir, volume string) (*State, error) {
 
 func (s *State) save(dir string) error { return statefile.Save(stateFile(dir, s.Volume), s) }
 
-// The variables that steps, units and hooks find.
-const (
-	VolumeVariable     = "BLKD_VOLUME"
-	AttachmentVariable = "BLKD_ATTACHMENT" // since which number the node holds the volume
-	HolderVariable     = "BLKD_HOLDER"
-	DeviceVariable     = "BLKD_DEVICE" // with a device
-	URIVariable        = "BLKD_URI"    // without: where the volume is served to this holder
-)
-
 // LoadEnv reads the variables of a service; fs.ErrNotExist: it does not hold its volume.
-func LoadEnv(dir, volume string) ([]string, error) {
-	b, err := os.ReadFile(EnvFile(dir, volume))
-	if err != nil {
-		return nil, err
-	}
-	return strings.Fields(strings.ReplaceAll(string(b), "'", "")), nil
-}
-
-// saveEnv writes the variables so that systemd and shells can read them.
-func saveEnv(dir, volume string, env []string) error {
-	text := ""
-	for _, x := range env {
-		name, value, _ := strings.Cut(x, "=")
-		text += name + "='" + value + "'\n"
-	}
-	return statefile.Replace(EnvFile(dir, volume), []byte(text))
-}
-
-// Variable is the value of one of the variables; empty: it is not set.
-func Variable(env []string, name string) string {
-	for _, x := range env {
-		if value, ok := strings.CutPrefix(x, name+"="); ok {
-			return value
-		}
-	}
-	return ""
-}
+func LoadEnv(dir, volume string) ([]string, error) { return statefile.LoadEnv(EnvFile(dir, volume)) }
 
 // leftover is the attachment under which an earlier manager has started things; 0: there
 // is none.
@@ -103,7 +67,7 @@ func leftover(dir, volume string) (uint64, error) {
 	case err != nil:
 		return 0, err
 	}
-	n, err := strconv.ParseUint(Variable(env, AttachmentVariable), 10, 64)
+	n, err := strconv.ParseUint(statefile.Variable(env, statefile.Attachment), 10, 64)
 	if err != nil || n == 0 {
 		return 0, fmt.Errorf("%s has no number of an attachment", EnvFile(dir, volume))
 	}

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"blkd/internal/statefile"
 	"blkd/metadata/metapb"
 
 	"google.golang.org/protobuf/proto"
@@ -182,7 +183,7 @@ func (w *world) settled() error {
 		if (h.name == wanted) != (len(h.runs) == len(steps)) || h.name != wanted && len(h.runs) > 0 {
 			return fmt.Errorf("wanted at %q, and on %s runs %v; before: %v", wanted, h.name, h.runs, w.events[max(0, len(w.events)-20):])
 		}
-		if env, err := LoadEnv(h.dir(), "pg"); h.name == wanted && Variable(env, AttachmentVariable) != fmt.Sprint(w.record.Attachment.Since) {
+		if env, err := LoadEnv(h.dir(), "pg"); h.name == wanted && statefile.Variable(env, statefile.Attachment) != fmt.Sprint(w.record.Attachment.Since) {
 			return fmt.Errorf("%s holds the volume since %d, and has written down %v, %v", h.name, w.record.Attachment.Since, env, err)
 		} else if h.name != wanted && err == nil {
 			return fmt.Errorf("nothing runs on %s, and it has written down %v", h.name, env)
@@ -368,7 +369,7 @@ func (a *actor) Hold(ctx context.Context, takeover bool, _ uint64) (held *Held, 
 			return ErrHeld
 		}
 		h.granted, h.cause = true, false
-		held = &Held{Env: []string{URIVariable + "=nbd://x/pg"}}
+		held = &Held{Env: []string{statefile.URI + "=nbd://x/pg"}}
 		held.Record = w.changeLocked(h.name+" holds", func(r *metapb.Volume) { hold(r, Holder(h.name)) })
 		h.cause = w.record.Service.Wanted != h.name
 		return nil
@@ -434,7 +435,7 @@ func (h *host) startStep(name string, env []string) error {
 	if i := slices.Index(steps, name); i > 0 && !h.runs[steps[i-1]] {
 		h.w.violated("%s starts %s before %s", h.name, name, steps[i-1])
 	}
-	if written, err := os.ReadFile(EnvFile(h.dir(), "pg")); err != nil || Variable(env, AttachmentVariable) == "" {
+	if written, err := os.ReadFile(EnvFile(h.dir(), "pg")); err != nil || statefile.Variable(env, statefile.Attachment) == "" {
 		h.w.violated("%s starts %s with %v, and has written down %q, %v", h.name, name, env, written, err)
 	}
 	if h.w.chance(10) {
