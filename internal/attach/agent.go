@@ -49,6 +49,7 @@ type Config struct {
 	Cluster      Cluster
 	Log          *slog.Logger
 	Ready        func(*State) // called once, when the device can be used
+	Waits        func(error)  // called with what is waited for, if that takes more than a moment
 }
 
 const (
@@ -59,6 +60,7 @@ const (
 	dialTime    = 2 * time.Second
 	retryLeast  = 20 * time.Millisecond
 	retryMost   = 500 * time.Millisecond
+	waitsAfter  = time.Second // the moment of Config.Waits
 	// deadWait is how long the kernel may take to see that a link is dead.
 	deadWait = 5 * time.Second
 )
@@ -84,8 +86,8 @@ type heard struct {
 
 // Run attaches the volume and keeps it attached until ctx ends, which leaves the
 // device as it is. ErrRunning: another process does that. ErrRefused: another client
-// holds the volume; if it took it over, the device was removed. ErrTLSRequired: there is
-// no device yet.
+// holds the volume; if it took it over, the device was removed. ErrTLSRequired,
+// kernel.ErrInUse: there is no device.
 func Run(ctx context.Context, cfg Config) error {
 	held, err := lock(cfg.Dir, cfg.Volume)
 	if err != nil {
@@ -138,10 +140,18 @@ func (a *Agent) watch(ctx context.Context, w *kernel.Watch, links chan<- int) {
 
 func (a *Agent) run(ctx context.Context, links <-chan int) error {
 	index, adopted := a.adopt()
+	if a.cfg.Index >= 0 && index < 0 && kernel.InUse(a.cfg.Index) { // before the volume is taken from anybody
+		return fmt.Errorf("%s: %w", kernel.Path(a.cfg.Index), kernel.ErrInUse)
+	}
 	takeover := a.cfg.Takeover
 	for first := true; ; first = false {
-		if err := a.leave(ctx, links, index, adopted && first); err != nil {
-			return err
+		// A device that an earlier agent has left may be at work: it keeps its link
+		// until there is a session for another one.
+		adopting := adopted && first
+		if !adopting {
+			if err := a.leave(ctx, links, index, false); err != nil {
+				return err
+			}
 		}
 		if err := a.session(ctx, links, !first || adopted, takeover); err != nil {
 			if errors.Is(err, ErrRefused) && index >= 0 {
@@ -151,6 +161,11 @@ func (a *Agent) run(ctx context.Context, links <-chan int) error {
 			return err
 		}
 		takeover = false
+		if adopting {
+			if err := a.leave(ctx, links, index, true); err != nil {
+				return err
+			}
+		}
 		if err := a.connect(ctx, links, &index); err != nil {
 			return err
 		}
@@ -246,17 +261,21 @@ func (a *Agent) session(ctx context.Context, links <-chan int, renew, takeover b
 	})
 }
 
+// errNoDevice tells that the kernel makes no device.
+var errNoDevice = errors.New("the kernel makes no device")
+
 // hopeless tells whether trying again does not help: another client holds the volume, or,
-// while there is no device yet that could wait, the primary serves nobody without TLS.
+// while there is no device yet that could wait, there will be none.
 func (a *Agent) hopeless(err error) bool {
-	return errors.Is(err, ErrRefused) || a.state.Device == "" && errors.Is(err, ErrTLSRequired)
+	return errors.Is(err, ErrRefused) || a.state.Device == "" && (errors.Is(err, ErrTLSRequired) || errors.Is(err, errNoDevice))
 }
 
 // retry does something until it works, ctx ends, or it is hopeless.
 // Meanwhile it goes on to listen.
 func (a *Agent) retry(ctx context.Context, links <-chan int, what string, do func() error) error {
 	pause := retryLeast
-	var said string
+	var said, waited string
+	began := time.Now()
 	for {
 		err := do()
 		if err == nil || a.hopeless(err) || ctx.Err() != nil {
@@ -265,6 +284,10 @@ func (a *Agent) retry(ctx context.Context, links <-chan int, what string, do fun
 		if err.Error() != said {
 			said = err.Error()
 			a.cfg.Log.Warn(what+"; the device waits", "volume", a.cfg.Volume, "err", err)
+		}
+		if text := err.Error(); text != waited && time.Since(began) > waitsAfter {
+			waited = text
+			a.cfg.Waits(fmt.Errorf("%s: %w", what, err))
 		}
 		timer := time.After(pause)
 		for waiting := true; waiting; {
@@ -381,7 +404,7 @@ func (a *Agent) hand(conns []net.Conn, first *nbd.Negotiated, index *int) error 
 	n, err := a.ctl.Connect(kernel.Device{Index: a.cfg.Index, SizeBytes: first.SizeBytes, BlockSize: int(a.record.BlockBytes),
 		Flags: first.Flags, Backend: backend, Timeout: timeout, Sockets: fds})
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNoDevice, err)
 	}
 	*index, a.state.Backend, a.size = n, backend, first.SizeBytes
 	if err := kernel.Tune(n, timeout); err != nil {

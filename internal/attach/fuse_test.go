@@ -60,7 +60,7 @@ func TestFuse(t *testing.T) {
 	defer stop()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- RunFuse(ctx, Config{Volume: volume, Holder: "here", Dir: t.TempDir(), Cluster: c, Log: slog.New(slog.DiscardHandler),
+		ended <- RunFuse(ctx, Config{Volume: volume, Holder: "here", Dir: t.TempDir(), Cluster: c, Log: slog.New(slog.DiscardHandler), Waits: func(error) {},
 			Ready: func(s *State) { ready <- s.Device }})
 	}()
 	var file string

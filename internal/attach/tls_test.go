@@ -79,7 +79,7 @@ func TestRelaySpeaksTLS(t *testing.T) {
 // TestTLSIsMissing: what can only fail is not tried again, unless a device waits for it.
 func TestTLSIsMissing(t *testing.T) {
 	for device, want := range map[string]int{"": 1, "/dev/nbd0": 2} {
-		a := &Agent{cfg: Config{Log: slog.New(slog.DiscardHandler)}, state: State{Device: device}}
+		a := &Agent{cfg: Config{Log: slog.New(slog.DiscardHandler), Waits: func(error) {}}, state: State{Device: device}}
 		tried := 0
 		err := a.retry(t.Context(), nil, "", func() error {
 			if tried++; tried == 2 {

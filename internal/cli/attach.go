@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -88,14 +89,6 @@ func (a *app) attach(ctx context.Context, volume string, f *attachFlags) error {
 	case f.tlsDir != "" && !f.tls:
 		return &Error{Code: Usage, Text: "--nbd-tls-certificates goes with --nbd-tls"}
 	}
-	if f.foreground {
-		return a.attachHere(ctx, volume, f)
-	}
-	return a.attachBehind(ctx, volume)
-}
-
-// attachHere keeps the volume attached until it is told to stop.
-func (a *app) attachHere(ctx context.Context, volume string, f *attachFlags) error {
 	index := -1
 	if f.device != "" {
 		var err error
@@ -107,34 +100,45 @@ func (a *app) attachHere(ctx context.Context, volume string, f *attachFlags) err
 	if err != nil {
 		return err
 	}
+	if f.foreground {
+		return a.attachHere(ctx, volume, holder, index, f)
+	}
+	return a.attachBehind(ctx, volume)
+}
+
+// attachHere keeps the volume attached until it is told to stop.
+func (a *app) attachHere(ctx context.Context, volume, holder string, index int, f *attachFlags) error {
 	if f.relay {
 		if err := flushes(); err != nil {
 			return attachError(volume, err)
 		}
 	}
 	log := slog.New(slog.NewTextHandler(a.Err, nil))
-	report := reporter()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	front := reporter(cancel)
 	var last attach.State
 	run := attach.Run
 	if f.fuse {
 		run = attach.RunFuse
 	}
-	err = run(ctx, attach.Config{
+	err := run(ctx, attach.Config{
 		Volume: volume, Holder: holder, Index: index, Connections: f.connections, ReadOnly: f.readOnly, Takeover: f.takeover,
 		Relay: f.relay, TLS: f.tls, Certificates: f.tlsDir, Dir: attach.DefaultDir, Log: log, Cluster: &attachCluster{app: a, volume: volume, holder: holder, reason: f.reason},
 		Ready: func(s *attach.State) {
 			last = *s
-			report(s, nil)
+			front.done(s, nil)
 			if err := notifyReady(); err != nil {
 				log.Warn("systemd was not told that the device is there", "err", err)
 			}
 		},
+		Waits: front.waits,
 	})
 	if last.Device != "" && ctx.Err() != nil {
 		return nil // told to stop; the device stays
 	}
 	err = attachError(volume, err)
-	report(nil, err)
+	front.done(nil, err)
 	return err
 }
 
@@ -147,6 +151,8 @@ func attachError(volume string, err error) error {
 		return &Error{Code: Failed, Text: err.Error(), Advice: "apt-get install libnbd-bin fuse3"}
 	case errors.Is(err, attach.ErrRunning):
 		return &Error{Code: Conflict, Text: fmt.Sprintf("volume %s is attached to this host already", volume), Advice: "blkctl attachments"}
+	case errors.Is(err, kernel.ErrInUse):
+		return &Error{Code: Conflict, Text: err.Error(), Advice: "leave --device away for one that is free; blkctl attachments lists those of blkd"}
 	case errors.Is(err, attach.ErrTLSRequired):
 		return &Error{Code: Failed, Text: "the nodes serve NBD clients only with TLS, and the kernel's NBD client speaks none",
 			Advice: "blkctl attach " + volume + " --relay --nbd-tls --nbd-tls-certificates DIR; for a service: relay and nbd_tls_certificates in its configuration"}
@@ -185,37 +191,65 @@ func holderName(given string) (string, error) {
 	return name, nil
 }
 
-// reportVariable names the descriptor on which the one that has put this process into
-// the background waits for its report.
-const reportVariable = "BLKCTL_REPORT_FD"
+// reportVariable tells a process that one in front waits for its reports, on descriptor 3,
+// and is there as long as descriptor 4 does not end.
+const reportVariable = "BLKCTL_REPORT"
 
-// report is what a process in the background tells, once, to the one in front.
+// report is what a process in the background tells the one in front: what it waits for,
+// and last that the device is there, or why not.
 type report struct {
+	Waits  string        `json:"waits,omitempty"`
 	State  *attach.State `json:"state,omitempty"`
 	Code   Code          `json:"code,omitempty"`
 	Text   string        `json:"text,omitempty"`
 	Advice string        `json:"advice,omitempty"`
 }
 
-// reporter tells whoever waits in front; later reports go nowhere.
-func reporter() func(*attach.State, error) {
+// front is the process that waits for reports; nil: none does.
+type front struct {
+	pipe *os.File
+	told atomic.Bool // the last report
+}
+
+// reporter finds the process in front. If that is gone before the last report, whoever
+// has asked for the device has given up: gone is called.
+func reporter(gone func()) *front {
 	if os.Getenv(reportVariable) == "" {
-		return func(*attach.State, error) {}
+		return nil
 	}
-	pipe := os.NewFile(3, "report")
-	return func(s *attach.State, err error) {
-		if pipe == nil {
-			return
+	syscall.CloseOnExec(3)
+	syscall.CloseOnExec(4)
+	f := &front{pipe: os.NewFile(3, "report")}
+	go func() {
+		os.NewFile(4, "front").Read(make([]byte, 1)) // nobody writes: it ends
+		if !f.told.Load() {
+			gone()
 		}
-		r := report{State: s}
-		if err != nil {
-			e := explain(context.Background(), err)
-			r.Code, r.Text, r.Advice = e.Code, e.Text, e.Advice
-		}
-		json.NewEncoder(pipe).Encode(r) // nobody may be there any more
-		pipe.Close()
-		pipe = nil
+	}()
+	return f
+}
+
+func (f *front) tell(r report) { json.NewEncoder(f.pipe).Encode(r) } // nobody may be there any more
+
+// waits tells what is waited for.
+func (f *front) waits(err error) {
+	if f != nil && !f.told.Load() {
+		f.tell(report{Waits: explain(context.Background(), err).Text})
 	}
+}
+
+// done makes the last report; later ones go nowhere.
+func (f *front) done(s *attach.State, err error) {
+	if f == nil || f.told.Swap(true) {
+		return
+	}
+	r := report{State: s}
+	if err != nil {
+		e := explain(context.Background(), err)
+		r.Code, r.Text, r.Advice = e.Code, e.Text, e.Advice
+	}
+	f.tell(r)
+	f.pipe.Close()
 }
 
 // attachBehind runs the same command line in the background and returns when the
@@ -238,21 +272,27 @@ func (a *app) attachBehind(ctx context.Context, volume string) error {
 		return err
 	}
 	defer r.Close()
+	alive, here, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer here.Close()
 	cmd := exec.Command(self, append(os.Args[1:], "--foreground")...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
-	cmd.Env = append(os.Environ(), reportVariable+"=3")
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w, alive}
+	cmd.Env = append(os.Environ(), reportVariable+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
 	w.Close()
+	alive.Close()
 	stop := context.AfterFunc(ctx, func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		r.Close()
 	})
 	defer stop()
-	var answer report
-	if err := json.NewDecoder(r).Decode(&answer); err != nil {
+	answer, err := a.lastReport(r)
+	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -264,6 +304,20 @@ func (a *app) attachBehind(ctx context.Context, volume string) error {
 	return show(a.Out, a.output, result{data: newAttachedDevice(answer.State), names: []string{answer.State.Device}, table: func(w io.Writer, _ bool) {
 		fmt.Fprintf(w, "%s: %s, attachment %d, primary %s\n", volume, answer.State.Device, answer.State.Attachment, answer.State.Primary)
 	}})
+}
+
+// lastReport passes on what the process in the background waits for, until it is done.
+func (a *app) lastReport(r io.Reader) (*report, error) {
+	for reports := json.NewDecoder(r); ; {
+		var answer report
+		if err := reports.Decode(&answer); err != nil {
+			return nil, err
+		}
+		if answer.Waits == "" {
+			return &answer, nil
+		}
+		fmt.Fprintf(a.Err, "blkctl: waiting: %s\n", answer.Waits)
+	}
 }
 
 func (a *app) detachCommand() *cobra.Command {

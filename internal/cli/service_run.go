@@ -210,7 +210,7 @@ func (c *serviceCluster) attachDevice(ctx context.Context, r *metapb.Volume, kee
 	running.Go(func() {
 		ended <- attach.Run(agent, attach.Config{Volume: c.volume, Holder: c.holder, Index: -1, Connections: 1,
 			Relay: c.cfg.Relay, TLS: c.cfg.TLSCertificates != "", Certificates: c.cfg.TLSCertificates,
-			Dir: attach.DefaultDir, Cluster: c.attachCluster, Log: c.log, Ready: func(s *attach.State) { ready <- s }})
+			Dir: attach.DefaultDir, Cluster: c.attachCluster, Log: c.log, Ready: func(s *attach.State) { ready <- s }, Waits: func(error) {}})
 	})
 	stop := func() {
 		cancel()

@@ -46,6 +46,9 @@ const deadTimeout = 24 * time.Hour
 // ErrNoModule tells that the kernel has no NBD client, or has not loaded it.
 var ErrNoModule = errors.New("this kernel has no NBD client: load it with modprobe nbd")
 
+// ErrInUse tells that a device has a link already.
+var ErrInUse = errors.New("the device is in use")
+
 // Control is a connection to the driver. Its methods are safe for concurrent use.
 type Control struct {
 	conn   *genetlink.Conn
@@ -105,7 +108,7 @@ func (c *Control) Connect(d Device) (int, error) {
 	answers, err := c.execute(commandConnect, ae, netlink.Request) // an answer is proof enough
 	switch {
 	case errors.Is(err, syscall.EBUSY) && d.Index >= 0:
-		return 0, fmt.Errorf("/dev/nbd%d is in use", d.Index)
+		return 0, fmt.Errorf("/dev/nbd%d: %w", d.Index, ErrInUse)
 	case errors.Is(err, syscall.EPERM):
 		return 0, fmt.Errorf("the kernel lets only root attach devices: %w", err)
 	case err != nil:

@@ -34,6 +34,12 @@ func Backend(index int) string {
 	return strings.TrimSuffix(string(b), "\n")
 }
 
+// InUse tells whether a device has a link, or waits for a new one.
+func InUse(index int) bool {
+	_, err := os.Stat(attribute(index, "pid"))
+	return err == nil
+}
+
 // Size is a device's length in bytes.
 func Size(index int) (int64, error) {
 	b, err := os.ReadFile(attribute(index, "size"))
