@@ -78,13 +78,14 @@ type osFile struct {
 	iovs sync.Pool // *[]unix.Iovec
 	mem  []byte    // see Map
 
-	lastRead, lastWrite atomic.Int64 // steps of mem
+	reads     inOrder      // of mem
+	lastWrite atomic.Int64 // step of mem
 }
 
 func (o *osFile) ReadAt(p []byte, off int64) (int, error) {
 	if o.mapped(off, len(p)) {
-		if step := off / aheadBytes; o.lastRead.Swap(step) == step-1 {
-			o.fetch(step + 1) // it reads in order, as recovery does
+		if step, entered := o.reads.next(off, len(p)); entered {
+			o.fetch(step + 1)
 		}
 		return o.copyMapped(p, o.mem[off:], "read", off)
 	}
@@ -255,6 +256,23 @@ func (o *osFile) Forget(off, n int64) {
 // aheadBytes is the step in which a mapped file is read ahead when it is written
 // or read in order, so that a page that is not in memory need not be waited for.
 const aheadBytes = 2 << 20
+
+// inOrder recognises reads that follow one another, as those of recovery do. Pouring
+// reads here and there: what it needs is in memory, and to ask for what lies next to
+// that would cost more than the reads.
+type inOrder struct{ end atomic.Int64 } // of the last read
+
+// next is told of a read. It returns its step, and whether that was entered from the
+// one before by reads that leave out, or repeat, no more than a record's header.
+func (r *inOrder) next(off int64, n int) (step int64, entered bool) {
+	end := off + int64(n)
+	last := r.end.Swap(end)
+	step = end / aheadBytes
+	return step, last/aheadBytes == step-1 && max(off-last, last-off) <= headerBytes
+}
+
+// headerBytes is about how long the longest header of a record is.
+const headerBytes = 4096
 
 // readAhead has the kernel fetch the next steps when a write enters one.
 func (o *osFile) readAhead(off int64) {
