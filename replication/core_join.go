@@ -62,7 +62,7 @@ func (c *Core) mayCopy(j *join) bool {
 }
 
 // requestWork is about what a request costs beside its data, in bytes that are copied.
-const requestWork = 16 << 10
+const requestWork = 6 << 10
 
 // worked notes a client's request that is done.
 func (c *Core) worked(r *Request) {
