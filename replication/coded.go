@@ -357,12 +357,16 @@ func (d *Coded) prepare(b batchID, entries []blockdev.Entry) error {
 	return nil
 }
 
-// readShard fills p from off of the shard, and tells of which batch that is.
-func (d *Coded) readShard(p []byte, off int64) (batchID, error) {
+// readShard fills p with ranges of the shard, one after the other, all of one batch,
+// and tells which that is.
+func (d *Coded) readShard(p []byte, at []missingRange) (batchID, error) {
 	for {
-		before := d.batch()
-		if err := d.shard.ReadCommitted(p, off); err != nil {
-			return 0, err
+		before, rest := d.batch(), p
+		for _, r := range at {
+			if err := d.shard.ReadCommitted(rest[:r.n], r.off); err != nil {
+				return 0, err
+			}
+			rest = rest[r.n:]
 		}
 		if before == d.batch() {
 			return before, nil

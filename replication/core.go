@@ -185,10 +185,11 @@ type Request struct {
 	job  func(*Request) // of the core itself: what to do when it is done
 	// serve: a read that another node asked for; told how it went.
 	serve func(error)
-	fail  func(error) // a read of the core itself: nobody has the content
-	mends int64       // bad blocks that it has found
-	batch batchID     // with serve: of the shard that was read
-	since batchID     // with serve and Map: what has changed since
+	fail  func(error)    // a read of the core itself: nobody has the content
+	mends int64          // bad blocks that it has found
+	batch batchID        // with serve: of the shard that was read
+	since batchID        // with serve and Map: what has changed since
+	at    []missingRange // with serve, if not nil: what is read of the shard, one after the other
 	// Of an erasure code: whole blocks around Data, and what of them is in the shards.
 	whole   []byte
 	missing []missingRange

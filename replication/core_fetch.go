@@ -32,13 +32,14 @@ func (c *Core) task(serial bool, run func() error, done func(error)) {
 	c.out.Tasks = append(c.out.Tasks, &Task{serial, run, done})
 }
 
-// fetch brings a range of some shards to the primary: from their members, or, if one
+// fetch brings a range, or rows, of some shards to the primary: from their members, or, if one
 // does not answer or fails its check, from k others of the same batch. It goes on
 // until it has them, or the generation ends; only if more shards than the code can do
 // without fail their check in one row is there an error.
 type fetch struct {
 	id     uint64
 	off, n int64
+	rows   []int64 // blocks of the shards that are brought instead, rising; n is what they have together
 	need   uint32  // shards, as bits
 	except uint32  // not to be asked
 	mapped bool    // what is data in them, instead of their content
@@ -110,10 +111,25 @@ func (c *Core) askShard(f *fetch, shard int) {
 		if f.mapped {
 			p, batch, err = c.coded.mapShard(f.since, f.off, f.n)
 		} else {
-			batch, err = c.coded.readShard(p, f.off)
+			batch, err = c.coded.readShard(p, f.ranges())
 		}
 		return err
 	}, func(err error) { c.gotShard(f, shard, p, batch, err) })
+}
+
+// ranges are where what is fetched lies in each shard.
+func (f *fetch) ranges() (at []missingRange) {
+	if f.rows == nil {
+		return []missingRange{{f.off, f.n}}
+	}
+	for i, row := range f.rows {
+		if i > 0 && row == f.rows[i-1]+1 {
+			at[len(at)-1].n += blockSize
+		} else {
+			at = append(at, missingRange{row * blockSize, blockSize})
+		}
+	}
+	return at
 }
 
 // bytes is how long what is fetched of each shard is.
@@ -135,6 +151,12 @@ func (c *Core) askPeer(f *fetch, shard int, p *peer) {
 	m := c.mem.message(MsgRead)
 	m.Gen, m.Commit, m.Copy, m.Off, m.Len = c.gen, need, c.p.reads, f.off, f.n
 	m.Sync, m.Held = f.mapped, Seq(f.since)
+	if f.rows != nil {
+		m.Off, m.Len = 0, 0
+		for _, r := range f.ranges() {
+			m.Entries = append(m.Entries, blockdev.Entry{Kind: blockdev.EntryZero, Off: r.off, Len: r.n})
+		}
+	}
 	c.send(p, m)
 }
 
@@ -232,11 +254,15 @@ func (c *Core) splitFetch(f *fetch) {
 	}
 	half, waits := f.n/2/blockSize*blockSize, 2
 	f.err = nil
-	for _, r := range [2]missingRange{{f.off, half}, {f.off + half, f.n - half}} {
-		c.fetchShards(&fetch{off: r.off, n: r.n, need: f.need, except: f.except, done: func(x *fetch) {
+	for _, r := range [2]missingRange{{0, half}, {half, f.n - half}} {
+		var rows []int64
+		if f.rows != nil {
+			rows = f.rows[r.off/blockSize : (r.off+r.n)/blockSize]
+		}
+		c.fetchShards(&fetch{off: f.off + r.off, n: r.n, rows: rows, need: f.need, except: f.except, done: func(x *fetch) {
 			for s := range c.width() {
 				if x.err == nil && f.need>>s&1 != 0 {
-					copy(f.got[s][r.off-f.off:], x.got[s])
+					copy(f.got[s][r.off:], x.got[s])
 				}
 			}
 			f.err = errors.Join(f.err, x.err)
@@ -337,7 +363,10 @@ func (d *Coded) Read(r *Request) (rest bool, err error) {
 		return d.readMap(r)
 	}
 	if r.serve != nil {
-		r.batch, err = d.readShard(r.Data, r.Off)
+		if r.at == nil {
+			r.at = []missingRange{{r.Off, r.Len}}
+		}
+		r.batch, err = d.readShard(r.Data, r.at)
 		return false, err
 	}
 	err = d.readLog(r)

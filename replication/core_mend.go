@@ -185,10 +185,14 @@ func (c *Core) onRead(from NodeID, m *Message) {
 	}
 	gen, inc, id, restarts := m.Gen, m.From, m.Copy, c.restarts
 	r := &Request{Op: blockdev.OpRead, Off: m.Off, Len: m.Len}
+	for i := range m.Entries {
+		r.at = append(r.at, missingRange{m.Entries[i].Off, m.Entries[i].Len})
+		r.Len += m.Entries[i].Len
+	}
 	if mapped {
 		r.Map, r.since = blockMap{}, batchID(m.Held)
 	} else {
-		r.Data = make([]byte, m.Len)
+		r.Data = make([]byte, r.Len)
 	}
 	r.serve = func(err error) {
 		if c.role != Secondary || c.prom != gen {
@@ -215,10 +219,23 @@ func (c *Core) onRead(from NodeID, m *Message) {
 // the primary has committed.
 func (c *Core) canServe(m *Message, most int64) bool {
 	if m.Gen != c.prom || c.role != Secondary || c.amnesiac() || c.disk.Incomplete() || m.Commit > c.matched && m.Commit > c.disk.Committed() ||
-		m.Len <= 0 || m.Len > most || m.Off%blockSize != 0 || m.Len%blockSize != 0 {
+		!c.asksRows(m) && (m.Len <= 0 || m.Len > most || m.Off%blockSize != 0 || m.Len%blockSize != 0) {
 		return false
 	}
 	return m.Commit <= c.disk.Committed() || c.must("commit", c.disk.Commit(m.Commit))
+}
+
+// asksRows tells whether a message asks for rows of a shard, no more than an answer may
+// bring. It has no range then, so that a member that knows of no rows refuses.
+func (c *Core) asksRows(m *Message) bool {
+	left := int64(maxRead)
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		if left -= e.Len; e.Len <= 0 || left < 0 || e.Off%blockSize != 0 || e.Len%blockSize != 0 {
+			return false
+		}
+	}
+	return c.coded != nil && m.Kind == MsgRead && !m.Sync && m.Len == 0 && len(m.Entries) > 0
 }
 
 // emptied tells whether a copy has begun here since there had been so many.

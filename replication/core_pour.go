@@ -59,7 +59,9 @@ func (c *Core) tickPour() {
 		return
 	}
 	used, size := c.coded.LogUsed()
-	fill := size / 16
+	// A block that is written again meanwhile, or whose neighbours in the row are, is
+	// poured once with them.
+	fill := size / 4
 	if len(c.p.base.set()) < c.width() {
 		// Whoever is away for a short while needs only the log if nothing is poured
 		// meanwhile.
@@ -161,6 +163,9 @@ type rows struct {
 	end   int64    // of the volume, bytes: what is behind it is zeros
 }
 
+// block is row i of a shard.
+func (r *rows) block(shard, i int) []byte { return r.data[shard][i*blockSize : (i+1)*blockSize] }
+
 // written tells whether a shard is written at row i: if it has something new or bad
 // there, or is a parity of something new.
 func (r *rows) written(i, shard, k int) bool {
@@ -181,27 +186,55 @@ func (r *rows) run(i int, same func(j int) bool) int {
 func (c *Core) readRows(p *pour) {
 	all := uint32(1)<<c.coded.code.K() - 1
 	p.waits = 1
-	n := 0
-	for first := 0; first < len(p.rows.at); first += n {
-		i := first
-		n = p.rows.run(i, func(j int) bool { return p.rows.fresh[j] == p.rows.fresh[i] && p.rows.mend[j] == p.rows.mend[i] })
-		if need := all &^ p.rows.fresh[i]; need != 0 {
-			p.waits++
-			c.fetchShards(&fetch{off: p.rows.at[i] * blockSize, n: int64(n) * blockSize, need: need, except: c.unreadable(p.rows.mend[i]), done: func(f *fetch) {
-				if f.err != nil {
-					c.rowsLost(p, i, n, f.err)
-					return
-				}
-				for s := range c.coded.code.K() {
+	for _, group := range p.rows.alike() {
+		first := group[0]
+		need := all &^ p.rows.fresh[first]
+		if need == 0 {
+			continue
+		}
+		p.waits++
+		f := &fetch{n: int64(len(group)) * blockSize, need: need, except: c.unreadable(p.rows.mend[first])}
+		for _, i := range group {
+			f.rows = append(f.rows, p.rows.at[i])
+		}
+		f.done = func(f *fetch) {
+			if f.err != nil {
+				c.rowsLost(p, group, f.err)
+				return
+			}
+			for s := range c.coded.code.K() {
+				for j, i := range group {
 					if need>>s&1 != 0 {
-						copy(p.rows.data[s][i*blockSize:], f.got[s])
+						copy(p.rows.block(s, i), f.got[s][j*blockSize:])
 					}
 				}
-				c.rowsRead(p)
-			}})
+			}
+			c.rowsRead(p)
 		}
+		c.fetchShards(f)
 	}
 	c.rowsRead(p)
+}
+
+// alike groups the rows of which the same shards are new and bad, so many at a time as
+// an answer brings: one question to a shard brings what a group needs of it. Those with
+// bad blocks are grouped only where they are neighbours: what is lost in one of them is
+// not mended in any.
+func (r *rows) alike() (groups [][]int) {
+	newest := map[[2]uint32]int{}
+	for i, at := range r.at {
+		joins := func(g []int) bool {
+			return len(g) < maxRead/blockSize && (r.mend[i] == 0 || at == r.at[g[len(g)-1]]+1)
+		}
+		kind := [2]uint32{r.fresh[i], r.mend[i]}
+		g, ok := newest[kind]
+		if !ok || !joins(groups[g]) {
+			g = len(groups)
+			groups, newest[kind] = append(groups, nil), g
+		}
+		groups[g] = append(groups[g], i)
+	}
+	return groups
 }
 
 func (c *Core) rowsRead(p *pour) {
@@ -226,9 +259,8 @@ func (r *rows) part(shard, k int) (entries []blockdev.Entry) {
 			i++
 			continue
 		}
-		block := func(j int) []byte { return r.data[shard][j*blockSize : (j+1)*blockSize] }
-		zero := isZero(block(i))
-		n := r.run(i, func(j int) bool { return touched(j) && isZero(block(j)) == zero })
+		zero := isZero(r.block(shard, i))
+		n := r.run(i, func(j int) bool { return touched(j) && isZero(r.block(shard, j)) == zero })
 		// Whole chunks by themselves: they are stored without a detour.
 		if head := int((chunk - r.at[i]%chunk) % chunk); head > 0 {
 			n = min(n, head)
@@ -368,10 +400,7 @@ func (c *Core) onPrepare(from NodeID, m *Message) {
 	if m.Commit > c.disk.Committed() && !c.must("commit", c.disk.Commit(m.Commit)) {
 		return
 	}
-	entries := slices.Clone(m.Entries)
-	for i := range entries {
-		entries[i].Data = slices.Clone(entries[i].Data) // the caller's
-	}
+	entries := cloneEntries(m.Entries) // the data are the caller's
 	invited := c.invited
 	c.task(true, func() error { return c.coded.prepare(batchID(batch), entries) }, func(err error) {
 		if c.must("prepare a batch", err) && c.prom == gen && c.role == Secondary {
@@ -379,6 +408,22 @@ func (c *Core) onPrepare(from NodeID, m *Message) {
 			answer(invited != c.invited && !mutant.On(mutant.ReplicaPreparedStale))
 		}
 	})
+}
+
+// cloneEntries copies entries and their data, which lie in one piece then.
+func cloneEntries(entries []blockdev.Entry) []blockdev.Entry {
+	n := 0
+	for i := range entries {
+		n += len(entries[i].Data)
+	}
+	entries, data := slices.Clone(entries), make([]byte, 0, n)
+	for i := range entries {
+		if e := &entries[i]; len(e.Data) > 0 {
+			data = append(data, e.Data...)
+			e.Data = data[len(data)-len(e.Data):]
+		}
+	}
+	return entries
 }
 
 // onPrepared counts a shard that has the batch.

@@ -59,12 +59,14 @@ func (c *Core) unreadable(mend uint32) uint32 {
 // rowsLost deals with rows of a batch that too few shards have soundly. Where nothing
 // new is to be stored they stay as they are. Else the batch is given up, and collected
 // again later: the lost blocks may be overwritten by then.
-func (c *Core) rowsLost(p *pour, i, n int, err error) {
+func (c *Core) rowsLost(p *pour, group []int, err error) {
 	if c.p.pour != p {
 		return
 	}
-	if p.rows.fresh[i] == 0 {
-		clear(p.rows.mend[i : i+n])
+	if p.rows.fresh[group[0]] == 0 {
+		for _, i := range group {
+			p.rows.mend[i] = 0
+		}
 		c.rowsRead(p)
 		return
 	}

@@ -51,7 +51,8 @@ const (
 	// MsgRead asks a member for Len bytes of committed content at Off, with
 	// everything up to Commit; Copy is the number of the question. With Sync, to a
 	// member of an erasure-coded volume, for a map of what is data instead, or, with
-	// Held, of what has changed since that batch.
+	// Held, of what has changed since that batch. With Entries, to such a member, for
+	// the ranges of its shard that they name, one after the other.
 	MsgRead
 	// MsgBlock answers it with Data; Refused tells that it cannot, and Incomplete that
 	// this is because the block at Off fails its check.

@@ -77,6 +77,8 @@ var wireSamples2 = map[string]*Message{
 			{Gen: 7, Seq: 103, Kind: blockdev.EntryZero, Off: 1 << 30, Len: 8192, Origin: blockdev.Origin{Client: 7, Session: 8, Op: 9}},
 		},
 	},
+	"read-rows": {Kind: MsgRead, Lineage: 1, Gen: 2, From: 3, To: 4, Commit: 5, Copy: 6,
+		Entries: []blockdev.Entry{{Kind: blockdev.EntryZero, Off: 8192, Len: 4096}, {Kind: blockdev.EntryZero, Off: 65536, Len: 8192}}},
 	"reset-sessions": {Kind: MsgReset, Lineage: 1, Gen: 2, From: 3, To: 4, PrevGen: 5, PrevSeq: 6, Off: 1 << 30, Len: 8, Data: new(blockdev.Sessions).Append(nil)},
 }
 

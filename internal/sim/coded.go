@@ -232,7 +232,7 @@ func (d *disk) LogUsed() (used, size int64) {
 			used++
 		}
 	}
-	return used, 48
+	return used, 24
 }
 
 // shard is a shard on a disk. What it is changed by is replaced, so that a copy of it
