@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"blkd/blockdev"
 	"blkd/internal/erasure"
@@ -114,7 +115,8 @@ type Coded struct {
 	Staging
 	shard Shard
 	code  *erasure.Code
-	unit  int64 // bytes of the volume in a row that lie in one shard
+	unit  int64        // bytes of the volume in a row that lie in one shard
+	least atomic.Int64 // bytes of the smallest log of another member that has to hold what this one has; 0: not known
 
 	writing sync.Mutex // one writer of the shard at a time
 
@@ -459,6 +461,16 @@ func (d *Coded) Resize(size int64) error {
 // (see [Session.Extents]).
 func (d *Coded) Extents(off, n int64, _ func(blockdev.Extent) bool) error {
 	return fmt.Errorf("%w: extents of one shard's member", blockdev.ErrNotSupported)
+}
+
+// LogUsed implements Staging: no log is larger than the smallest that has to hold it. A
+// member may have been made when the volume had another size.
+func (d *Coded) LogUsed() (used, size int64) {
+	used, size = d.Staging.LogUsed()
+	if least := d.least.Load(); least > 0 {
+		size = min(size, least)
+	}
+	return used, size
 }
 
 // crowded tells whether clients have to wait until more of the log is poured. Half of

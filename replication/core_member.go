@@ -282,6 +282,9 @@ func (c *Core) ack(to NodeID, inc Incarnation, g Generation) *Message {
 	if mutant.On(mutant.ReplicaAckUndurable) {
 		m.Durable = c.matched
 	}
+	if c.coded != nil {
+		_, m.Len = c.coded.Staging.LogUsed()
+	}
 	c.sendTo(to, inc, m)
 	return m
 }

@@ -29,7 +29,8 @@ type peer struct {
 	behind   bool // what it needs is no longer in the log
 	whole    bool // nobody knows what has changed since its shard was here
 	window   queue[sent]
-	bytes    int // sent and not answered
+	bytes    int   // sent and not answered
+	log      int64 // bytes of its log, of an erasure code; 0: not known
 	pace     pace
 	tries    int     // joins that began
 	silent   bool    // the last one ended because nothing was heard, and nothing was since

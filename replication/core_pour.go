@@ -49,6 +49,7 @@ func (c *Core) tickPour() {
 		return
 	}
 	c.tickFetches()
+	c.boundLog()
 	if c.p.pour != nil {
 		c.tryPour()
 		return
@@ -71,6 +72,17 @@ func (c *Core) tickPour() {
 	if used > fill || idle || len(c.p.rotten) > 0 && c.now.after(c.p.poured.add(c.times.Probe)) {
 		c.collectRows(used > fill)
 	}
+}
+
+// boundLog uses no more of the log than every member has that has to hold it.
+func (c *Core) boundLog() {
+	least := int64(0)
+	for _, m := range c.participants() {
+		if p := c.peer(m.Node); p != nil && p.log > 0 && (least == 0 || p.log < least) {
+			least = p.log
+		}
+	}
+	c.coded.least.Store(least)
 }
 
 // collectRows takes the oldest blocks of the log. Full: even if there are none, the

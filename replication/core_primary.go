@@ -403,7 +403,7 @@ func (c *Core) onAck(p *peer, m *Message) {
 	if _, last := c.disk.Last(); m.Held > last {
 		panic(fmt.Sprintf("replication: %s acknowledges entry %d of generation %d, the last is %d", p.node, m.Held, m.Gen, last))
 	}
-	p.held = max(p.held, m.Held)
+	p.held, p.log = max(p.held, m.Held), m.Len
 	if m.Durable > p.durable {
 		p.durable = m.Durable
 		c.keepLog()

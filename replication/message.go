@@ -11,7 +11,7 @@ const (
 	// heartbeat and a probe.
 	MsgAppend Kind = iota + 1
 	// MsgAck answers it: entries up to Held match the sender's log, those up to
-	// Durable survive power loss.
+	// Durable survive power loss. Of an erasure code, Len is the size of that log, bytes.
 	MsgAck
 	// MsgReject answers a message of an older generation (Promised is higher),
 	// or an append that does not fit (then LastGen, LastSeq and Commit say what

@@ -9,17 +9,24 @@ import (
 	"blkd/replication"
 )
 
+// Each member has two logs beside its shard. They are made with it and keep their size,
+// whatever the node is configured with: less than 3 % of a shard of 3.5 GiB, and less of
+// larger ones.
 const (
-	// shardLog is the log of a shard, bytes: batches go through it.
-	shardLog = 64 << 20
-	mostLog  = 1 << 30
+	logShare      = 128 // each is this part of the shard, but
+	mostLog       = 1 << 30
+	leastShardLog = 32 << 20 // a batch goes through it, of which one shard has up to 17 MiB
+	mostShardLog  = 64 << 20
 )
 
-// codedLog is the size of the log of an erasure-coded volume, bytes. It is the same on
-// all members, whatever they are configured with: one with a smaller log than the
-// primary's could hold up the pouring that it waits for.
-func codedLog(shard int64) int64 {
-	return min(max(shard/64/blockdev.BlockSize*blockdev.BlockSize, leastLog), mostLog)
+// codedLog is the size of the log of an erasure-coded volume, bytes.
+func codedLog(shard int64) int64 { return logSize(shard, leastLog, mostLog) }
+
+// shardLog is the size of the log through which batches go into a shard, bytes.
+func shardLog(shard int64) int64 { return logSize(shard, leastShardLog, mostShardLog) }
+
+func logSize(shard, least, most int64) int64 {
+	return min(max(shard/logShare/blockdev.BlockSize*blockdev.BlockSize, least), most)
 }
 
 // openCoded opens log and shard of a member of an erasure-coded volume, and makes what
@@ -31,7 +38,7 @@ func (r *replica) openCoded(o blockdev.StoreOptions, v *metapb.Volume) (made boo
 	}
 	size := replication.ShardSize(v.SizeBytes, code.K())
 	shard := o
-	shard.Dir, shard.LogBytes = path.Join(path.Dir(o.Dir), shardDir), shardLog
+	shard.Dir, shard.LogBytes = path.Join(path.Dir(o.Dir), shardDir), shardLog(size)
 	madeShard := false
 	if r.shard, madeShard, err = openStore(shard, size); err != nil {
 		return false, err
