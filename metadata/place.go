@@ -81,7 +81,7 @@ func place(s *State, c *metapb.CreateVolume) (*metapb.Plan, *Refusal) {
 	}
 	plan.Primary = p.primary(need, len(c.Nodes) > 0)
 	plan.Reasons = p.reasons
-	plan.Survives = survives(s, c, plan.Members)
+	plan.Survives, plan.Lacks = survives(s, &metapb.Volume{Layout: c.Layout, Ack: c.Ack, MinCopies: c.MinCopies, Members: plan.Members})
 	return plan, nil
 }
 

@@ -63,14 +63,15 @@ func placeMember(s *State, volume, to, from string) (*metapb.Plan, *Refusal) {
 	plan := &metapb.Plan{Primary: v.Primary, Reasons: p.reasons, Rejected: p.rejected}
 	m := &metapb.Member{Node: n.Name, Incarnation: n.Incarnation, State: metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, Log: true}
 	plan.Members = append(v.Members, m)
-	c := &metapb.CreateVolume{Layout: proto.CloneOf(v.Layout), Ack: v.Ack, MinCopies: v.MinCopies}
+	after := &metapb.Volume{Layout: proto.CloneOf(v.Layout), Ack: v.Ack, MinCopies: v.MinCopies, Members: plan.Members}
 	if !isEC(v.Layout) {
-		c.Layout.Copies = int32(len(plan.Members))
-		plan.Survives = survives(s, c, plan.Members)
+		after.Layout.Copies = int32(len(plan.Members))
+		plan.Survives, plan.Lacks = survives(s, after)
 		return plan, nil
 	}
 	m.Shard = v.Members[memberIndex(v.Members, from)].Shard
-	plan.Survives = survives(s, c, slices.DeleteFunc(slices.Clone(plan.Members), func(m *metapb.Member) bool { return m.Leaving }))
+	after.Members = slices.DeleteFunc(slices.Clone(plan.Members), func(m *metapb.Member) bool { return m.Leaving })
+	plan.Survives, plan.Lacks = survives(s, after)
 	return plan, nil
 }
 

@@ -10,46 +10,74 @@ import (
 // trialLimit bounds the combinations of failures that are tried.
 const trialLimit = 50000
 
-// survives tells what may fail at the same moment, whatever it is, so that the
-// volume goes on without loss: it is found by trying every combination. Members
-// that are left must be able to seal the log without the others and be enough to
-// serve; voters that are left must be a majority, since they decide who serves.
-func survives(s *State, c *metapb.CreateVolume, members []*metapb.Member) []string {
-	t := &trial{policy: &metapb.Volume{Layout: c.Layout, Ack: c.Ack, MinCopies: c.MinCopies}, voters: len(s.voters)}
-	var nodes []*metapb.Node
-	for _, n := range s.nodes.rows {
-		i := memberIndex(members, n.Name)
-		voter := slices.Contains(s.voters, n.Id)
-		if i < 0 && !voter {
-			continue
+// survives tells what may fail at the same moment, whatever it is, so that a volume
+// whose members all count goes on without loss: "any 1 node", "any 1 rack". Lacks are the
+// failures that its layout allows for and the places of its members do not.
+func survives(s *State, v *metapb.Volume) (list, lacks []string) {
+	t := newTrial(s.nodes.rows, s.voters, v, v.Members)
+	for _, d := range t.domains() {
+		n := t.most(d.groups)
+		if n > 0 {
+			list = append(list, count(n, d.what))
 		}
-		p := part{voter: voter}
-		if i >= 0 {
-			p.member, p.log = true, members[i].Log
+		if want := min(width(v.Layout)-int(v.MinCopies), len(d.groups)-1); n < want {
+			lacks = append(lacks, t.lack(d, want))
 		}
-		nodes = append(nodes, n)
-		t.parts = append(t.parts, p)
 	}
-	var list []string
-	byNode := make([][]int, len(nodes)) // one node fails at a time
-	for i := range nodes {
-		byNode[i] = []int{i}
+	return list, lacks
+}
+
+// Survives tells what may fail besides what has failed already, whatever it is, so that a
+// recorded volume goes on without loss, in the words of a plan. Nodes and voters are those
+// of the same state.
+func Survives(nodes []*metapb.Node, voters []uint64, v *metapb.Volume) (list []string) {
+	members := slices.DeleteFunc(slices.Clone(v.Members), func(m *metapb.Member) bool { return !counts(m) })
+	t := newTrial(nodes, voters, v, members)
+	for i := range t.parts {
+		p := &t.parts[i]
+		p.lame = p.member && !sound(members[memberIndex(members, p.node.Name)])
+		t.failed[i] = p.node.Health == metapb.Health_HEALTH_DOWN || p.node.Health == metapb.Health_HEALTH_PARTITIONED
 	}
-	if n := t.most(byNode); n > 0 {
-		list = append(list, count(n, "node"))
-	}
-	before := 0
-	for level, label := range domainLabels {
-		groups := grouped(nodes, level)
-		if len(groups) < 2 || len(groups) == before || label == "host" && len(groups) == len(nodes) {
-			continue // it says what the level before, or the nodes, say
-		}
-		before = len(groups)
-		if n := t.most(groups); n > 0 {
-			list = append(list, count(n, label))
+	for _, d := range t.domains() {
+		if n := t.most(d.groups); n > 0 {
+			list = append(list, count(n, d.what))
 		}
 	}
 	return list
+}
+
+// lack says what stands against the loss of so many domains.
+func (t *trial) lack(d domain, want int) string {
+	what, data := "voters of the quorum", *t
+	if data.quorum = 0; data.most(d.groups) < want {
+		what = "replicas"
+	}
+	return fmt.Sprintf("not the loss of %s, which %s allows for: too many %s may be there", count(want, d.what), metapb.LayoutWord(t.policy.Layout), what)
+}
+
+// domain is a level of failure domains, and which parts are in each.
+type domain struct {
+	what   string
+	groups [][]int
+}
+
+// domains are the levels that say something of their own: nodes first, then the most
+// general.
+func (t *trial) domains() []domain {
+	nodes := domain{what: "node"}
+	for i := range t.parts {
+		nodes.groups = append(nodes.groups, []int{i})
+	}
+	all, before := []domain{nodes}, 0
+	for level, label := range domainLabels {
+		groups := t.grouped(level)
+		if len(groups) < 2 || len(groups) == before || label == "host" && len(groups) == len(t.parts) {
+			continue // it says what the level before, or the nodes, say
+		}
+		before = len(groups)
+		all = append(all, domain{label, groups})
+	}
+	return all
 }
 
 func count(n int, what string) string {
@@ -59,11 +87,11 @@ func count(n int, what string) string {
 	return fmt.Sprintf("any %d %s", n, what)
 }
 
-// grouped lists the nodes of each failure domain of a level.
-func grouped(nodes []*metapb.Node, level int) (groups [][]int) {
+// grouped lists the parts of each failure domain of a level.
+func (t *trial) grouped(level int) (groups [][]int) {
 	index := make(map[string]int)
-	for i, n := range nodes {
-		domain := domainsOf(n)[level]
+	for i, p := range t.parts {
+		domain := domainsOf(p.node)[level]
 		at, ok := index[domain]
 		if !ok {
 			at = len(groups)
@@ -76,20 +104,41 @@ func grouped(nodes []*metapb.Node, level int) (groups [][]int) {
 }
 
 // part is what a node contributes to a volume.
-type part struct{ member, log, voter bool }
+type part struct {
+	node               *metapb.Node
+	member, log, voter bool
+	lame               bool // a member that can neither seal nor serve
+}
 
-// trial tries failures.
+// trial finds what may fail by trying every combination. Members that are left must be
+// able to seal the log without the others and be enough to serve; voters that are left
+// must be a majority, since they decide who serves.
 type trial struct {
 	policy *metapb.Volume
 	parts  []part
-	voters int
+	failed []bool // already
+	quorum int    // voters that must be left
+}
+
+func newTrial(nodes []*metapb.Node, voters []uint64, policy *metapb.Volume, members []*metapb.Member) *trial {
+	t := &trial{policy: policy, quorum: len(voters)/2 + 1}
+	for _, n := range nodes {
+		p := part{node: n, voter: slices.Contains(voters, n.Id)}
+		if i := memberIndex(members, n.Name); i >= 0 {
+			p.member, p.log = true, members[i].Log
+		}
+		if p.member || p.voter {
+			t.parts = append(t.parts, p)
+		}
+	}
+	t.failed = make([]bool, len(t.parts))
+	return t
 }
 
 // most returns how many of the groups may fail, whichever they are.
 func (t *trial) most(groups [][]int) int {
-	failed := make([]bool, len(t.parts))
 	for n := 1; n <= len(groups); n++ {
-		if combinations(len(groups), n) > trialLimit || !t.all(groups, n, failed) {
+		if combinations(len(groups), n) > trialLimit || !t.all(groups, n, t.failed) {
 			return n - 1
 		}
 	}
@@ -103,14 +152,11 @@ func (t *trial) all(groups [][]int, n int, failed []bool) bool {
 		return t.survives(failed)
 	}
 	for i := 0; i+n <= len(groups); i++ {
+		more := slices.Clone(failed)
 		for _, part := range groups[i] {
-			failed[part] = true
+			more[part] = true
 		}
-		ok := t.all(groups[i+1:], n-1, failed)
-		for _, part := range groups[i] {
-			failed[part] = false
-		}
-		if !ok {
+		if !t.all(groups[i+1:], n-1, more) {
 			return false
 		}
 	}
@@ -129,17 +175,20 @@ func (t *trial) survives(failed []bool) bool {
 		if failed[i] {
 			continue
 		}
+		if p.voter {
+			voters++
+		}
+		if p.lame {
+			continue
+		}
 		if p.member {
 			left.copies++
 		}
 		if p.log {
 			left.logs++
 		}
-		if p.voter {
-			voters++
-		}
 	}
-	return left.logs >= sealQuorum(t.policy.Ack, logs) && enough(t.policy, left) && voters > t.voters/2
+	return left.logs >= sealQuorum(t.policy.Ack, logs) && enough(t.policy, left) && voters >= t.quorum
 }
 
 // combinations is n over k, or more than trialLimit.

@@ -30,6 +30,7 @@ type pour struct {
 	upto    Seq              // what the log holds up to here is in the shards then
 	batch   batchID
 	waits   int // reads under way
+	began   Instant
 	seq     Seq // of the decision; 0: it is not in the log yet
 	// By the run of a node: since when it was sent its part, and whether it has it.
 	sent  map[Incarnation]Instant
@@ -88,7 +89,7 @@ func (c *Core) boundLog() {
 // collectRows takes the oldest blocks of the log. Full: even if there are none, the
 // log has to be let go.
 func (c *Core) collectRows(full bool) {
-	p := &pour{mending: c.takeRotten(), sent: map[Incarnation]Instant{}, holds: map[Incarnation]bool{}}
+	p := &pour{began: c.now, mending: c.takeRotten(), sent: map[Incarnation]Instant{}, holds: map[Incarnation]bool{}}
 	c.p.pour = p
 	c.task(true, func() (err error) {
 		p.rows, p.upto, err = c.coded.collect(pourRows, p.mending)
@@ -477,6 +478,7 @@ func (c *Core) partLate(p *peer) bool {
 func (c *Core) decidedBy(commit Seq) {
 	if p := c.p.pour; p != nil && p.seq != 0 && commit >= p.seq {
 		c.p.pours.succeeded()
+		c.p.lost = lostRows{}
 		c.rowsMended(p)
 		c.endPour(nil)
 	}

@@ -47,6 +47,7 @@ type primary struct {
 	pour      *pour   // of an erasure code: the batch under way
 	poured    Instant // when the last one had ended, or there was nothing to do
 	pours     backoff
+	lost      lostRows
 	rotten    map[int64]uint32 // blocks of shards that fail their check or differ: by row, in which shards, as bits
 	batches   uint32           // of this generation
 	fetches   map[uint64]*fetch

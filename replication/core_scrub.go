@@ -73,7 +73,17 @@ func (c *Core) rowsLost(p *pour, group []int, err error) {
 	c.note("the log cannot be poured: blocks of the same stripe are lost: %v", err)
 	c.p.pours.first = c.times.Retry
 	c.p.pours.failed(c.now)
+	if c.p.lost.err == nil {
+		c.p.lost.since = c.now
+	}
+	c.p.lost.err = err
 	c.endPour(err)
+}
+
+// lostRows is why batches are given up, and since when; err nil: they are not.
+type lostRows struct {
+	err   error
+	since Instant
 }
 
 // rowsMended tells which blocks a batch has mended.

@@ -1,6 +1,9 @@
 package replication
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"blkd/internal/mutant"
@@ -87,6 +90,7 @@ type Status struct {
 	Settled    bool   // nothing of an earlier attachment is under way
 	Changing   bool   // the quorum was asked for a change
 	Pouring    string // of an erasure code, at the primary: what the batch under way waits for; empty: there is none
+	Pour       PourStatus
 	Handover   NodeID // to whom the volume is handed over; empty: to nobody
 	Peers      []PeerStatus
 	// Missing are the members that a recovery waits for; Recovering that one is
@@ -94,6 +98,16 @@ type Status struct {
 	Recovering bool
 	Missing    []NodeID
 	Empty      bool
+}
+
+// PourStatus is how the primary of an erasure-coded volume gets its log into the shards.
+type PourStatus struct {
+	Waits    string        // what that waits for; empty: for nothing
+	Node     NodeID        // the member that it hangs on; empty: it is none, or not known
+	Lost     bool          // there are blocks that too few shards have
+	For      time.Duration // since it began to wait
+	LogUsed  int64         // bytes,
+	LogBytes int64         // of so many. Requests wait when half of them are taken
 }
 
 // PeerStatus is another replica as this primary sees it.
@@ -135,6 +149,9 @@ func (c *Core) Status() Status {
 	s.CanRead, s.Changing = c.leaseValid(), c.p.pend != nil
 	s.Attachment, s.Settled = c.p.base.Attachment, c.p.commit >= c.p.fence || mutant.On(mutant.ReplicaEarlyTakeover)
 	s.Pouring = c.pouring()
+	if c.coded != nil && c.role == Primary {
+		s.Pour = c.pourStatus()
+	}
 	if h := c.p.drain; h != nil {
 		s.Handover = h.to
 	}
@@ -142,6 +159,43 @@ func (c *Core) Status() Status {
 		s.Peers = append(s.Peers, c.peerStatus(p))
 	}
 	return s
+}
+
+func (c *Core) pourStatus() (s PourStatus) {
+	s.LogUsed, s.LogBytes = c.coded.LogUsed()
+	need, since := max(c.coded.code.K(), c.p.base.MinCopies), c.now
+	switch sound := c.soundShards(""); {
+	case c.p.lost.err != nil:
+		s.Waits, s.Lost, since = fmt.Sprintf("blocks that too few shards have: %v", c.p.lost.err), true, c.p.lost.since
+	case c.p.pour != nil:
+		s.Waits, s.Node, since = c.pouring(), c.pourHeld(), c.p.pour.began
+	case s.LogUsed > 0 && sound < need:
+		s.Waits, since = fmt.Sprintf("%d shards that count, and there are %d", need, sound), max(c.p.poured, c.p.cert.Serving)
+	}
+	s.For = time.Duration(c.now - since)
+	return s
+}
+
+// pourHeld is the member that the batch under way hangs on; empty: it is not known.
+func (c *Core) pourHeld() NodeID {
+	p := c.p.pour
+	if p.batch != 0 {
+		for _, m := range c.participants() {
+			if !p.holds[m.Incarnation] {
+				return m.Node
+			}
+		}
+		return ""
+	}
+	for _, m := range c.p.base.set() {
+		if q := c.peer(m.Node); m.Node != c.self && (q == nil || !q.up || !q.ready) {
+			return m.Node
+		}
+	}
+	if asked := slices.Sorted(maps.Keys(c.p.questions)); len(asked) > 0 {
+		return c.p.questions[asked[0]].peer.node
+	}
+	return ""
 }
 
 func (c *Core) peerStatus(p *peer) PeerStatus {

@@ -222,6 +222,8 @@ type Volume struct {
 	Lease             *Lease                 `protobuf:"bytes,13,opt,name=lease,proto3" json:"lease,omitempty"`                                                   // of the serving node; unset: none serves
 	Branches          []*Branch              `protobuf:"bytes,14,rep,name=branches,proto3" json:"branches,omitempty"`                                             // that nodes keep of it, by name
 	SettledAttachment uint64                 `protobuf:"varint,15,opt,name=settled_attachment,json=settledAttachment,proto3" json:"settled_attachment,omitempty"` // of the serving node: nothing of an attachment below this one acts any more
+	Survives          []string               `protobuf:"bytes,16,rep,name=survives,proto3" json:"survives,omitempty"`                                             // in a cluster: what may fail now without loss of service, as in a plan
+	Space             *Space                 `protobuf:"bytes,17,opt,name=space,proto3" json:"space,omitempty"`                                                   // of the serving node; unset: it is not known
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -361,6 +363,73 @@ func (x *Volume) GetSettledAttachment() uint64 {
 	return 0
 }
 
+func (x *Volume) GetSurvives() []string {
+	if x != nil {
+		return x.Survives
+	}
+	return nil
+}
+
+func (x *Volume) GetSpace() *Space {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+// Space is what each replica of a volume takes when all of it is written.
+type Space struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DataBytes     int64                  `protobuf:"varint,1,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"` // the image, or the shard
+	LogBytes      int64                  `protobuf:"varint,2,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`    // all logs of the replica
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Space) Reset() {
+	*x = Space{}
+	mi := &file_internal_api_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Space) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Space) ProtoMessage() {}
+
+func (x *Space) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_api_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Space.ProtoReflect.Descriptor instead.
+func (*Space) Descriptor() ([]byte, []int) {
+	return file_internal_api_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Space) GetDataBytes() int64 {
+	if x != nil {
+		return x.DataBytes
+	}
+	return 0
+}
+
+func (x *Space) GetLogBytes() int64 {
+	if x != nil {
+		return x.LogBytes
+	}
+	return 0
+}
+
 // Branch is what a replica held when a forced promotion went on without it: a
 // read-only volume of its node, VOLUME@GENERATION-NODE, until it is dropped.
 type Branch struct {
@@ -381,7 +450,7 @@ type Branch struct {
 
 func (x *Branch) Reset() {
 	*x = Branch{}
-	mi := &file_internal_api_control_proto_msgTypes[2]
+	mi := &file_internal_api_control_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +462,7 @@ func (x *Branch) String() string {
 func (*Branch) ProtoMessage() {}
 
 func (x *Branch) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[2]
+	mi := &file_internal_api_control_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +475,7 @@ func (x *Branch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Branch.ProtoReflect.Descriptor instead.
 func (*Branch) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{2}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Branch) GetName() string {
@@ -498,7 +567,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_internal_api_control_proto_msgTypes[3]
+	mi := &file_internal_api_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +579,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[3]
+	mi := &file_internal_api_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +592,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{3}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Replica) GetNode() string {
@@ -605,7 +674,7 @@ type Resync struct {
 
 func (x *Resync) Reset() {
 	*x = Resync{}
-	mi := &file_internal_api_control_proto_msgTypes[4]
+	mi := &file_internal_api_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +686,7 @@ func (x *Resync) String() string {
 func (*Resync) ProtoMessage() {}
 
 func (x *Resync) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[4]
+	mi := &file_internal_api_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +699,7 @@ func (x *Resync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resync.ProtoReflect.Descriptor instead.
 func (*Resync) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{4}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Resync) GetKind() ResyncKind {
@@ -694,7 +763,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_internal_api_control_proto_msgTypes[5]
+	mi := &file_internal_api_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +775,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[5]
+	mi := &file_internal_api_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +788,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{5}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Lease) GetHeld() bool {
@@ -758,7 +827,7 @@ type VolumeIO struct {
 
 func (x *VolumeIO) Reset() {
 	*x = VolumeIO{}
-	mi := &file_internal_api_control_proto_msgTypes[6]
+	mi := &file_internal_api_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +839,7 @@ func (x *VolumeIO) String() string {
 func (*VolumeIO) ProtoMessage() {}
 
 func (x *VolumeIO) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[6]
+	mi := &file_internal_api_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +852,7 @@ func (x *VolumeIO) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeIO.ProtoReflect.Descriptor instead.
 func (*VolumeIO) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{6}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VolumeIO) GetLogUsedBytes() int64 {
@@ -841,7 +910,7 @@ type RequestInfo struct {
 
 func (x *RequestInfo) Reset() {
 	*x = RequestInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[7]
+	mi := &file_internal_api_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +922,7 @@ func (x *RequestInfo) String() string {
 func (*RequestInfo) ProtoMessage() {}
 
 func (x *RequestInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[7]
+	mi := &file_internal_api_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +935,7 @@ func (x *RequestInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestInfo.ProtoReflect.Descriptor instead.
 func (*RequestInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{7}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RequestInfo) GetId() []byte {
@@ -901,7 +970,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[8]
+	mi := &file_internal_api_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +982,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[8]
+	mi := &file_internal_api_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +995,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{8}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListVolumesRequest) GetLocal() bool {
@@ -947,7 +1016,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[9]
+	mi := &file_internal_api_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1028,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[9]
+	mi := &file_internal_api_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1041,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{9}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -1012,7 +1081,7 @@ type ReplicaLog struct {
 
 func (x *ReplicaLog) Reset() {
 	*x = ReplicaLog{}
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1093,7 @@ func (x *ReplicaLog) String() string {
 func (*ReplicaLog) ProtoMessage() {}
 
 func (x *ReplicaLog) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[10]
+	mi := &file_internal_api_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1106,7 @@ func (x *ReplicaLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaLog.ProtoReflect.Descriptor instead.
 func (*ReplicaLog) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{10}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplicaLog) GetVolume() string {
@@ -1098,7 +1167,7 @@ type ShowVolumeRequest struct {
 
 func (x *ShowVolumeRequest) Reset() {
 	*x = ShowVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1179,7 @@ func (x *ShowVolumeRequest) String() string {
 func (*ShowVolumeRequest) ProtoMessage() {}
 
 func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[11]
+	mi := &file_internal_api_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1192,7 @@ func (x *ShowVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ShowVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{11}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShowVolumeRequest) GetName() string {
@@ -1155,7 +1224,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1236,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[12]
+	mi := &file_internal_api_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1249,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{12}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateVolumeRequest) GetName() string {
@@ -1284,7 +1353,7 @@ type ChangeVolumeRequest struct {
 
 func (x *ChangeVolumeRequest) Reset() {
 	*x = ChangeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1365,7 @@ func (x *ChangeVolumeRequest) String() string {
 func (*ChangeVolumeRequest) ProtoMessage() {}
 
 func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[13]
+	mi := &file_internal_api_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1378,7 @@ func (x *ChangeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{13}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ChangeVolumeRequest) GetName() string {
@@ -1379,7 +1448,7 @@ type DeleteVolumeRequest struct {
 
 func (x *DeleteVolumeRequest) Reset() {
 	*x = DeleteVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1460,7 @@ func (x *DeleteVolumeRequest) String() string {
 func (*DeleteVolumeRequest) ProtoMessage() {}
 
 func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[14]
+	mi := &file_internal_api_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1473,7 @@ func (x *DeleteVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{14}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteVolumeRequest) GetName() string {
@@ -1437,7 +1506,7 @@ type DeleteVolumeResponse struct {
 
 func (x *DeleteVolumeResponse) Reset() {
 	*x = DeleteVolumeResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1518,7 @@ func (x *DeleteVolumeResponse) String() string {
 func (*DeleteVolumeResponse) ProtoMessage() {}
 
 func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[15]
+	mi := &file_internal_api_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1531,7 @@ func (x *DeleteVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVolumeResponse.ProtoReflect.Descriptor instead.
 func (*DeleteVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{15}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteVolumeResponse) GetNote() string {
@@ -1485,7 +1554,7 @@ type ResizeVolumeRequest struct {
 
 func (x *ResizeVolumeRequest) Reset() {
 	*x = ResizeVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1566,7 @@ func (x *ResizeVolumeRequest) String() string {
 func (*ResizeVolumeRequest) ProtoMessage() {}
 
 func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[16]
+	mi := &file_internal_api_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1579,7 @@ func (x *ResizeVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{16}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResizeVolumeRequest) GetName() string {
@@ -1566,7 +1635,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1647,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[17]
+	mi := &file_internal_api_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1660,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{17}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PromoteRequest) GetName() string {
@@ -1663,7 +1732,7 @@ type Promotion struct {
 
 func (x *Promotion) Reset() {
 	*x = Promotion{}
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1744,7 @@ func (x *Promotion) String() string {
 func (*Promotion) ProtoMessage() {}
 
 func (x *Promotion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[18]
+	mi := &file_internal_api_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1757,7 @@ func (x *Promotion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
 func (*Promotion) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{18}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Promotion) GetVolume() *Volume {
@@ -1783,7 +1852,7 @@ type PromotionCandidate struct {
 
 func (x *PromotionCandidate) Reset() {
 	*x = PromotionCandidate{}
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1864,7 @@ func (x *PromotionCandidate) String() string {
 func (*PromotionCandidate) ProtoMessage() {}
 
 func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[19]
+	mi := &file_internal_api_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1877,7 @@ func (x *PromotionCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotionCandidate.ProtoReflect.Descriptor instead.
 func (*PromotionCandidate) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{19}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PromotionCandidate) GetNode() string {
@@ -1866,7 +1935,7 @@ type RecoverVolumeRequest struct {
 
 func (x *RecoverVolumeRequest) Reset() {
 	*x = RecoverVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1947,7 @@ func (x *RecoverVolumeRequest) String() string {
 func (*RecoverVolumeRequest) ProtoMessage() {}
 
 func (x *RecoverVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[20]
+	mi := &file_internal_api_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1960,7 @@ func (x *RecoverVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RecoverVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{20}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RecoverVolumeRequest) GetName() string {
@@ -1941,7 +2010,7 @@ type AddReplicaRequest struct {
 
 func (x *AddReplicaRequest) Reset() {
 	*x = AddReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2022,7 @@ func (x *AddReplicaRequest) String() string {
 func (*AddReplicaRequest) ProtoMessage() {}
 
 func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[21]
+	mi := &file_internal_api_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2035,7 @@ func (x *AddReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddReplicaRequest.ProtoReflect.Descriptor instead.
 func (*AddReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{21}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddReplicaRequest) GetName() string {
@@ -2012,7 +2081,7 @@ type RemoveReplicaRequest struct {
 
 func (x *RemoveReplicaRequest) Reset() {
 	*x = RemoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2024,7 +2093,7 @@ func (x *RemoveReplicaRequest) String() string {
 func (*RemoveReplicaRequest) ProtoMessage() {}
 
 func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[22]
+	mi := &file_internal_api_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2037,7 +2106,7 @@ func (x *RemoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*RemoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{22}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveReplicaRequest) GetName() string {
@@ -2088,7 +2157,7 @@ type MoveReplicaRequest struct {
 
 func (x *MoveReplicaRequest) Reset() {
 	*x = MoveReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2169,7 @@ func (x *MoveReplicaRequest) String() string {
 func (*MoveReplicaRequest) ProtoMessage() {}
 
 func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[23]
+	mi := &file_internal_api_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2182,7 @@ func (x *MoveReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveReplicaRequest.ProtoReflect.Descriptor instead.
 func (*MoveReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{23}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MoveReplicaRequest) GetName() string {
@@ -2163,7 +2232,7 @@ type InvalidateReplicaRequest struct {
 
 func (x *InvalidateReplicaRequest) Reset() {
 	*x = InvalidateReplicaRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2244,7 @@ func (x *InvalidateReplicaRequest) String() string {
 func (*InvalidateReplicaRequest) ProtoMessage() {}
 
 func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[24]
+	mi := &file_internal_api_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2257,7 @@ func (x *InvalidateReplicaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvalidateReplicaRequest.ProtoReflect.Descriptor instead.
 func (*InvalidateReplicaRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{24}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InvalidateReplicaRequest) GetName() string {
@@ -2231,7 +2300,7 @@ type VerifyReplicasRequest struct {
 
 func (x *VerifyReplicasRequest) Reset() {
 	*x = VerifyReplicasRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2312,7 @@ func (x *VerifyReplicasRequest) String() string {
 func (*VerifyReplicasRequest) ProtoMessage() {}
 
 func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[25]
+	mi := &file_internal_api_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2325,7 @@ func (x *VerifyReplicasRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasRequest.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{25}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyReplicasRequest) GetName() string {
@@ -2303,7 +2372,7 @@ type VerifyReplicasProgress struct {
 
 func (x *VerifyReplicasProgress) Reset() {
 	*x = VerifyReplicasProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2384,7 @@ func (x *VerifyReplicasProgress) String() string {
 func (*VerifyReplicasProgress) ProtoMessage() {}
 
 func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[26]
+	mi := &file_internal_api_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2397,7 @@ func (x *VerifyReplicasProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReplicasProgress.ProtoReflect.Descriptor instead.
 func (*VerifyReplicasProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{26}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *VerifyReplicasProgress) GetCheckedBytes() int64 {
@@ -2393,7 +2462,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2474,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[27]
+	mi := &file_internal_api_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2487,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{27}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Difference) GetNode() string {
@@ -2458,7 +2527,7 @@ type ListBranchesRequest struct {
 
 func (x *ListBranchesRequest) Reset() {
 	*x = ListBranchesRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2539,7 @@ func (x *ListBranchesRequest) String() string {
 func (*ListBranchesRequest) ProtoMessage() {}
 
 func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[28]
+	mi := &file_internal_api_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2552,7 @@ func (x *ListBranchesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesRequest.ProtoReflect.Descriptor instead.
 func (*ListBranchesRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{28}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListBranchesRequest) GetVolume() string {
@@ -2503,7 +2572,7 @@ type ListBranchesResponse struct {
 
 func (x *ListBranchesResponse) Reset() {
 	*x = ListBranchesResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2584,7 @@ func (x *ListBranchesResponse) String() string {
 func (*ListBranchesResponse) ProtoMessage() {}
 
 func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[29]
+	mi := &file_internal_api_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2597,7 @@ func (x *ListBranchesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBranchesResponse.ProtoReflect.Descriptor instead.
 func (*ListBranchesResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{29}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListBranchesResponse) GetBranches() []*Branch {
@@ -2555,7 +2624,7 @@ type CompareBranchRequest struct {
 
 func (x *CompareBranchRequest) Reset() {
 	*x = CompareBranchRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2636,7 @@ func (x *CompareBranchRequest) String() string {
 func (*CompareBranchRequest) ProtoMessage() {}
 
 func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[30]
+	mi := &file_internal_api_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2649,7 @@ func (x *CompareBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareBranchRequest.ProtoReflect.Descriptor instead.
 func (*CompareBranchRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{30}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CompareBranchRequest) GetName() string {
@@ -2608,7 +2677,7 @@ type DropBranchRequest struct {
 
 func (x *DropBranchRequest) Reset() {
 	*x = DropBranchRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2689,7 @@ func (x *DropBranchRequest) String() string {
 func (*DropBranchRequest) ProtoMessage() {}
 
 func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[31]
+	mi := &file_internal_api_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2702,7 @@ func (x *DropBranchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropBranchRequest.ProtoReflect.Descriptor instead.
 func (*DropBranchRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{31}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DropBranchRequest) GetName() string {
@@ -2665,7 +2734,7 @@ type DropBranchResponse struct {
 
 func (x *DropBranchResponse) Reset() {
 	*x = DropBranchResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2746,7 @@ func (x *DropBranchResponse) String() string {
 func (*DropBranchResponse) ProtoMessage() {}
 
 func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[32]
+	mi := &file_internal_api_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2759,7 @@ func (x *DropBranchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropBranchResponse.ProtoReflect.Descriptor instead.
 func (*DropBranchResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{32}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
 }
 
 type VerifyVolumeRequest struct {
@@ -2702,7 +2771,7 @@ type VerifyVolumeRequest struct {
 
 func (x *VerifyVolumeRequest) Reset() {
 	*x = VerifyVolumeRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[33]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2783,7 @@ func (x *VerifyVolumeRequest) String() string {
 func (*VerifyVolumeRequest) ProtoMessage() {}
 
 func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[33]
+	mi := &file_internal_api_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2796,7 @@ func (x *VerifyVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeRequest.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{33}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerifyVolumeRequest) GetName() string {
@@ -2751,7 +2820,7 @@ type VerifyVolumeProgress struct {
 
 func (x *VerifyVolumeProgress) Reset() {
 	*x = VerifyVolumeProgress{}
-	mi := &file_internal_api_control_proto_msgTypes[34]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2763,7 +2832,7 @@ func (x *VerifyVolumeProgress) String() string {
 func (*VerifyVolumeProgress) ProtoMessage() {}
 
 func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[34]
+	mi := &file_internal_api_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2776,7 +2845,7 @@ func (x *VerifyVolumeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyVolumeProgress.ProtoReflect.Descriptor instead.
 func (*VerifyVolumeProgress) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{34}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VerifyVolumeProgress) GetCheckedBytes() int64 {
@@ -2826,7 +2895,7 @@ type BadBlock struct {
 
 func (x *BadBlock) Reset() {
 	*x = BadBlock{}
-	mi := &file_internal_api_control_proto_msgTypes[35]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2838,7 +2907,7 @@ func (x *BadBlock) String() string {
 func (*BadBlock) ProtoMessage() {}
 
 func (x *BadBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[35]
+	mi := &file_internal_api_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2851,7 +2920,7 @@ func (x *BadBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BadBlock.ProtoReflect.Descriptor instead.
 func (*BadBlock) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{35}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BadBlock) GetOffset() int64 {
@@ -2884,7 +2953,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[36]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +2965,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[36]
+	mi := &file_internal_api_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +2978,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{36}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatusRequest) GetVolume() string {
@@ -2937,7 +3006,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_internal_api_control_proto_msgTypes[37]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3018,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[37]
+	mi := &file_internal_api_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3031,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{37}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeStatus) GetNode() string {
@@ -3036,7 +3105,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[38]
+	mi := &file_internal_api_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3117,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[38]
+	mi := &file_internal_api_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3130,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{38}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{39}
 }
 
 type VersionInfo struct {
@@ -3076,7 +3145,7 @@ type VersionInfo struct {
 
 func (x *VersionInfo) Reset() {
 	*x = VersionInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[39]
+	mi := &file_internal_api_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3088,7 +3157,7 @@ func (x *VersionInfo) String() string {
 func (*VersionInfo) ProtoMessage() {}
 
 func (x *VersionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[39]
+	mi := &file_internal_api_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3101,7 +3170,7 @@ func (x *VersionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionInfo.ProtoReflect.Descriptor instead.
 func (*VersionInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{39}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *VersionInfo) GetVersion() string {
@@ -3143,7 +3212,7 @@ type ErrorInfo struct {
 
 func (x *ErrorInfo) Reset() {
 	*x = ErrorInfo{}
-	mi := &file_internal_api_control_proto_msgTypes[40]
+	mi := &file_internal_api_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3224,7 @@ func (x *ErrorInfo) String() string {
 func (*ErrorInfo) ProtoMessage() {}
 
 func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[40]
+	mi := &file_internal_api_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3237,7 @@ func (x *ErrorInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorInfo.ProtoReflect.Descriptor instead.
 func (*ErrorInfo) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{40}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ErrorInfo) GetNode() string {
@@ -3200,7 +3269,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[41]
+	mi := &file_internal_api_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3281,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[41]
+	mi := &file_internal_api_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3294,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{41}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AttachRequest) GetRequest() *RequestInfo {
@@ -3288,7 +3357,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[42]
+	mi := &file_internal_api_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3300,7 +3369,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[42]
+	mi := &file_internal_api_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3313,7 +3382,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{42}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DetachRequest) GetRequest() *RequestInfo {
@@ -3355,7 +3424,7 @@ type SetServiceRequest struct {
 
 func (x *SetServiceRequest) Reset() {
 	*x = SetServiceRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[43]
+	mi := &file_internal_api_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3436,7 @@ func (x *SetServiceRequest) String() string {
 func (*SetServiceRequest) ProtoMessage() {}
 
 func (x *SetServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[43]
+	mi := &file_internal_api_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3449,7 @@ func (x *SetServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetServiceRequest.ProtoReflect.Descriptor instead.
 func (*SetServiceRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{43}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SetServiceRequest) GetRequest() *RequestInfo {
@@ -3449,7 +3518,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_internal_api_control_proto_msgTypes[44]
+	mi := &file_internal_api_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3530,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[44]
+	mi := &file_internal_api_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3543,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{44}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FollowRequest) GetName() string {
@@ -3502,7 +3571,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_internal_api_control_proto_msgTypes[45]
+	mi := &file_internal_api_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3583,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_api_control_proto_msgTypes[45]
+	mi := &file_internal_api_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3596,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_internal_api_control_proto_rawDescGZIP(), []int{45}
+	return file_internal_api_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FollowResponse) GetRecord() *metapb.Volume {
@@ -3559,7 +3628,7 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\aProblem\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
-	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xb1\x04\n" +
+	"\x06advice\x18\x03 \x01(\tR\x06advice\"\xf3\x04\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3577,7 +3646,13 @@ const file_internal_api_control_proto_rawDesc = "" +
 	"\breplicas\x18\f \x03(\v2\x10.blkd.v1.ReplicaR\breplicas\x12$\n" +
 	"\x05lease\x18\r \x01(\v2\x0e.blkd.v1.LeaseR\x05lease\x12+\n" +
 	"\bbranches\x18\x0e \x03(\v2\x0f.blkd.v1.BranchR\bbranches\x12-\n" +
-	"\x12settled_attachment\x18\x0f \x01(\x04R\x11settledAttachment\"\xb8\x02\n" +
+	"\x12settled_attachment\x18\x0f \x01(\x04R\x11settledAttachment\x12\x1a\n" +
+	"\bsurvives\x18\x10 \x03(\tR\bsurvives\x12$\n" +
+	"\x05space\x18\x11 \x01(\v2\x0e.blkd.v1.SpaceR\x05space\"C\n" +
+	"\x05Space\x12\x1d\n" +
+	"\n" +
+	"data_bytes\x18\x01 \x01(\x03R\tdataBytes\x12\x1b\n" +
+	"\tlog_bytes\x18\x02 \x01(\x03R\blogBytes\"\xb8\x02\n" +
 	"\x06Branch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x1b\n" +
@@ -3912,177 +3987,179 @@ func file_internal_api_control_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_api_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_internal_api_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_internal_api_control_proto_goTypes = []any{
 	(VolumeState)(0),                 // 0: blkd.v1.VolumeState
 	(ResyncKind)(0),                  // 1: blkd.v1.ResyncKind
 	(*Problem)(nil),                  // 2: blkd.v1.Problem
 	(*Volume)(nil),                   // 3: blkd.v1.Volume
-	(*Branch)(nil),                   // 4: blkd.v1.Branch
-	(*Replica)(nil),                  // 5: blkd.v1.Replica
-	(*Resync)(nil),                   // 6: blkd.v1.Resync
-	(*Lease)(nil),                    // 7: blkd.v1.Lease
-	(*VolumeIO)(nil),                 // 8: blkd.v1.VolumeIO
-	(*RequestInfo)(nil),              // 9: blkd.v1.RequestInfo
-	(*ListVolumesRequest)(nil),       // 10: blkd.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),      // 11: blkd.v1.ListVolumesResponse
-	(*ReplicaLog)(nil),               // 12: blkd.v1.ReplicaLog
-	(*ShowVolumeRequest)(nil),        // 13: blkd.v1.ShowVolumeRequest
-	(*CreateVolumeRequest)(nil),      // 14: blkd.v1.CreateVolumeRequest
-	(*ChangeVolumeRequest)(nil),      // 15: blkd.v1.ChangeVolumeRequest
-	(*DeleteVolumeRequest)(nil),      // 16: blkd.v1.DeleteVolumeRequest
-	(*DeleteVolumeResponse)(nil),     // 17: blkd.v1.DeleteVolumeResponse
-	(*ResizeVolumeRequest)(nil),      // 18: blkd.v1.ResizeVolumeRequest
-	(*PromoteRequest)(nil),           // 19: blkd.v1.PromoteRequest
-	(*Promotion)(nil),                // 20: blkd.v1.Promotion
-	(*PromotionCandidate)(nil),       // 21: blkd.v1.PromotionCandidate
-	(*RecoverVolumeRequest)(nil),     // 22: blkd.v1.RecoverVolumeRequest
-	(*AddReplicaRequest)(nil),        // 23: blkd.v1.AddReplicaRequest
-	(*RemoveReplicaRequest)(nil),     // 24: blkd.v1.RemoveReplicaRequest
-	(*MoveReplicaRequest)(nil),       // 25: blkd.v1.MoveReplicaRequest
-	(*InvalidateReplicaRequest)(nil), // 26: blkd.v1.InvalidateReplicaRequest
-	(*VerifyReplicasRequest)(nil),    // 27: blkd.v1.VerifyReplicasRequest
-	(*VerifyReplicasProgress)(nil),   // 28: blkd.v1.VerifyReplicasProgress
-	(*Difference)(nil),               // 29: blkd.v1.Difference
-	(*ListBranchesRequest)(nil),      // 30: blkd.v1.ListBranchesRequest
-	(*ListBranchesResponse)(nil),     // 31: blkd.v1.ListBranchesResponse
-	(*CompareBranchRequest)(nil),     // 32: blkd.v1.CompareBranchRequest
-	(*DropBranchRequest)(nil),        // 33: blkd.v1.DropBranchRequest
-	(*DropBranchResponse)(nil),       // 34: blkd.v1.DropBranchResponse
-	(*VerifyVolumeRequest)(nil),      // 35: blkd.v1.VerifyVolumeRequest
-	(*VerifyVolumeProgress)(nil),     // 36: blkd.v1.VerifyVolumeProgress
-	(*BadBlock)(nil),                 // 37: blkd.v1.BadBlock
-	(*StatusRequest)(nil),            // 38: blkd.v1.StatusRequest
-	(*NodeStatus)(nil),               // 39: blkd.v1.NodeStatus
-	(*VersionRequest)(nil),           // 40: blkd.v1.VersionRequest
-	(*VersionInfo)(nil),              // 41: blkd.v1.VersionInfo
-	(*ErrorInfo)(nil),                // 42: blkd.v1.ErrorInfo
-	(*AttachRequest)(nil),            // 43: blkd.v1.AttachRequest
-	(*DetachRequest)(nil),            // 44: blkd.v1.DetachRequest
-	(*SetServiceRequest)(nil),        // 45: blkd.v1.SetServiceRequest
-	(*FollowRequest)(nil),            // 46: blkd.v1.FollowRequest
-	(*FollowResponse)(nil),           // 47: blkd.v1.FollowResponse
-	(*metapb.Volume)(nil),            // 48: blkd.metadata.Volume
-	(*metapb.Plan)(nil),              // 49: blkd.metadata.Plan
-	(*metapb.LogEnd)(nil),            // 50: blkd.metadata.LogEnd
-	(metapb.ReplicaState)(0),         // 51: blkd.metadata.ReplicaState
-	(*timestamppb.Timestamp)(nil),    // 52: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 53: google.protobuf.Duration
-	(*metapb.Layout)(nil),            // 54: blkd.metadata.Layout
-	(metapb.AckPolicy)(0),            // 55: blkd.metadata.AckPolicy
-	(metapb.Durability)(0),           // 56: blkd.metadata.Durability
-	(metapb.PromotionKind)(0),        // 57: blkd.metadata.PromotionKind
-	(*metapb.Certificate)(nil),       // 58: blkd.metadata.Certificate
-	(*metapb.Node)(nil),              // 59: blkd.metadata.Node
+	(*Space)(nil),                    // 4: blkd.v1.Space
+	(*Branch)(nil),                   // 5: blkd.v1.Branch
+	(*Replica)(nil),                  // 6: blkd.v1.Replica
+	(*Resync)(nil),                   // 7: blkd.v1.Resync
+	(*Lease)(nil),                    // 8: blkd.v1.Lease
+	(*VolumeIO)(nil),                 // 9: blkd.v1.VolumeIO
+	(*RequestInfo)(nil),              // 10: blkd.v1.RequestInfo
+	(*ListVolumesRequest)(nil),       // 11: blkd.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),      // 12: blkd.v1.ListVolumesResponse
+	(*ReplicaLog)(nil),               // 13: blkd.v1.ReplicaLog
+	(*ShowVolumeRequest)(nil),        // 14: blkd.v1.ShowVolumeRequest
+	(*CreateVolumeRequest)(nil),      // 15: blkd.v1.CreateVolumeRequest
+	(*ChangeVolumeRequest)(nil),      // 16: blkd.v1.ChangeVolumeRequest
+	(*DeleteVolumeRequest)(nil),      // 17: blkd.v1.DeleteVolumeRequest
+	(*DeleteVolumeResponse)(nil),     // 18: blkd.v1.DeleteVolumeResponse
+	(*ResizeVolumeRequest)(nil),      // 19: blkd.v1.ResizeVolumeRequest
+	(*PromoteRequest)(nil),           // 20: blkd.v1.PromoteRequest
+	(*Promotion)(nil),                // 21: blkd.v1.Promotion
+	(*PromotionCandidate)(nil),       // 22: blkd.v1.PromotionCandidate
+	(*RecoverVolumeRequest)(nil),     // 23: blkd.v1.RecoverVolumeRequest
+	(*AddReplicaRequest)(nil),        // 24: blkd.v1.AddReplicaRequest
+	(*RemoveReplicaRequest)(nil),     // 25: blkd.v1.RemoveReplicaRequest
+	(*MoveReplicaRequest)(nil),       // 26: blkd.v1.MoveReplicaRequest
+	(*InvalidateReplicaRequest)(nil), // 27: blkd.v1.InvalidateReplicaRequest
+	(*VerifyReplicasRequest)(nil),    // 28: blkd.v1.VerifyReplicasRequest
+	(*VerifyReplicasProgress)(nil),   // 29: blkd.v1.VerifyReplicasProgress
+	(*Difference)(nil),               // 30: blkd.v1.Difference
+	(*ListBranchesRequest)(nil),      // 31: blkd.v1.ListBranchesRequest
+	(*ListBranchesResponse)(nil),     // 32: blkd.v1.ListBranchesResponse
+	(*CompareBranchRequest)(nil),     // 33: blkd.v1.CompareBranchRequest
+	(*DropBranchRequest)(nil),        // 34: blkd.v1.DropBranchRequest
+	(*DropBranchResponse)(nil),       // 35: blkd.v1.DropBranchResponse
+	(*VerifyVolumeRequest)(nil),      // 36: blkd.v1.VerifyVolumeRequest
+	(*VerifyVolumeProgress)(nil),     // 37: blkd.v1.VerifyVolumeProgress
+	(*BadBlock)(nil),                 // 38: blkd.v1.BadBlock
+	(*StatusRequest)(nil),            // 39: blkd.v1.StatusRequest
+	(*NodeStatus)(nil),               // 40: blkd.v1.NodeStatus
+	(*VersionRequest)(nil),           // 41: blkd.v1.VersionRequest
+	(*VersionInfo)(nil),              // 42: blkd.v1.VersionInfo
+	(*ErrorInfo)(nil),                // 43: blkd.v1.ErrorInfo
+	(*AttachRequest)(nil),            // 44: blkd.v1.AttachRequest
+	(*DetachRequest)(nil),            // 45: blkd.v1.DetachRequest
+	(*SetServiceRequest)(nil),        // 46: blkd.v1.SetServiceRequest
+	(*FollowRequest)(nil),            // 47: blkd.v1.FollowRequest
+	(*FollowResponse)(nil),           // 48: blkd.v1.FollowResponse
+	(*metapb.Volume)(nil),            // 49: blkd.metadata.Volume
+	(*metapb.Plan)(nil),              // 50: blkd.metadata.Plan
+	(*metapb.LogEnd)(nil),            // 51: blkd.metadata.LogEnd
+	(metapb.ReplicaState)(0),         // 52: blkd.metadata.ReplicaState
+	(*timestamppb.Timestamp)(nil),    // 53: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 54: google.protobuf.Duration
+	(*metapb.Layout)(nil),            // 55: blkd.metadata.Layout
+	(metapb.AckPolicy)(0),            // 56: blkd.metadata.AckPolicy
+	(metapb.Durability)(0),           // 57: blkd.metadata.Durability
+	(metapb.PromotionKind)(0),        // 58: blkd.metadata.PromotionKind
+	(*metapb.Certificate)(nil),       // 59: blkd.metadata.Certificate
+	(*metapb.Node)(nil),              // 60: blkd.metadata.Node
 }
 var file_internal_api_control_proto_depIdxs = []int32{
 	0,  // 0: blkd.v1.Volume.state:type_name -> blkd.v1.VolumeState
 	2,  // 1: blkd.v1.Volume.problems:type_name -> blkd.v1.Problem
-	8,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
-	48, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
-	49, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
-	5,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
-	7,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
-	4,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
-	50, // 8: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
-	2,  // 9: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
-	51, // 10: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
-	6,  // 11: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
-	52, // 12: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
-	2,  // 13: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
-	1,  // 14: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
-	53, // 15: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
-	52, // 16: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
-	53, // 17: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
-	3,  // 18: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
-	4,  // 19: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
-	12, // 20: blkd.v1.ListVolumesResponse.logs:type_name -> blkd.v1.ReplicaLog
-	50, // 21: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
-	9,  // 22: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	54, // 23: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
-	55, // 24: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	56, // 25: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	55, // 26: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
-	56, // 27: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
-	9,  // 28: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 29: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 30: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 31: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
-	3,  // 32: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
-	57, // 33: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
-	21, // 34: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
-	53, // 35: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
-	58, // 36: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
-	50, // 37: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
-	9,  // 38: blkd.v1.RecoverVolumeRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 39: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 40: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 41: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 42: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
-	29, // 43: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
-	4,  // 44: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
-	9,  // 45: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
-	37, // 46: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
-	41, // 47: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
-	52, // 48: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
-	3,  // 49: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
-	2,  // 50: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
-	9,  // 51: blkd.v1.AttachRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 52: blkd.v1.DetachRequest.request:type_name -> blkd.v1.RequestInfo
-	9,  // 53: blkd.v1.SetServiceRequest.request:type_name -> blkd.v1.RequestInfo
-	48, // 54: blkd.v1.FollowResponse.record:type_name -> blkd.metadata.Volume
-	59, // 55: blkd.v1.FollowResponse.nodes:type_name -> blkd.metadata.Node
-	10, // 56: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
-	13, // 57: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
-	14, // 58: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
-	16, // 59: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
-	18, // 60: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
-	15, // 61: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
-	35, // 62: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
-	19, // 63: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
-	22, // 64: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
-	23, // 65: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
-	24, // 66: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
-	25, // 67: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
-	26, // 68: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
-	43, // 69: blkd.v1.VolumeService.Attach:input_type -> blkd.v1.AttachRequest
-	44, // 70: blkd.v1.VolumeService.Detach:input_type -> blkd.v1.DetachRequest
-	45, // 71: blkd.v1.VolumeService.SetService:input_type -> blkd.v1.SetServiceRequest
-	46, // 72: blkd.v1.VolumeService.Follow:input_type -> blkd.v1.FollowRequest
-	27, // 73: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
-	30, // 74: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
-	32, // 75: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
-	33, // 76: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
-	38, // 77: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
-	40, // 78: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
-	11, // 79: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
-	3,  // 80: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
-	3,  // 81: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
-	17, // 82: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
-	3,  // 83: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
-	3,  // 84: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
-	36, // 85: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
-	20, // 86: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
-	3,  // 87: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
-	3,  // 88: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
-	3,  // 89: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
-	3,  // 90: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
-	3,  // 91: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
-	3,  // 92: blkd.v1.VolumeService.Attach:output_type -> blkd.v1.Volume
-	3,  // 93: blkd.v1.VolumeService.Detach:output_type -> blkd.v1.Volume
-	3,  // 94: blkd.v1.VolumeService.SetService:output_type -> blkd.v1.Volume
-	47, // 95: blkd.v1.VolumeService.Follow:output_type -> blkd.v1.FollowResponse
-	28, // 96: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
-	31, // 97: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
-	28, // 98: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
-	34, // 99: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
-	39, // 100: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
-	41, // 101: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
-	79, // [79:102] is the sub-list for method output_type
-	56, // [56:79] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	9,  // 2: blkd.v1.Volume.io:type_name -> blkd.v1.VolumeIO
+	49, // 3: blkd.v1.Volume.record:type_name -> blkd.metadata.Volume
+	50, // 4: blkd.v1.Volume.plan:type_name -> blkd.metadata.Plan
+	6,  // 5: blkd.v1.Volume.replicas:type_name -> blkd.v1.Replica
+	8,  // 6: blkd.v1.Volume.lease:type_name -> blkd.v1.Lease
+	5,  // 7: blkd.v1.Volume.branches:type_name -> blkd.v1.Branch
+	4,  // 8: blkd.v1.Volume.space:type_name -> blkd.v1.Space
+	51, // 9: blkd.v1.Branch.end:type_name -> blkd.metadata.LogEnd
+	2,  // 10: blkd.v1.Branch.problems:type_name -> blkd.v1.Problem
+	52, // 11: blkd.v1.Replica.state:type_name -> blkd.metadata.ReplicaState
+	7,  // 12: blkd.v1.Replica.resync:type_name -> blkd.v1.Resync
+	53, // 13: blkd.v1.Replica.compared:type_name -> google.protobuf.Timestamp
+	2,  // 14: blkd.v1.Replica.problems:type_name -> blkd.v1.Problem
+	1,  // 15: blkd.v1.Resync.kind:type_name -> blkd.v1.ResyncKind
+	54, // 16: blkd.v1.Resync.left:type_name -> google.protobuf.Duration
+	53, // 17: blkd.v1.Resync.started:type_name -> google.protobuf.Timestamp
+	54, // 18: blkd.v1.Lease.left:type_name -> google.protobuf.Duration
+	3,  // 19: blkd.v1.ListVolumesResponse.volumes:type_name -> blkd.v1.Volume
+	5,  // 20: blkd.v1.ListVolumesResponse.branches:type_name -> blkd.v1.Branch
+	13, // 21: blkd.v1.ListVolumesResponse.logs:type_name -> blkd.v1.ReplicaLog
+	51, // 22: blkd.v1.ReplicaLog.end:type_name -> blkd.metadata.LogEnd
+	10, // 23: blkd.v1.CreateVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	55, // 24: blkd.v1.CreateVolumeRequest.layout:type_name -> blkd.metadata.Layout
+	56, // 25: blkd.v1.CreateVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	57, // 26: blkd.v1.CreateVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	56, // 27: blkd.v1.ChangeVolumeRequest.ack:type_name -> blkd.metadata.AckPolicy
+	57, // 28: blkd.v1.ChangeVolumeRequest.durability:type_name -> blkd.metadata.Durability
+	10, // 29: blkd.v1.ChangeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 30: blkd.v1.DeleteVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 31: blkd.v1.ResizeVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 32: blkd.v1.PromoteRequest.request:type_name -> blkd.v1.RequestInfo
+	3,  // 33: blkd.v1.Promotion.volume:type_name -> blkd.v1.Volume
+	58, // 34: blkd.v1.Promotion.kind:type_name -> blkd.metadata.PromotionKind
+	22, // 35: blkd.v1.Promotion.candidates:type_name -> blkd.v1.PromotionCandidate
+	54, // 36: blkd.v1.Promotion.took:type_name -> google.protobuf.Duration
+	59, // 37: blkd.v1.Promotion.certificate:type_name -> blkd.metadata.Certificate
+	51, // 38: blkd.v1.PromotionCandidate.end:type_name -> blkd.metadata.LogEnd
+	10, // 39: blkd.v1.RecoverVolumeRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 40: blkd.v1.AddReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 41: blkd.v1.RemoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 42: blkd.v1.MoveReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 43: blkd.v1.InvalidateReplicaRequest.request:type_name -> blkd.v1.RequestInfo
+	30, // 44: blkd.v1.VerifyReplicasProgress.differences:type_name -> blkd.v1.Difference
+	5,  // 45: blkd.v1.ListBranchesResponse.branches:type_name -> blkd.v1.Branch
+	10, // 46: blkd.v1.DropBranchRequest.request:type_name -> blkd.v1.RequestInfo
+	38, // 47: blkd.v1.VerifyVolumeProgress.bad_blocks:type_name -> blkd.v1.BadBlock
+	42, // 48: blkd.v1.NodeStatus.version:type_name -> blkd.v1.VersionInfo
+	53, // 49: blkd.v1.NodeStatus.started:type_name -> google.protobuf.Timestamp
+	3,  // 50: blkd.v1.NodeStatus.volumes:type_name -> blkd.v1.Volume
+	2,  // 51: blkd.v1.NodeStatus.problems:type_name -> blkd.v1.Problem
+	10, // 52: blkd.v1.AttachRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 53: blkd.v1.DetachRequest.request:type_name -> blkd.v1.RequestInfo
+	10, // 54: blkd.v1.SetServiceRequest.request:type_name -> blkd.v1.RequestInfo
+	49, // 55: blkd.v1.FollowResponse.record:type_name -> blkd.metadata.Volume
+	60, // 56: blkd.v1.FollowResponse.nodes:type_name -> blkd.metadata.Node
+	11, // 57: blkd.v1.VolumeService.List:input_type -> blkd.v1.ListVolumesRequest
+	14, // 58: blkd.v1.VolumeService.Show:input_type -> blkd.v1.ShowVolumeRequest
+	15, // 59: blkd.v1.VolumeService.Create:input_type -> blkd.v1.CreateVolumeRequest
+	17, // 60: blkd.v1.VolumeService.Delete:input_type -> blkd.v1.DeleteVolumeRequest
+	19, // 61: blkd.v1.VolumeService.Resize:input_type -> blkd.v1.ResizeVolumeRequest
+	16, // 62: blkd.v1.VolumeService.Change:input_type -> blkd.v1.ChangeVolumeRequest
+	36, // 63: blkd.v1.VolumeService.Verify:input_type -> blkd.v1.VerifyVolumeRequest
+	20, // 64: blkd.v1.VolumeService.Promote:input_type -> blkd.v1.PromoteRequest
+	23, // 65: blkd.v1.VolumeService.Recover:input_type -> blkd.v1.RecoverVolumeRequest
+	24, // 66: blkd.v1.VolumeService.AddReplica:input_type -> blkd.v1.AddReplicaRequest
+	25, // 67: blkd.v1.VolumeService.RemoveReplica:input_type -> blkd.v1.RemoveReplicaRequest
+	26, // 68: blkd.v1.VolumeService.MoveReplica:input_type -> blkd.v1.MoveReplicaRequest
+	27, // 69: blkd.v1.VolumeService.InvalidateReplica:input_type -> blkd.v1.InvalidateReplicaRequest
+	44, // 70: blkd.v1.VolumeService.Attach:input_type -> blkd.v1.AttachRequest
+	45, // 71: blkd.v1.VolumeService.Detach:input_type -> blkd.v1.DetachRequest
+	46, // 72: blkd.v1.VolumeService.SetService:input_type -> blkd.v1.SetServiceRequest
+	47, // 73: blkd.v1.VolumeService.Follow:input_type -> blkd.v1.FollowRequest
+	28, // 74: blkd.v1.VolumeService.VerifyReplicas:input_type -> blkd.v1.VerifyReplicasRequest
+	31, // 75: blkd.v1.VolumeService.ListBranches:input_type -> blkd.v1.ListBranchesRequest
+	33, // 76: blkd.v1.VolumeService.CompareBranch:input_type -> blkd.v1.CompareBranchRequest
+	34, // 77: blkd.v1.VolumeService.DropBranch:input_type -> blkd.v1.DropBranchRequest
+	39, // 78: blkd.v1.NodeService.Status:input_type -> blkd.v1.StatusRequest
+	41, // 79: blkd.v1.NodeService.Version:input_type -> blkd.v1.VersionRequest
+	12, // 80: blkd.v1.VolumeService.List:output_type -> blkd.v1.ListVolumesResponse
+	3,  // 81: blkd.v1.VolumeService.Show:output_type -> blkd.v1.Volume
+	3,  // 82: blkd.v1.VolumeService.Create:output_type -> blkd.v1.Volume
+	18, // 83: blkd.v1.VolumeService.Delete:output_type -> blkd.v1.DeleteVolumeResponse
+	3,  // 84: blkd.v1.VolumeService.Resize:output_type -> blkd.v1.Volume
+	3,  // 85: blkd.v1.VolumeService.Change:output_type -> blkd.v1.Volume
+	37, // 86: blkd.v1.VolumeService.Verify:output_type -> blkd.v1.VerifyVolumeProgress
+	21, // 87: blkd.v1.VolumeService.Promote:output_type -> blkd.v1.Promotion
+	3,  // 88: blkd.v1.VolumeService.Recover:output_type -> blkd.v1.Volume
+	3,  // 89: blkd.v1.VolumeService.AddReplica:output_type -> blkd.v1.Volume
+	3,  // 90: blkd.v1.VolumeService.RemoveReplica:output_type -> blkd.v1.Volume
+	3,  // 91: blkd.v1.VolumeService.MoveReplica:output_type -> blkd.v1.Volume
+	3,  // 92: blkd.v1.VolumeService.InvalidateReplica:output_type -> blkd.v1.Volume
+	3,  // 93: blkd.v1.VolumeService.Attach:output_type -> blkd.v1.Volume
+	3,  // 94: blkd.v1.VolumeService.Detach:output_type -> blkd.v1.Volume
+	3,  // 95: blkd.v1.VolumeService.SetService:output_type -> blkd.v1.Volume
+	48, // 96: blkd.v1.VolumeService.Follow:output_type -> blkd.v1.FollowResponse
+	29, // 97: blkd.v1.VolumeService.VerifyReplicas:output_type -> blkd.v1.VerifyReplicasProgress
+	32, // 98: blkd.v1.VolumeService.ListBranches:output_type -> blkd.v1.ListBranchesResponse
+	29, // 99: blkd.v1.VolumeService.CompareBranch:output_type -> blkd.v1.VerifyReplicasProgress
+	35, // 100: blkd.v1.VolumeService.DropBranch:output_type -> blkd.v1.DropBranchResponse
+	40, // 101: blkd.v1.NodeService.Status:output_type -> blkd.v1.NodeStatus
+	42, // 102: blkd.v1.NodeService.Version:output_type -> blkd.v1.VersionInfo
+	80, // [80:103] is the sub-list for method output_type
+	57, // [57:80] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_internal_api_control_proto_init() }
@@ -4090,14 +4167,14 @@ func file_internal_api_control_proto_init() {
 	if File_internal_api_control_proto != nil {
 		return
 	}
-	file_internal_api_control_proto_msgTypes[13].OneofWrappers = []any{}
+	file_internal_api_control_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_api_control_proto_rawDesc), len(file_internal_api_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -80,6 +80,7 @@ func exampleServed() *api.Volume {
 	v := exampleRecord()
 	v.State, v.Problems, v.Clients, v.Uris = api.VolumeState_VOLUME_STATE_OK, nil, 2, []string{"nbd://10.0.0.1:10809/pgdata", "nbd://10.0.0.2:10809/pgdata"}
 	v.Io = &api.VolumeIO{LogUsedBytes: 30 << 20, LogSizeBytes: 1 << 30, ClientWrittenBytes: 1 << 30, DiskWrittenBytes: 2 << 30, WriteAmplification: 2}
+	v.Survives, v.Space = []string{"any 1 node", "any 1 rack"}, &api.Space{DataBytes: v.SizeBytes, LogBytes: 1 << 30}
 	v.Serving, v.Lease = "n1", &api.Lease{Held: true, Left: durationpb.New(412 * time.Millisecond)}
 	for i, m := range v.Record.Members {
 		m.State = metapb.ReplicaState_REPLICA_STATE_UP_TO_DATE
@@ -115,7 +116,7 @@ func exampleSyncing() *api.Volume {
 func exampleWaiting() *api.Volume {
 	v := exampleServed()
 	v.Name, v.Record.Name, v.State, v.Lease = "mail", "mail", api.VolumeState_VOLUME_STATE_WAITING, &api.Lease{}
-	v.Replicas[2].Connected = false
+	v.Replicas[2].Connected, v.Survives = false, nil
 	v.Replicas[1].Resync = &api.Resync{Kind: api.ResyncKind_RESYNC_KIND_LOG, SyncedBytes: 1, TotalBytes: 3, Waits: "n3 has what it needs"}
 	v.Problems = []*api.Problem{{Code: "too_few_copies", Text: "1 of 3 copies is reachable, and writes wait below 2", Advice: "start blkd on n3"}}
 	return v
@@ -152,7 +153,8 @@ func examplePlan() *api.Volume {
 	v.Problems = nil
 	v.Plan = &metapb.Plan{Members: v.Record.Members, Primary: "n1",
 		Reasons:  []string{"n1: most free space in rack r1", "n2: rack r2 had none yet"},
-		Rejected: []string{"n4: drained"}, Survives: []string{"any 1 node", "any 1 rack"}}
+		Rejected: []string{"n4: drained"}, Survives: []string{"any 1 node", "any 1 rack"},
+		Lacks: []string{"not the loss of any 2 nodes, which mirror 3 allows for: too many voters of the quorum may be there"}}
 	return v
 }
 

@@ -125,6 +125,7 @@ type Plan struct {
 	Reasons  []string `json:"reasons"`
 	Rejected []string `json:"rejected"`
 	Survives []string `json:"survives"`
+	Lacks    []string `json:"lacks"` // what its layout allows to fail, and these places do not
 }
 
 func hex(n uint64) string { return fmt.Sprintf("%016x", n) }
@@ -183,7 +184,7 @@ func newPlan(p *metapb.Plan) *Plan {
 		return nil
 	}
 	return &Plan{Members: newMembers(p.Members), Primary: p.Primary,
-		Reasons: some(p.Reasons), Rejected: some(p.Rejected), Survives: some(p.Survives)}
+		Reasons: some(p.Reasons), Rejected: some(p.Rejected), Survives: some(p.Survives), Lacks: some(p.Lacks)}
 }
 
 func newNode(n *api.ClusterNode) Node {

@@ -17,6 +17,16 @@ type Runtime struct {
 	Serving  string    `json:"serving"` // node that serves clients; empty: none does
 	Lease    *Lease    `json:"lease"`   // null: none serves
 	Replicas []Replica `json:"replicas"`
+	Survives []string  `json:"survives"` // what may fail now without loss of service
+	Space    *Space    `json:"space"`    // null: it is not known
+}
+
+// Space is what a volume takes when all of it is written.
+type Space struct {
+	DataBytes int64   `json:"data_bytes"` // of each replica: the image, or the shard,
+	LogBytes  int64   `json:"log_bytes"`  // and its logs
+	RawBytes  int64   `json:"raw_bytes"`  // of all replicas
+	Usable    float64 `json:"usable"`     // the volume's size, as a part of that
 }
 
 // Lease is what lets the serving node answer reads by itself.
@@ -55,9 +65,13 @@ func newRuntime(v *api.Volume) *Runtime {
 	if v.Serving == "" && len(v.Replicas) == 0 {
 		return nil
 	}
-	out := &Runtime{Serving: v.Serving, Replicas: make([]Replica, 0, len(v.Replicas))}
+	out := &Runtime{Serving: v.Serving, Survives: some(v.Survives), Replicas: make([]Replica, 0, len(v.Replicas))}
 	if l := v.Lease; l != nil {
 		out.Lease = &Lease{Held: l.Held, LeftSeconds: seconds(l.Left), Confirm: l.Confirm}
+	}
+	if s := v.Space; s != nil && len(v.Replicas) > 0 {
+		out.Space = &Space{DataBytes: s.DataBytes, LogBytes: s.LogBytes, RawBytes: int64(len(v.Replicas)) * (s.DataBytes + s.LogBytes)}
+		out.Space.Usable = float64(v.SizeBytes) / float64(out.Space.RawBytes)
 	}
 	for _, r := range v.Replicas {
 		out.Replicas = append(out.Replicas, Replica{Node: r.Node, State: api.ReplicaWord(r.State), Connected: r.Connected,

@@ -138,7 +138,8 @@ func planSheet(w io.Writer, p *Plan) {
 		row(w, "survives", text)
 		return
 	}
-	row(w, "survives", "the loss of "+strings.Join(p.Survives, ", or "))
+	row(w, "survives", survived(p.Survives))
+	lines(w, "but", p.Lacks)
 }
 
 // lines prints each text in a row of its own, the first one with a title.

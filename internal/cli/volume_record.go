@@ -55,8 +55,14 @@ func recordSheet(w io.Writer, v Volume) {
 	if v.Runtime != nil && v.Runtime.Lease != nil {
 		row(w, "lease", v.Runtime.Lease.words())
 	}
+	if v.Runtime != nil {
+		row(w, "survives", survived(v.Runtime.Survives))
+	}
 	if v.IO != nil {
 		row(w, "log", fmt.Sprintf("%s of %s used", units.Size(v.IO.LogUsedBytes), units.Size(v.IO.LogSizeBytes)))
+	}
+	if v.Runtime != nil && v.Runtime.Space != nil {
+		row(w, "space", v.Runtime.Space.words())
 	}
 	if len(v.URIs) > 0 {
 		row(w, "clients", fmt.Sprint(v.Clients))
@@ -180,6 +186,18 @@ func (l *Lease) words() string {
 	default:
 		return "held"
 	}
+}
+
+// survived is what may fail, in words.
+func survived(what []string) string {
+	if len(what) == 0 {
+		return "no failure now"
+	}
+	return "the loss of " + strings.Join(what, ", or ")
+}
+
+func (s *Space) words() string {
+	return fmt.Sprintf("up to %s a replica, and %s of logs: %.1f %% of it is usable", units.Size(s.DataBytes), units.Size(s.LogBytes), 100*s.Usable)
 }
 
 func orDash(s string) string {

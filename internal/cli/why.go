@@ -21,6 +21,7 @@ type Subject struct {
 	State    string    `json:"state"`
 	Problems []Problem `json:"problems"`
 	Branches []string  `json:"branches,omitempty"` // of a volume: what forced promotions have left
+	Survives []string  `json:"survives,omitzero"`  // of a volume whose nodes tell: what may fail now without loss of service
 }
 
 func (a *app) whyCommand() *cobra.Command {
@@ -83,9 +84,12 @@ func newWhy(s Status) Why {
 	}
 	for _, v := range s.Volumes {
 		add("volume", v.Name, v.State, v.Problems)
+		x := &w.Subjects[len(w.Subjects)-1]
 		for _, b := range v.Branches {
-			x := &w.Subjects[len(w.Subjects)-1]
 			x.Branches = append(x.Branches, b.Name)
+		}
+		if v.Runtime != nil {
+			x.Survives = v.Runtime.Survives
 		}
 	}
 	return w
@@ -124,6 +128,9 @@ func whyText(w io.Writer, why Why, s Status) {
 		printProblems(w, "", x.Problems)
 		if len(x.Problems) == 0 && x.State != "recorded" {
 			fmt.Fprintln(w, "  it waits for nothing")
+		}
+		if x.Survives != nil {
+			fmt.Fprintf(w, "  it survives %s\n", survived(x.Survives))
 		}
 		for _, b := range x.Branches {
 			fmt.Fprintf(w, "  a forced promotion has left branch %s: blkctl branch compare %s\n", b, b)

@@ -37,6 +37,7 @@ const (
 	branchFailed   = "branch_failed"
 	recovering     = "recovering"
 	serviceWaits   = "service_waits"
+	pourWaits      = "pour_waits"
 )
 
 // clusterProblems is what is wrong with the cluster as a whole, as this node sees

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -176,6 +177,10 @@ func (m *member) describeServed(s *replicas.Status, clients int) *api.Volume {
 	if s.Settled {
 		out.SettledAttachment = s.Attachment
 	}
+	if p := pourProblem(&s.Pour); p != nil {
+		out.Problems = append(out.Problems, p)
+	}
+	out.Space = &api.Space{DataBytes: s.DataBytes, LogBytes: s.LogBytes}
 	for _, p := range s.Peers {
 		out.Replicas = append(out.Replicas, describePeer(s, &p))
 		if left := durationpb.New(p.Lease); p.Lease > 0 && (out.Lease.Left == nil || p.Lease < out.Lease.Left.AsDuration()) {
@@ -183,6 +188,31 @@ func (m *member) describeServed(s *replicas.Status, clients int) *api.Volume {
 		}
 	}
 	return out
+}
+
+// pourPatience is how long a log may wait for the shards before that is a problem.
+const pourPatience = 5 * time.Second
+
+// pourProblem is why the log of an erasure-coded volume does not get into the shards; nil:
+// it does.
+func pourProblem(s *replication.PourStatus) *api.Problem {
+	if s.Waits == "" || s.For < pourPatience {
+		return nil
+	}
+	p := &api.Problem{Code: pourWaits, Advice: "start the nodes that hold its shards, and look at their logs"}
+	p.Text = fmt.Sprintf("its log is not poured into the shards, for %v: that waits for %s; the log is %d %% full", s.For.Round(time.Second), s.Waits, 100*s.LogUsed/max(s.LogBytes, 1))
+	if s.LogUsed > s.LogBytes/2 {
+		p.Text += ", and writes wait for room"
+	} else {
+		p.Text += ", writes wait at 50 %"
+	}
+	switch {
+	case s.Node != "":
+		p.Advice = fmt.Sprintf("look at the disk, the load and the network of %s; if it is lost: blkctl node replace %s", s.Node, s.Node)
+	case s.Lost:
+		p.Advice = "write over the lost blocks, or restore them from a backup; which they are: blkctl volume verify"
+	}
+	return p
 }
 
 // describePeer is another replica as the primary sees it.
@@ -226,7 +256,9 @@ func (v *view) adopt(out *api.Volume, r *metapb.Volume) {
 		replica.State = m.State
 		out.Replicas = append(out.Replicas, replica)
 	}
+	out.Survives = metadata.Survives(v.nodes, v.info.Voters, r)
 	if live != nil {
+		out.Problems, out.Space = append(out.Problems, live.Problems...), live.Space
 		out.AllocatedBytes, out.Io, out.Clients = live.AllocatedBytes, live.Io, live.Clients
 		out.Uris, out.Serving, out.Lease, out.SettledAttachment = live.Uris, live.Serving, live.Lease, live.SettledAttachment
 	}

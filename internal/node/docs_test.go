@@ -97,7 +97,7 @@ func TestProblemsAreDescribed(t *testing.T) {
 		}
 		for _, code := range []string{openFailed, storeFailed, diskFull, badBlock, sizeDiffers, diskLow, diskUnknown,
 			noQuorum, voterMissing, noSpareVoter, notAMember, metadataFailed, nodeNew, nodeDown, nodeSlow, nodePartitioned, nodeHeldBack, nodeDraining, drainWaits,
-			memberDown, memberBehind, membersMissing, tooFewCopies, noPrimary, branchFailed, recovering, serviceWaits} {
+			memberDown, memberBehind, membersMissing, tooFewCopies, noPrimary, branchFailed, recovering, serviceWaits, pourWaits} {
 			if !described(string(text), code) {
 				t.Errorf("%s does not describe %s", page, code)
 			}

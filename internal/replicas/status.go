@@ -17,6 +17,8 @@ type Status struct {
 	ID     uint64
 	replication.Status
 	Store     blockdev.StoreStats
+	DataBytes int64                // that the image, or the shard, takes when all of it is written,
+	LogBytes  int64                // and the logs beside it
 	Waits     bool                 // for its disk, and tells nothing else
 	Full      bool                 // the disk under it is full
 	BadBlocks int                  // that failed their checksum since the start
@@ -56,6 +58,11 @@ func (m *Manager) Find(volume string) (Status, bool) {
 
 func (r *replica) status() Status {
 	s := Status{Volume: r.name, ID: r.id, Store: r.stats()}
+	s.DataBytes, s.LogBytes = s.Store.SizeBytes, s.Store.LogSizeBytes
+	if r.shard != nil {
+		shard := r.shard.Stats()
+		s.DataBytes, s.LogBytes = shard.SizeBytes, s.LogBytes+shard.LogSizeBytes
+	}
 	known := r.volume.TryInspect(func(now replication.Instant, c *replication.Core) {
 		s.Status = c.Status()
 		s.CanRead = c.View().CanRead(now) // it may have stood still since the core's last step

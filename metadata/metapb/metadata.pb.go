@@ -3752,6 +3752,7 @@ type Plan struct {
 	Reasons       []string               `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`   // one line per choice
 	Rejected      []string               `protobuf:"bytes,4,rep,name=rejected,proto3" json:"rejected,omitempty"` // nodes not chosen: "n4: drained"
 	Survives      []string               `protobuf:"bytes,5,rep,name=survives,proto3" json:"survives,omitempty"` // what may fail without loss of service: "any 1 node", "any 1 zone"
+	Lacks         []string               `protobuf:"bytes,6,rep,name=lacks,proto3" json:"lacks,omitempty"`       // what its layout allows to fail, and these places do not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3817,6 +3818,13 @@ func (x *Plan) GetRejected() []string {
 func (x *Plan) GetSurvives() []string {
 	if x != nil {
 		return x.Survives
+	}
+	return nil
+}
+
+func (x *Plan) GetLacks() []string {
+	if x != nil {
+		return x.Lacks
 	}
 	return nil
 }
@@ -4584,13 +4592,14 @@ const file_metadata_metapb_metadata_proto_rawDesc = "" +
 	"\x06Change\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x10\n" +
 	"\x03old\x18\x02 \x01(\tR\x03old\x12\x10\n" +
-	"\x03new\x18\x03 \x01(\tR\x03new\"\xa3\x01\n" +
+	"\x03new\x18\x03 \x01(\tR\x03new\"\xb9\x01\n" +
 	"\x04Plan\x12/\n" +
 	"\amembers\x18\x01 \x03(\v2\x15.blkd.metadata.MemberR\amembers\x12\x18\n" +
 	"\aprimary\x18\x02 \x01(\tR\aprimary\x12\x18\n" +
 	"\areasons\x18\x03 \x03(\tR\areasons\x12\x1a\n" +
 	"\brejected\x18\x04 \x03(\tR\brejected\x12\x1a\n" +
-	"\bsurvives\x18\x05 \x03(\tR\bsurvives\";\n" +
+	"\bsurvives\x18\x05 \x03(\tR\bsurvives\x12\x14\n" +
+	"\x05lacks\x18\x06 \x03(\tR\x05lacks\";\n" +
 	"\aApplied\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x16\n" +
 	"\x06result\x18\x02 \x01(\fR\x06result\"\x9a\x04\n" +
