@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -389,4 +390,64 @@ func TestShardCatchesUp(t *testing.T) {
 	}
 	c.kill("n1")
 	m.check(c.dial("n2", "v"), "without the one that was there all the time")
+}
+
+// TestErasureCodedNodeIsReplaced: a machine dies, and a new one with empty disks takes its
+// name. That of the primary likewise; and the logs of the new ones, which were made when
+// the volume had grown, are larger than the others.
+func TestErasureCodedNodeIsReplaced(t *testing.T) {
+	const size, grown = 8 << 20, 12 << 20
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n3")
+	c.coded(via, "v", size, 2, 1)
+	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	m := newModel(t, size)
+	client := c.dial("n3", "v")
+	m.write(client, 60, 300_000)
+	c.poured("n2", "v")
+	client.Close()
+	client = c.grow(via, "n3", grown).(*nbd.Client)
+	replace := func(name string) {
+		t.Helper()
+		c.kill(name)
+		m.check(client, "without "+name)
+		m.write(client, 60, 300_000)
+		if err := os.RemoveAll(c.cfgs[name].DataDir); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := via.ReplaceNode(brief(t), &api.ReplaceNodeRequest{Node: &metapb.ReplaceNode{Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+		c.start(name)
+		c.ready(name)
+		c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+		eventually(t, name+" votes again", func() bool {
+			n, err := via.ShowNode(brief(t), &api.ShowNodeRequest{Name: name})
+			return err == nil && (n.Role == api.NodeRole_NODE_ROLE_VOTER || n.Role == api.NodeRole_NODE_ROLE_LEADER)
+		})
+		m.check(client, name+" is replaced")
+		m.write(client, 60, 300_000)
+	}
+	replace("n2")
+	replace("n1")
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+	if _, err := via.volumes.Promote(brief(t), &api.PromoteRequest{Name: "v", To: "n1"}); err != nil {
+		t.Fatal(err)
+	}
+	part := bytes.Repeat([]byte{1}, 1<<20)
+	for at := int64(size); at < grown; at += int64(len(part)) {
+		if err := blockdev.WriteAt(client, part, at, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range three {
+		c.poured(n, "v")
+	}
+	c.kill("n3") // the only one that was there all the time
+	m.check(c.dial("n2", "v"), "with shards that were rebuilt")
 }

@@ -99,6 +99,7 @@ var scenarios = []scenario{
 	{"what rots in a shard, or differs, is rebuilt from the others", 6, four, unbound, 0, code(4, 2), mendShards},
 	{"what rots in more shards than a code can do without is an error", 3, pair, unbound, 0, code(2, 1), mendTooMany},
 	{"who joins while a decision is not committed has its part", 3, pair, unbound, 0, code(2, 1), growWhilePoured},
+	{"a node is replaced, and then the primary's", 3, pair, unbound, 0, code(2, 1), replaceShards},
 	{"a part of a batch is not synced when its process ends", 3, pair, unbound, 0, code(2, 1), unsyncedPart},
 }
 

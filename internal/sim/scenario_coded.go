@@ -161,3 +161,36 @@ func growWhilePoured(s *sim, n []*node) {
 	s.connect(n[0], n[1])
 	s.connect(n[0], n[2])
 }
+
+// replaceShards: a machine dies in the midst of a batch and comes back with an empty disk,
+// under the same name, and then the primary's; what was written is read from their shards.
+func replaceShards(s *sim, n []*node) {
+	s.fillShards()
+	gone := func(x, left *node) {
+		for b := int64(0); !s.pouring(); b = (b + 1) % volumeBlocks {
+			s.do(left, blockdev.OpWrite, b)
+		}
+		s.crash(x, true)
+	}
+	back := func(x *node) {
+		s.replace(x)
+		s.until(string(x.name)+" has a replica", func() bool { return x.core != nil })
+		for _, y := range n {
+			if y != x && y.core != nil {
+				s.connect(x, y)
+			}
+		}
+		s.until(string(x.name)+" is a member", s.isMember(x.name))
+	}
+	gone(n[1], n[0])
+	s.until("n2 has left", s.hasLeft("n2"))
+	back(n[1])
+	gone(n[0], n[0])
+	s.promote(n[1])
+	s.until("n2 serves", s.serves(n[1]))
+	back(n[0])
+	s.crash(n[2], true)
+	for b := range int64(volumeBlocks) {
+		s.do(n[1], blockdev.OpRead, b)
+	}
+}

@@ -126,12 +126,7 @@ func emptyRecovery(s *sim, n []*node) {
 	s.crash(n[0], true)
 	s.crash(n[1], true)
 	for _, n := range n[:2] {
-		name := string(n.name)
-		if !s.operator("replace "+name, &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: name}}}) {
-			s.violate("scenario", "%s cannot be replaced", name)
-		}
-		s.emptied(n)
-		s.start(n)
+		s.replace(n)
 	}
 	s.until("both have replicas", func() bool { return n[0].core != nil && n[1].core != nil })
 	s.connect(n[0], n[1])
@@ -141,6 +136,16 @@ func emptyRecovery(s *sim, n []*node) {
 		s.violate("scenario", "the volume was recovered from an empty log")
 	}
 	s.gone = true
+}
+
+// replace starts a node that is down with an empty disk.
+func (s *sim) replace(n *node) {
+	name := string(n.name)
+	if !s.operator("replace "+name, &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: name}}}) {
+		s.violate("scenario", "%s cannot be replaced", name)
+	}
+	s.emptied(n)
+	s.start(n)
 }
 
 func volatileRecovery(s *sim, n []*node) {
