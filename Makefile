@@ -24,7 +24,7 @@ LDFLAGS = -s -w $(if $(VERSION),-X blkd/internal/version.Number=$(VERSION))
 PACKAGES = gcc libc6-dev fio nbdkit nbd-server libnbd-bin python3-libnbd fuse3 qemu-utils e2fsprogs util-linux \
 	nbd-client pkg-config libglib2.0-dev libgnutls28-dev dpkg-dev xz-utils procps \
 	iproute2 etcd-server fence-agents curl haproxy keepalived resource-agents libxml2-utils \
-	qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql
+	qemu-system-x86 busybox-static zstd lz4 xfsprogs postgresql psmisc dash
 
 .DEFAULT_GOAL := build
 
@@ -217,7 +217,7 @@ vm: build ## attached devices through all failures of servers, in guests with De
 	deploy/test/vm/attach.sh --env ATTACH=--relay --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
 	deploy/test/vm/attach.sh --script resize-guest.sh --tools fio,udevadm
-	$(MAKE) --no-print-directory vm-postgres vm-service vm-qemu
+	$(MAKE) --no-print-directory vm-postgres vm-service vm-ocf vm-qemu
 
 VM_FAULTS = kill promote stop restart agent agent-kill
 # The guest has the host's PostgreSQL, and memory for it.
@@ -234,6 +234,10 @@ vm-postgres: build ## PostgreSQL on an attached device: its primary killed KILLS
 .PHONY: vm-service
 vm-service: build ## blkctl service with ext4 and PostgreSQL on an attached device: its machine dies, the next one takes over
 	$(VM_POSTGRES) --script service-guest.sh --guests 2
+
+.PHONY: vm-ocf
+vm-ocf: build ## ocf:blkd:attach with a real device: ocf-tester, and a group through failovers and to another guest
+	deploy/test/vm/attach.sh --script ocf-guest.sh --guests 2 --tools fio,resource-agents
 
 .PHONY: vm-qemu
 vm-qemu: build ## a guest whose disk is a volume, by QEMU's NBD client, through failovers; and another boot

@@ -37,7 +37,7 @@ if [ "$disk_from" ]; then
 fi
 guests() {
   "$here/run.sh" ${QUIET--q} --kernel "$kernel" --script "$here/$script" --hook "$here/cluster.sh" \
-    --files "$root/bin/blkctl,$CLUSTER_DIR/iogap,$here/guest.sh,$here/postgres.sh,$root/deploy/udev/60-blkd.rules" --tools "$tools" \
+    --files "$root/bin/blkctl,$CLUSTER_DIR/iogap,$here/guest.sh,$here/postgres.sh,$root/deploy/udev/60-blkd.rules,$root/deploy/ocf/attach:/usr/lib/ocf/resource.d/blkd/attach" --tools "$tools" \
     --nodes "$guests" --mem "$mem" --timeout "${TIMEOUT:-600}" "${options[@]}" --env NODES_AT="${at%,}" "$@"
 }
 if [ "$disk_from" ]; then
