@@ -23,6 +23,7 @@ import (
 	"blkd/internal/env"
 	"blkd/internal/pki"
 	"blkd/internal/replicas"
+	"blkd/internal/socket"
 )
 
 // member is a node's part in a cluster: the metadata quorum, and the services
@@ -121,7 +122,7 @@ func (m *member) start(clock env.Clock) (*cluster.Cluster, error) {
 		return nil, err
 	}
 	w := cluster.World{
-		FS: m.node.fs, Clock: clock, Log: m.node.log, Rand: rand.Reader, Boot: boot,
+		FS: m.node.fs, Clock: clock, Log: m.node.log, Rand: rand.Reader, Boot: boot, Dial: dialQuick,
 		Credentials: func(string) credentials.TransportCredentials { return pki.PlainClientCredentials() },
 		Disk: func() (capacity, free int64) {
 			d := m.node.lookAtDisk()
@@ -137,6 +138,16 @@ func (m *member) start(clock env.Clock) (*cluster.Cluster, error) {
 		Backup:  filepath.Join(cfg.DataDir, api.StagedBackup),
 		Witness: cfg.Cluster.Witness, Labels: labels, NBD: m.node.nbdAddresses(),
 	}, w)
+}
+
+// dialQuick connects to another node for gRPC.
+func dialQuick(ctx context.Context, address string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return socket.Quick(conn), nil
 }
 
 // bootID tells one boot of the machine from the next.

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"blkd/internal/socket"
 )
 
 // dataPreamble is what a node says first on a connection that carries the data of
@@ -89,7 +91,7 @@ func (m *mux) sort(conn net.Conn) {
 		}
 	case string(begin) != dataPreamble:
 		select {
-		case m.others <- &begunConn{Conn: conn, begin: begin}:
+		case m.others <- &begunConn{Conn: socket.Quick(conn), begin: begin}:
 		case <-m.done:
 			conn.Close()
 		}

@@ -29,7 +29,7 @@ type Records struct {
 const recordHeader = 5
 
 // NewRecords wraps a connection that TLS is about to be spoken on.
-func NewRecords(nc net.Conn) *Records { return &Records{Conn: nc} }
+func NewRecords(nc net.Conn) *Records { return &Records{Conn: Quick(nc)} }
 
 // Read hands over bytes of the current record, or begins the next.
 func (r *Records) Read(p []byte) (int, error) {
