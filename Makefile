@@ -232,8 +232,9 @@ vm-postgres: build ## PostgreSQL on an attached device: its primary killed KILLS
 	$(VM_POSTGRES) --script postgres-takeover-guest.sh --guests 2 --env FAULT=hang --mutant replica/late-fence
 
 .PHONY: vm-service
-vm-service: build ## blkctl service with ext4 and PostgreSQL on an attached device: its machine dies, the next one takes over
-	$(VM_POSTGRES) --script service-guest.sh --guests 2
+vm-service: build ## blkctl service with ext4 and PostgreSQL on an attached device: its machine dies; it is moved, and back; it does not stop
+	$(VM_POSTGRES) --script service-guest.sh --guests 2 --env FAULT=die
+	$(VM_POSTGRES) --script service-guest.sh --guests 2 --env FAULT=move
 
 .PHONY: vm-ocf
 vm-ocf: build ## ocf:blkd:attach with a real device: ocf-tester, and a group through failovers and to another guest
