@@ -98,7 +98,7 @@ func (c *Core) stepDown(why string) {
 			moved(r)
 		}
 	}
-	c.out.Hangup = c.out.Hangup || !handed
+	c.out.Hangup = c.out.Hangup || c.role == Primary && !handed // before, nobody was served
 	c.endEviction(ErrMoved)
 	c.endComparison(ErrMoved)
 	c.p = primary{}

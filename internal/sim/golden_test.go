@@ -312,6 +312,9 @@ func (g *golden) at(n *goldenNode, do func(*replication.Core)) {
 			g.sayf("%s answers %s, up to entry %d", n.name, n.ask[r], r.Last())
 		}
 	}
+	if e.Hangup {
+		g.sayf("%s hangs up on its clients", n.name)
+	}
 	if e.Failed != nil {
 		g.sayf("%s ends: %v", n.name, e.Failed)
 		n.core = nil
