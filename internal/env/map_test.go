@@ -34,14 +34,16 @@ func TestMap(t *testing.T) {
 	if err := mapped.Map(size); err != nil {
 		t.Fatal(err)
 	}
-	want := bytes.Repeat([]byte("0123456"), 1000)
-	if err := mapped.WritevAt([][]byte{want[:100], want[100:5000], want[5000:]}, 12345); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range []env.File{plain, mapped} {
-		got := make([]byte, len(want))
-		if n, err := f.ReadAt(got, 12345); err != nil || n != len(want) || !bytes.Equal(got, want) {
-			t.Fatalf("read %d bytes, %v", n, err)
+	want := bytes.Repeat([]byte("0123456"), 10000)
+	for off, want := range map[int64][]byte{12345: want[:7000], 123456: want} { // a long write goes past the mapping
+		if err := mapped.WritevAt([][]byte{want[:100], want[100:5000], want[5000:]}, off); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []env.File{plain, mapped} {
+			got := make([]byte, len(want))
+			if n, err := f.ReadAt(got, off); err != nil || n != len(want) || !bytes.Equal(got, want) {
+				t.Fatalf("read %d bytes, %v", n, err)
+			}
 		}
 	}
 	if err := mapped.Sync(); err != nil {

@@ -146,9 +146,24 @@ func (o *osFile) readCached(p []byte, off int64) int {
 // iovMax is the kernel's limit (UIO_MAXIOV).
 const iovMax = 1024
 
+// mostMapped is the length, in bytes, from which a write to a mapped file goes by a system
+// call: it costs less than the faults of so many pages, of which each write to the mapping
+// brings one when the page was written back or forgotten before. Of 16 pages 0.8 µs a page
+// beside 1.9, of 4 pages 1.4, of a single one 4.1 beside 2.2.
+const mostMapped = 32 << 10
+
+func bytesOf(bufs [][]byte) (n int) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n
+}
+
 func (o *osFile) WritevAt(bufs [][]byte, off int64) error {
 	if o.mem != nil {
 		o.readAhead(off)
+	}
+	if o.mem != nil && bytesOf(bufs) < mostMapped {
 		for _, b := range bufs {
 			if _, err := o.WriteAt(b, off); err != nil {
 				return err
