@@ -37,6 +37,7 @@ type Core struct {
 type Output struct {
 	Applied []Applied // commands, with their answers
 	Confs   []string  // Contexts of the changes of members that took effect
+	Members []Members // what changes of members have made of them
 	Reads   []uint64  // ids given to ReadIndex: the state is now new enough for them
 	Changed bool      // the state is another one
 }
@@ -44,8 +45,15 @@ type Output struct {
 // Applied is a command that was applied.
 type Applied struct {
 	Index   uint64
-	Request string // the request id's bytes
+	Request string          // the request id's bytes
+	Command *metapb.Command // must not be changed
 	Result  *metapb.Result
+}
+
+// Members are those of the quorum from an index on.
+type Members struct {
+	Index uint64
+	Conf  *raftpb.ConfState // must not be changed
 }
 
 var (

@@ -69,6 +69,7 @@ func (c *Core) checkConf(cc *raftpb.ConfChangeV2) error {
 func (c *Core) applyConf(index uint64, cc *raftpb.ConfChangeV2, out *Output) {
 	c.conf = c.raw.ApplyConfChange(cc)
 	c.state.ApplyConf(index, c.conf)
+	out.Members = append(out.Members, Members{index, c.conf})
 	out.Changed = true
 	if len(cc.GetContext()) > 0 {
 		c.changing = append(c.changing, string(cc.GetContext()))

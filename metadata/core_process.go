@@ -139,7 +139,7 @@ func (c *Core) applyEntry(e *raftpb.Entry, out *Output) error {
 			return fmt.Errorf("%w: %w", errDamaged, err)
 		}
 		r := c.state.Apply(e.GetIndex(), cmd)
-		out.Applied = append(out.Applied, Applied{e.GetIndex(), string(cmd.Request), r})
+		out.Applied = append(out.Applied, Applied{e.GetIndex(), string(cmd.Request), cmd, r})
 		out.Changed = true
 	}
 	return nil

@@ -119,7 +119,7 @@ func (s *coreSim) start(m *simCore) error {
 func openSim(fs *crashfs.FS) (*Log, error) {
 	log, err := openLog(fs, "/log", logOptions{manual: true, partBytes: 200, partSync: pebble.Sync})
 	if err == nil {
-		log.db.TestOnlyWaitForCleaning()
+		log.pebble().TestOnlyWaitForCleaning()
 	}
 	return log, err
 }
@@ -326,11 +326,11 @@ func (m *simCore) arm(s *coreSim) {
 
 // flush lets Pebble write a table and forget its log.
 func (s *coreSim) flush(m *simCore) error {
-	if err := m.log.db.Flush(); err != nil && m.log.Err() == nil && !m.fs.Off() {
+	if err := m.log.pebble().Flush(); err != nil && m.log.Err() == nil && !m.fs.Off() {
 		return err
 	}
 	if m.log.Err() == nil && !m.fs.Off() {
-		m.log.db.TestOnlyWaitForCleaning()
+		m.log.pebble().TestOnlyWaitForCleaning()
 	}
 	return nil
 }

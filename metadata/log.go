@@ -25,7 +25,7 @@ import (
 // everything fails from there on with the same error ([Log.Err]) and only a fresh
 // start reads the disk again.
 type Log struct {
-	db      *pebble.DB
+	db      LogStore
 	dir     string
 	options logOptions
 	logger  atomic.Pointer[slog.Logger]
@@ -60,20 +60,30 @@ type logOptions struct {
 	partSync  *pebble.WriteOptions
 }
 
-func openLog(fs env.FS, dir string, o logOptions) (*Log, error) {
+func newLog(dir string, o logOptions) *Log {
 	l := &Log{dir: dir, options: o}
 	l.logger.Store(slog.Default())
+	return l
+}
+
+func openLog(fs env.FS, dir string, o logOptions) (*Log, error) {
+	l := newLog(dir, o)
 	db, err := pebble.Open(dir, l.pebbleOptions(fs))
 	if err != nil {
 		return nil, l.fail("open", err)
 	}
-	l.db = db
 	if err := l.Err(); err != nil { // see stopFS
 		db.Close() //nolint:errcheck // the error that matters is known
 		return nil, err
 	}
+	return l.openOn(pebbleStore{db})
+}
+
+// openOn reads what a store holds.
+func (l *Log) openOn(store LogStore) (*Log, error) {
+	l.db = store
 	if err := l.load(); err != nil {
-		db.Close() //nolint:errcheck // likewise
+		store.Close() //nolint:errcheck // the error that matters is known
 		return nil, l.fail("read", err)
 	}
 	return l, nil

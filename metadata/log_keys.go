@@ -93,42 +93,31 @@ func (l *Log) get(key []byte, use func([]byte) error) error {
 	return nil
 }
 
-// empty tells whether the database has no key at all.
+// empty tells whether the store has no key at all.
 func (l *Log) empty() (bool, error) {
-	it, err := l.db.NewIter(nil)
-	if err != nil {
-		return false, err
-	}
-	empty := !it.First()
-	return empty, errors.Join(it.Error(), it.Close())
+	empty := true
+	err := l.db.Scan(nil, nil, func([]byte, []byte) (bool, error) {
+		empty = false
+		return false, nil
+	})
+	return empty, err
 }
 
 // scan calls f with the stored entries from lo up to but not including hi, and
 // the size of each in bytes, until f returns false or an error.
-func (l *Log) scan(lo, hi uint64, f func(e *raftpb.Entry, size uint64) (bool, error)) (err error) {
+func (l *Log) scan(lo, hi uint64, f func(e *raftpb.Entry, size uint64) (bool, error)) error {
 	upper := entriesEnd
 	if hi != ^uint64(0) {
 		upper = entryKey(hi)
 	}
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: entryKey(lo), UpperBound: upper})
-	if err != nil {
-		return fmt.Errorf("read entries from %d: %w", lo, err)
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
+	err := l.db.Scan(entryKey(lo), upper, func(key, value []byte) (bool, error) {
 		e := new(raftpb.Entry)
-		v, err := it.ValueAndErr()
-		if err != nil {
-			return fmt.Errorf("read entry %x: %w", it.Key(), err)
+		if err := proto.Unmarshal(value, e); err != nil {
+			return false, fmt.Errorf("%w: entry %x: %w", errDamaged, key, err)
 		}
-		if err := proto.Unmarshal(v, e); err != nil {
-			return fmt.Errorf("%w: entry %x: %w", errDamaged, it.Key(), err)
-		}
-		if more, err := f(e, uint64(len(v))); err != nil || !more {
-			return err
-		}
-	}
-	if err := it.Error(); err != nil {
+		return f(e, uint64(len(value)))
+	})
+	if err != nil {
 		return fmt.Errorf("read entries from %d: %w", lo, err)
 	}
 	return nil

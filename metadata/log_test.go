@@ -144,7 +144,7 @@ func TestLogSnapshotInParts(t *testing.T) {
 		}
 	}
 	parts := 0
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: partKey(0, 0), UpperBound: partsEnd})
+	it, err := l.pebble().NewIter(&pebble.IterOptions{LowerBound: partKey(0, 0), UpperBound: partsEnd})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func TestLogRefuses(t *testing.T) {
 		mustDo(t, appendTo(l, 1, 1, 1, 1, 1, 1))
 		commitUpTo(l, 5)
 		mustDo(t, l.compact(position{3, 1}, &raftpb.ConfState{Voters: []uint64{1}}, []byte("state"), 1))
-		mustDo(t, c.spoil(l.db), l.Close())
+		mustDo(t, c.spoil(l.pebble()), l.Close())
 		_, err := OpenLog(fs, "/log")
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
@@ -293,7 +293,7 @@ func TestSnapshotIsDamaged(t *testing.T) {
 	} {
 		fs := crashfs.New()
 		l := mustOpen(t, fs)
-		mustDo(t, l.found(&raftpb.ConfState{Voters: []uint64{1}}, make([]byte, partBytes+10)), spoil(l.db))
+		mustDo(t, l.found(&raftpb.ConfState{Voters: []uint64{1}}, make([]byte, partBytes+10)), spoil(l.pebble()))
 		if _, err := l.Snapshot(); !errors.Is(err, errDamaged) || l.Err() == nil {
 			t.Errorf("case %d: %v", i, err)
 		}
@@ -346,3 +346,6 @@ func TestCrashLeavesNoOrphans(t *testing.T) {
 	}
 	mustDo(t, l.Close())
 }
+
+// pebble is the database that a log on disk is kept in.
+func (l *Log) pebble() *pebble.DB { return l.db.(pebbleStore).DB }

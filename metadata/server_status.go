@@ -31,6 +31,18 @@ type Follower struct {
 	Snapshot bool // it is being sent a snapshot
 }
 
+// Raft is the status as a Steward takes it.
+func (s *ServerStatus) Raft() RaftStatus {
+	r := RaftStatus{
+		ID: s.ID, Leader: s.Leader, Voters: s.Voters, Outgoing: s.Outgoing, Learners: s.Learners, Commit: s.Commit,
+		Match: map[uint64]uint64{s.ID: s.Commit},
+	}
+	for _, f := range s.Followers {
+		r.Match[f.ID] = f.Match
+	}
+	return r
+}
+
 // Status returns what this member knows after its last round.
 func (s *Server) Status() ServerStatus {
 	s.pub.Lock()
@@ -40,7 +52,7 @@ func (s *Server) Status() ServerStatus {
 
 // publish makes what the round brought about visible.
 func (s *Server) publish(changed bool) {
-	st := s.core.status()
+	st := s.core.Status()
 	s.pub.Lock()
 	defer s.pub.Unlock()
 	changed = changed || st.Leader != s.pub.status.Leader
@@ -51,7 +63,8 @@ func (s *Server) publish(changed bool) {
 	}
 }
 
-func (c *Core) status() ServerStatus {
+// Status returns what this member knows after its last Process.
+func (c *Core) Status() ServerStatus {
 	st := c.raw.BasicStatus()
 	out := ServerStatus{
 		ID: c.config.ID, Leader: st.Lead, Term: st.GetTerm(), Commit: st.GetCommit(), Applied: c.applied.index,

@@ -38,7 +38,7 @@ func (c *Cluster) steer(s *metadata.Server, leader uint64) {
 		c.steward = &steward{status.Term, passive}
 	}
 	in := metadata.StewardInput{
-		Now: c.now(), Wall: c.world.Clock.Wall().UnixNano(), Verdicts: c.detector.Verdicts(), Raft: raftStatus(&status),
+		Now: c.now(), Wall: c.world.Clock.Wall().UnixNano(), Verdicts: c.detector.Verdicts(), Raft: status.Raft(),
 	}
 	var out metadata.StewardOutput
 	s.View(func(state *metadata.State) {
@@ -46,17 +46,6 @@ func (c *Cluster) steer(s *metadata.Server, leader uint64) {
 		out = c.steward.passive.Step(in)
 	})
 	c.carryOut(s, out)
-}
-
-func raftStatus(s *metadata.ServerStatus) metadata.RaftStatus {
-	r := metadata.RaftStatus{
-		ID: s.ID, Leader: s.Leader, Voters: s.Voters, Outgoing: s.Outgoing, Learners: s.Learners, Commit: s.Commit,
-		Match: map[uint64]uint64{s.ID: s.Commit},
-	}
-	for _, f := range s.Followers {
-		r.Match[f.ID] = f.Match
-	}
-	return r
 }
 
 // stewardTime is how long one of the steward's acts may take; it tries again.
