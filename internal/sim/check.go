@@ -587,6 +587,9 @@ func (s *sim) describe() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "record %+v", *s.rec)
 	for _, n := range s.nodes {
+		if v := n.voter; v != nil {
+			fmt.Fprintf(&b, "\n%s in the quorum: takes part %v, is a member %v, %+v", n.name, v.taking, v.member, v.status)
+		}
 		if n.core == nil {
 			fmt.Fprintf(&b, "\n%s without a replica, up: %v", n.name, n.up)
 			continue

@@ -31,8 +31,8 @@ func init() {
 	}
 	faults = []fault{
 		//                         mixed splits crashes powers resyncs
-		{"kill", [profiles]float64{1, 0.1, 6, 1, 2}, one(func(s *sim, n *node) { s.crash(n, false) })},
-		{"power", [profiles]float64{1, 0, 0, 3, 2}, one(func(s *sim, n *node) { s.crash(n, true) })},
+		{"kill", [profiles]float64{1, 0.1, 6, 1, 2}, one(func(s *sim, n *node) { s.cutOffOr(n, false) })},
+		{"power", [profiles]float64{1, 0, 0, 3, 2}, one(func(s *sim, n *node) { s.cutOffOr(n, true) })},
 		{"blackout", [profiles]float64{0.1, 0, 0, 1, 0}, one(func(s *sim, _ *node) { s.blackout() })},
 		{"stop", [profiles]float64{0.3, 0.1, 1, 0.5, 0.5}, one((*sim).stop)},
 		{"start", [profiles]float64{6, 6, 12, 10, 12}, one((*sim).start)},
@@ -41,7 +41,7 @@ func init() {
 		{"slow", [profiles]float64{0.5, 1, 1, 0.2, 1}, drawn(func(s *sim, n *node, rnd *rand.Rand) { n.slow = s.during(rnd, 2*time.Second) })},
 		{"slow-disk", [profiles]float64{0.5, 1, 1, 1, 1}, drawn(func(s *sim, n *node, rnd *rand.Rand) { n.lazy = s.during(rnd, 4*time.Second) })},
 		{"full-disk", [profiles]float64{0.2, 0.2, 0.2, 0.2, 0.2}, drawn((*sim).fill)},
-		{"io-error", [profiles]float64{0.2, 0, 0.5, 0.3, 0.2}, one(func(_ *sim, n *node) { n.disk.broken = n.core != nil })},
+		{"io-error", [profiles]float64{0.2, 0, 0.5, 0.3, 0.2}, one((*sim).breakDisk)},
 		{"old-disk", [profiles]float64{0.5, 0, 0.5, 0.5, 1}, one((*sim).oldDisk)},
 		{"rot", [profiles]float64{3, 3, 1, 1, 3}, drawn((*sim).rot)},
 		{"isolate", [profiles]float64{0.5, 4, 1, 0, 1}, (*sim).isolate},
@@ -124,6 +124,15 @@ func (s *sim) promoteAny(_ *node, rnd *rand.Rand) {
 	}
 }
 
+// cutOffOr stops a node, at once or in the middle of the next write of its metadata.
+func (s *sim) cutOffOr(n *node, power bool) {
+	if n.voter != nil && n.voter.core != nil && s.rnd.IntN(2) == 0 {
+		n.store.last = &lastWrite{power: power, whole: s.rnd.IntN(2) == 0}
+		return
+	}
+	s.crash(n, power)
+}
+
 // crash stops a node; power loss takes what was not synced, or a part of it.
 func (s *sim) crash(n *node, power bool) {
 	s.crashWith(n, power, func(most int) int { return s.rnd.IntN(most + 1) })
@@ -139,6 +148,7 @@ func (s *sim) crashWith(n *node, power bool, survive func(most int) int) {
 	if power {
 		n.boot++
 	}
+	s.closeVoter(n, power, survive)
 	if !n.up {
 		return
 	}
@@ -147,6 +157,8 @@ func (s *sim) crashWith(n *node, power bool, survive func(most int) int) {
 		s.Torn++
 	}
 	n.up, n.registered = false, false
+	n.run++
+	n.left = false
 	s.close(n)
 }
 
@@ -160,9 +172,12 @@ func (s *sim) stop(n *node) {
 		n.core.Stop(s.clock(n))
 		s.effects(n)
 		n.disk.synced = n.disk.content
-		n.clean = true
+		n.clean = n.previous == n.inc
 	}
 	n.up, n.registered = false, false
+	n.run++
+	n.left = false
+	s.closeVoter(n, false, nil)
 	s.close(n)
 }
 
@@ -175,6 +190,15 @@ func (s *sim) close(n *node) {
 	}
 }
 
+// breakDisk lets the next write of a node's replica fail, or of its metadata.
+func (s *sim) breakDisk(n *node) {
+	if n.voter != nil && n.voter.core != nil && s.rnd.IntN(2) == 0 {
+		n.store.last = &lastWrite{fails: true}
+		return
+	}
+	n.disk.broken = n.core != nil
+}
+
 // fill lets a node's disk be full for a while: it waits.
 func (s *sim) fill(n *node, rnd *rand.Rand) { n.paused = s.during(rnd, time.Second) }
 
@@ -183,23 +207,38 @@ func (s *sim) fill(n *node, rnd *rand.Rand) { n.paused = s.during(rnd, time.Seco
 func (s *sim) oldDisk(n *node) {
 	switch {
 	case n.image == nil && n.has:
-		n.image = &image{disk: *n.disk, shard: n.shard, identity: n.identity}
+		n.image = s.imageOf(n)
 	case n.image != nil && n.previous != n.image.identity.previous:
 		s.crash(n, false)
 		s.logf("%s has the disk of an earlier time", n.name)
-		n.newest = &image{disk: *n.disk, shard: n.shard, identity: n.identity}
+		n.newest = s.imageOf(n)
 		boot := n.boot
-		*n.disk, n.shard, n.identity = n.image.disk, n.image.shard, n.image.identity
+		s.putBack(n, n.image)
 		n.disk.synced = n.disk.content
 		n.boot, n.old = boot, true
 		n.has, n.image = true, nil
-		delete(s.promised, n) // of the disk that is gone
 		s.OldDisks++
 	}
 }
 
+func (s *sim) imageOf(n *node) *image {
+	x := &image{disk: *n.disk, shard: n.shard, identity: n.identity}
+	if s.raft {
+		x.store = n.store.copied()
+	}
+	return x
+}
+
+// putBack lets a node have what an image has.
+func (s *sim) putBack(n *node, x *image) {
+	*n.disk, n.shard, n.identity = x.disk, x.shard, x.identity
+	n.store = x.store
+	delete(s.promised, n) // of the disk that is gone
+}
+
 // image is a copy of a node's data directory.
 type image struct {
+	store    *store
 	disk     disk
 	shard    shard
 	identity identity
@@ -316,6 +355,7 @@ func (s *sim) calm() {
 	}
 	for _, n := range s.nodes {
 		n.paused, n.slow, n.lazy = 0, 0, 0
+		s.mendVoter(n)
 		n.disk.broken, n.disk.rot, n.shard.rot = false, [mostBlocks]bool{}, [decisions]bool{}
 		if n.deaf > s.now {
 			n.deaf = 0

@@ -14,29 +14,34 @@ import (
 
 const volumeName = "v"
 
-// quorum is the metadata: one log of commands, which is decided while a majority of
-// voters is awake and reachable, the state that they make, and the leader's steward.
+// quorum is the metadata: the commands that were decided, in their order, and the state
+// that they make. Raft of all nodes decides; see voter. In the other seeds there is one
+// log, decided while a majority of voters is awake and reachable, and a leader's steward.
 type quorum struct {
 	state   *metadata.State
-	index   uint64
+	index   uint64              // of the last command
 	rec     *replication.Record // of the newest state
 	voters  []*node
 	leader  *node // nil: none
 	steward *metadata.Steward
 	elected instant // when a leader may be elected next
 	runs    int     // of nodes, that were registered
+	chronicle
 }
 
 // identity is what a node's disk and machine know of its last run.
 type identity struct {
-	diskID   uint64
-	previous replication.Incarnation
-	booted   int // boot, of that run
-	boot     int // how often its machine has been switched on
-	clean    bool
-	ioError  bool
-	old      bool // the disk is one of an earlier time
-	emptied  bool // the disk was emptied, and has not been brought level since
+	diskID       uint64
+	raftID       uint64 // 0: the node is blank
+	previous     replication.Incarnation
+	tried        []uint64 // runs since that may be registered as well
+	registeredAt uint64   // index
+	booted       int      // boot, of that run
+	boot         int      // how often its machine has been switched on
+	clean        bool
+	ioError      bool
+	old          bool // the disk is one of an earlier time
+	emptied      bool // the disk was emptied, and has not been brought level since
 }
 
 // found founds the cluster and makes the volume.
@@ -53,10 +58,15 @@ func (s *sim) found() {
 		found.Founders = append(found.Founders, &metapb.Founder{Name: string(n.name), Id: uint64(n.id + 1),
 			Address: string(n.name) + ":1", Disk: n.diskID, Voter: slices.Contains(s.voters, n)})
 	}
-	s.must(&metapb.Command{Op: &metapb.Command_FoundCluster{FoundCluster: found}})
+	foundation := &metapb.Command{Op: &metapb.Command_FoundCluster{FoundCluster: found}}
+	if s.raft {
+		s.foundVoters(foundation)
+	} else {
+		s.must(foundation)
+	}
 	for _, n := range s.nodes {
 		s.must(s.registration(n))
-		n.previous = n.inc
+		n.previous, n.tried, n.registeredAt = n.inc, nil, s.index
 	}
 	create := &metapb.CreateVolume{Name: volumeName, SizeBytes: volumeBlocks * blockSize, MinCopies: int32(s.shape.MinCopies),
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(s.replicas)},
@@ -75,12 +85,17 @@ func (s *sim) found() {
 	}
 	s.must(&metapb.Command{Op: &metapb.Command_CreateVolume{CreateVolume: create}})
 	s.must(s.attach("c1", false))
-	s.lead(s.voters[0])
+	if !s.raft {
+		s.lead(s.voters[0])
+	}
+	s.founding = false
 }
 
 // must decides what cannot be refused.
 func (s *sim) must(c *metapb.Command) {
-	if r := s.decide(c); r.Code != metapb.Code_CODE_OK {
+	if s.raft {
+		s.mustVote(c)
+	} else if r := s.decide(c); r.Code != metapb.Code_CODE_OK {
 		panic(fmt.Sprintf("the quorum refuses %v: %s", c.Op, r.Text))
 	}
 }
@@ -95,10 +110,15 @@ func (s *sim) decideFor(c *metapb.Command, p *replication.Proposal) *metapb.Resu
 		binary.LittleEndian.PutUint64(c.Request, s.rnd.Uint64())
 		binary.LittleEndian.PutUint64(c.Request[8:], s.rnd.Uint64())
 	}
-	s.index++
 	c.Time = s.wall()
+	return s.applied(s.index+1, c, p)
+}
+
+// applied makes of the state what a command makes of it.
+func (s *sim) applied(index uint64, c *metapb.Command, p *replication.Proposal) *metapb.Result {
+	s.index = index
 	was := s.state.Volume(volumeName)
-	r := s.state.Apply(s.index, c)
+	r := s.state.Apply(index, c)
 	if c.GetRegisterNode() != nil || c.GetReplaceNode() != nil {
 		s.runs++
 	}
@@ -123,7 +143,8 @@ func bootID(n int) string { return fmt.Sprintf("boot %d", n) }
 // registration is how a node's new run makes itself known.
 func (s *sim) registration(n *node) *metapb.Command {
 	n.inc = replication.Incarnation(s.rnd.Uint64() | 1)
-	c := &metapb.RegisterNode{Name: string(n.name), Disk: n.diskID, Incarnation: uint64(n.inc), Previous: uint64(n.previous),
+	n.tried = append(slices.Clip(n.tried), uint64(n.inc))
+	c := &metapb.RegisterNode{Name: string(n.name), Disk: n.diskID, Incarnation: uint64(n.inc), Previous: uint64(n.previous), Tried: n.tried,
 		Clean: n.clean, IoError: n.ioError, Boot: bootID(n.boot), PreviousBoot: bootID(n.booted), Address: string(n.name) + ":1", Witness: n.witness,
 		CapacityBytes: 1 << 40, FreeBytes: 1 << 39, VersionMin: 1, VersionMax: 1}
 	return &metapb.Command{Op: &metapb.Command_RegisterNode{RegisterNode: c}}
@@ -132,7 +153,12 @@ func (s *sim) registration(n *node) *metapb.Command {
 // start starts a node that is down. It votes at once, and opens its replica when it
 // has registered.
 func (s *sim) start(n *node) {
-	if !n.up {
+	switch {
+	case n.up:
+	case s.raft:
+		n.up, n.registered = true, false
+		s.startVoter(n)
+	default:
 		n.up, n.registered = true, false
 		s.register(n)
 	}
@@ -155,11 +181,11 @@ func (s *sim) register(n *node) {
 			s.violate("S11", "%s cannot be started, not even after it was replaced: %s", n.name, r.Text)
 		}
 	}
-	n.previous, n.booted, n.clean, n.ioError = n.inc, n.boot, false, false
+	n.previous, n.booted, n.clean, n.ioError, n.tried = n.inc, n.boot, false, false, nil
 	s.logf("%s starts again, members %v", n.name, s.rec.Members)
 	s.pulse(n)
 	if n.has {
-		s.boot(n, false)
+		s.boot(n, s.rec, false)
 	}
 	s.deliver(n)
 }
@@ -169,6 +195,20 @@ func (s *sim) register(n *node) {
 // held counts for nothing, and empties its data directory. A replaced node does not
 // start with the directory that it had: that has the Raft id of before.
 func (s *sim) oldDiskFound(n *node) {
+	if s.spared(n) && s.operator("replace "+string(n.name), s.replacement(n)) {
+		s.Replaced++
+		s.emptied(n)
+		return
+	}
+	s.restoreNewest(n)
+}
+
+func (s *sim) replacement(n *node) *metapb.Command {
+	return &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: string(n.name)}}}
+}
+
+// spared tells whether others can do without what a node has.
+func (s *sim) spared(n *node) bool {
 	sound := 0
 	for _, m := range s.rec.Set() {
 		if m.Node != n.name && !m.Amnesiac && s.node(m.Node).registered {
@@ -180,16 +220,15 @@ func (s *sim) oldDiskFound(n *node) {
 	if s.code != nil {
 		spared = spared && sound >= s.code.K()
 	}
-	if spared && s.operator("replace "+string(n.name), &metapb.Command{Op: &metapb.Command_ReplaceNode{ReplaceNode: &metapb.ReplaceNode{Name: string(n.name)}}}) {
-		s.Replaced++
-		s.emptied(n)
-		return
-	}
+	return spared
+}
+
+// restoreNewest gives a node its newest disk back.
+func (s *sim) restoreNewest(n *node) {
 	s.logf("%s gets its newest disk back", n.name)
-	*n.disk, n.shard, n.identity = n.newest.disk, n.newest.shard, n.newest.identity
+	s.putBack(n, n.newest)
 	n.boot++
 	n.disk.broken = false
-	delete(s.promised, n)
 }
 
 // emptied gives a node an empty data directory, without the promise of before.
@@ -200,11 +239,18 @@ func (s *sim) emptied(n *node) {
 	n.disk.lineage, n.disk.prom = 0, 0
 	n.disk.broken, n.disk.doomed = false, false
 	n.shard = shard{}
+	if s.raft {
+		n.raftID, n.tried, n.registeredAt, n.store = 0, nil, 0, newStore()
+	}
 	delete(s.promised, n)
 }
 
-// deliver tells a node the newest record, some time later.
+// deliver tells a node the newest record, some time later. With Raft its own copy of the
+// state tells.
 func (s *sim) deliver(n *node) {
+	if s.raft {
+		return
+	}
 	r := s.rec
 	s.later(n, s.delay(5), func() { s.told(n, r) })
 }
@@ -217,7 +263,7 @@ func (s *sim) told(n *node, r *replication.Record) {
 		s.logf("%s gets a replica", n.name)
 		n.disk.empty()
 		n.shard = shard{}
-		s.boot(n, true)
+		s.boot(n, r, true)
 		s.told(n, r)
 	case n.core == nil:
 	case r == s.rec && r.Member(n.name) == nil:
@@ -252,9 +298,20 @@ func (s *sim) votes(n *node) bool { return n.up && n.paused <= s.now && n.deaf <
 // propose carries a core's proposal to the quorum, again and again until it is
 // decided, and the answer back. Sometimes it is sent twice.
 func (s *sim) propose(n *node, p replication.Proposal) {
+	if s.raft && n.voter == nil {
+		return // it has left the quorum, and asks in vain
+	}
 	c := replicas.CommandOf(volumeName, &p)
+	known := s.state.Volume(volumeName)
+	if s.raft {
+		known = n.voter.volume
+	}
 	if m := c.GetSetMembers(); m != nil {
-		m.Copies = replicas.CopiesAfter(s.state.Volume(volumeName), m.Members)
+		m.Copies = replicas.CopiesAfter(known, m.Members)
+	}
+	if s.raft {
+		s.proposeVia(n.voter, c, &p)
+		return
 	}
 	inc := n.inc
 	var ask func(again bool)
@@ -284,15 +341,28 @@ func (s *sim) propose(n *node, p replication.Proposal) {
 	s.at(max(s.now, n.deaf)+instant(s.delay(10)), nil, func() { ask(twice) })
 }
 
-// operator asks for a change of the record as it is now.
-func (s *sim) operator(what string, c *metapb.Command) bool {
-	if !s.decides() {
-		return false
+// operator asks for a change of the record as it is now. With Raft the answer comes
+// later, and it is false.
+func (s *sim) operator(what string, c *metapb.Command) (ok bool) {
+	s.operatorThen(what, c, func() { ok = true })
+	return ok
+}
+
+// operatorThen is operator, and then does something if it was made.
+func (s *sim) operatorThen(what string, c *metapb.Command, then func()) {
+	done := func(r *metapb.Result) {
+		s.logf("quorum: an operator asks: %s: %v %s", what, r.Code, r.Text)
+		if r.Code == metapb.Code_CODE_OK {
+			then()
+		}
 	}
 	c.By = "operator"
-	r := s.decide(c)
-	s.logf("quorum: an operator asks: %s: %v %s", what, r.Code, r.Text)
-	return r.Code == metapb.Code_CODE_OK
+	switch {
+	case s.raft:
+		s.askFor(nil, c, nil, done)
+	case s.decides():
+		done(s.decide(c))
+	}
 }
 
 func (s *sim) attach(holder string, takeover bool) *metapb.Command {
@@ -308,9 +378,7 @@ func (s *sim) takeover() {
 	if s.Takeovers%2 == 0 || holder == "" {
 		holder = fmt.Sprintf("c%d", s.rec.Attachment+1)
 	}
-	if s.operator("takeover", s.attach(holder, true)) {
-		s.Takeovers++
-	}
+	s.operatorThen("takeover", s.attach(holder, true), func() { s.Takeovers++ })
 }
 
 // promote asks for a promotion.
@@ -374,12 +442,19 @@ func (s *sim) leave(n *node) {
 
 // marks reports how far the volume is committed.
 func (s *sim) marks(n *node) {
-	if !s.decides() || n.deaf > s.now || !s.awake(n) {
+	if !s.raft && !s.decides() || n.deaf > s.now || !s.awake(n) {
 		return
 	}
-	if role, gen := n.core.Role(); role == replication.Primary {
-		s.decide(&metapb.Command{Op: &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{Volume: volumeName,
-			Generation: uint64(gen), Seq: uint64(n.disk.Committed())}}})
+	role, gen := n.core.Role()
+	if role != replication.Primary {
+		return
+	}
+	c := &metapb.Command{Op: &metapb.Command_ReportMark{ReportMark: &metapb.ReportMark{Volume: volumeName,
+		Generation: uint64(gen), Seq: uint64(n.disk.Committed())}}}
+	if s.raft {
+		s.askFor(n.voter, c, nil, nil)
+	} else {
+		s.decide(c)
 	}
 }
 
@@ -402,12 +477,22 @@ func (s *sim) lead(n *node) {
 	if n == nil {
 		return
 	}
-	var err error
-	if s.steward, err = metadata.NewSteward(metadata.StewardConfig{ReplaceVoterAfter: 24 * time.Hour, StableFor: 24 * time.Hour,
-		ObserveAfter: s.scaled(250 * time.Millisecond), RetryMin: s.scaled(time.Second), RetryMax: s.scaled(time.Minute)}); err != nil {
+	s.steward = s.newSteward()
+	s.logf("quorum: %s leads", n.name)
+}
+
+// newSteward begins a reign. Without Raft the voters stay.
+func (s *sim) newSteward() *metadata.Steward {
+	c := metadata.StewardConfig{ReplaceVoterAfter: 24 * time.Hour, StableFor: 24 * time.Hour,
+		ObserveAfter: s.scaled(250 * time.Millisecond), RetryMin: s.scaled(time.Second), RetryMax: s.scaled(time.Minute)}
+	if s.raft {
+		c.ReplaceVoterAfter, c.StableFor = max(time.Second, s.scaled(10*time.Second)), s.scaled(5*time.Second)
+	}
+	steward, err := metadata.NewSteward(c)
+	if err != nil {
 		panic(err)
 	}
-	s.logf("quorum: %s leads", n.name)
+	return steward
 }
 
 const heartbeat = 100 * time.Millisecond
@@ -425,9 +510,12 @@ func (s *sim) pulse(n *node) {
 		panic(err)
 	}
 	n.beats, n.watches = make([]uint64, len(s.nodes)), 0
-	beat := 0
+	beat, v := 0, n.voter
 	var next func()
 	next = func() {
+		if n.voter != v { // of a run that is no more, or that has left the quorum
+			return
+		}
 		if beat%2 == 0 {
 			s.beat(n)
 		}
@@ -457,10 +545,12 @@ func (s *sim) beat(n *node) {
 		case 1:
 			copies = 2
 		}
+		shown := n.voter.shows()
 		b := metadata.Beat{From: string(n.name), Incarnation: uint64(n.inc), Seq: n.beats[to.id], Heard: heard}
 		for range copies {
 			s.later(to, s.delay(0.5), func() {
 				if !s.wires[n.id][to.id].cut {
+					s.see(to.voter, n, shown)
 					b.RTT = time.Millisecond
 					to.detector.Beat(time.Duration(s.clock(to)), b)
 				}
@@ -473,6 +563,10 @@ func (s *sim) beat(n *node) {
 // none that can.
 func (s *sim) govern(n *node) {
 	s.watch(n)
+	if s.raft {
+		s.steer(n.voter)
+		return
+	}
 	if s.bare || !s.decides() {
 		return
 	}
@@ -506,10 +600,15 @@ func (s *sim) govern(n *node) {
 
 // watch tells a detector whom to watch.
 func (s *sim) watch(n *node) {
-	if n.watches != s.runs {
+	state, news := s.state, n.watches != s.runs
+	if s.raft {
+		state, news = n.voter.core.State(), n.voter.news
+		n.voter.news = false
+	}
+	if news {
 		n.watches = s.runs
 		var peers []metadata.Peer
-		for _, m := range s.state.Nodes() {
+		for _, m := range state.Nodes() {
 			peers = append(peers, metadata.Peer{Name: m.Name, Incarnation: m.Incarnation})
 		}
 		n.detector.SetPeers(time.Duration(s.clock(n)), peers)

@@ -52,6 +52,7 @@ var rules = []Rule{
 	{"once", "What a client sends again acts once, and is answered only when it has acted.", "actedBy: at each first commit; checkActed: at each answer; checkSessions: of members that are level", true},
 	{"reach", "What a member that counts lacks, the log of each other one has.", "checkReach: over the disks, every few steps", true},
 	{"evict", "A replica is out when that is reported.", "evictedBy", true},
+	{"quorum", "A term has one leader, logs match, nothing that was decided is lost or other elsewhere, and no read misses it.", "wroteEntry, appliedAt, checkState, readDone, checkVoters", true},
 	{"assertion", "No assertion of the code fails.", "all of them", true},
 	{"scenario", "What a scenario waits for happens.", "until", true},
 }

@@ -1,7 +1,10 @@
 package sim
 
 import (
+	crand "crypto/rand"
+	"encoding/binary"
 	"io"
+	"math/rand/v2"
 	"time"
 )
 
@@ -9,7 +12,8 @@ import (
 // noticed.
 type Tally struct {
 	Answered, Reads, Flushes, Takeovers, Generations, Certified, Failovers, Recoveries, Shapes, Evictions, Resizes, Mended, Unmended,
-	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins, Rebuilt, Repeated, Torn, Holes, Moves int
+	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins, Rebuilt, Repeated, Torn, Holes, Moves,
+	Elections, VoterChanges, QuorumReads, Refused int
 }
 
 // Add adds what has happened in another run.
@@ -24,6 +28,7 @@ func (t *Tally) Add(o Tally) {
 		{&t.Comparisons, o.Comparisons}, {&t.Replaced, o.Replaced}, {&t.OldDisks, o.OldDisks}, {&t.DiskErrors, o.DiskErrors},
 		{&t.Copies, o.Copies}, {&t.Rejoins, o.Rejoins}, {&t.Rebuilt, o.Rebuilt},
 		{&t.Repeated, o.Repeated}, {&t.Torn, o.Torn}, {&t.Holes, o.Holes}, {&t.Moves, o.Moves},
+		{&t.Elections, o.Elections}, {&t.VoterChanges, o.VoterChanges}, {&t.QuorumReads, o.QuorumReads}, {&t.Refused, o.Refused},
 	} {
 		*x.to += x.from
 	}
@@ -40,7 +45,11 @@ type Result struct {
 // Run runs a schedule, and writes a trace to out if that is not nil. It does not
 // return before everything is level again, or a rule is broken.
 func Run(p Schedule, out io.Writer) Result {
-	s := newSim(p.Seed, setupOf(p.Seed), out)
+	c := setupOf(p.Seed)
+	if c.raft = p.Raft; c.raft {
+		defer seedRandomness(p.Seed)()
+	}
+	s := newSim(p.Seed, c, out)
 	v := s.guarded(func() {
 		s.build()
 		for _, f := range p.Faults {
@@ -54,6 +63,16 @@ func Run(p Schedule, out io.Writer) Result {
 		s.settle()
 	})
 	return s.result(v)
+}
+
+// seedRandomness puts what Raft draws from crypto/rand, its election timeouts, into the
+// hands of a seed, until the function that it returns is called.
+func seedRandomness(seed uint64) (restore func()) {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	old := crand.Reader
+	crand.Reader = rand.NewChaCha8(key)
+	return func() { crand.Reader = old }
 }
 
 func (s *sim) result(v *Violation) Result {
@@ -75,7 +94,7 @@ const (
 // what clients were told meanwhile.
 func (s *sim) settle() {
 	deadline := s.now + instant(settleTime)
-	for round := 0; round == 0 || !s.level(); round++ {
+	for round := 0; round == 0 || !s.level() || !s.levelQuorum(); round++ {
 		s.calm()
 		s.idle = round%8 >= 2 // clients help plans on, but nothing is level under them
 		s.run(s.scaled(300 * time.Millisecond))
@@ -94,4 +113,7 @@ func (s *sim) settle() {
 		}
 	}
 	s.checkHistory()
+	if s.raft {
+		s.checkVoters()
+	}
 }

@@ -16,6 +16,7 @@ type Schedule struct {
 	Seed   uint64        `json:"seed"`
 	Length time.Duration `json:"length"` // of the time in which faults happen; then everything has to become level
 	Faults []Fault       `json:"faults"`
+	Raft   bool          `json:"raft,omitempty"` // the quorum is Raft on all nodes, not one list
 	// Rule is the one that was broken when the schedule was kept; empty for a plan.
 	Rule string `json:"rule,omitempty"`
 	Note string `json:"note,omitempty"`
@@ -99,7 +100,7 @@ func (c setup) nodes() int {
 func Plan(seed uint64) Schedule {
 	c := setupOf(seed)
 	rnd := rand.New(rand.NewPCG(seed, 2))
-	p := Schedule{Seed: seed, Length: time.Duration(float64(3*time.Second) * c.tempo)}
+	p := Schedule{Seed: seed, Length: time.Duration(float64(3*time.Second) * c.tempo), Raft: !c.external}
 	sum := 0.0
 	for i := range faults {
 		sum += faults[i].weight[c.profile]

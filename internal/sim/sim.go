@@ -57,6 +57,7 @@ type setup struct {
 	replicas int
 	spares   int  // nodes without a replica, at first
 	external bool // the quorum is not among the nodes that fail
+	raft     bool // the quorum is Raft on all nodes, not one list
 	scale    time.Duration
 	tempo    float64 // everything is that much rarer
 	limits   replication.Limits
@@ -84,10 +85,15 @@ type node struct {
 	reqs       map[*replication.Request]*op
 
 	identity
-	detector *metadata.Detector
-	beats    []uint64 // sent to each
-	watches  int      // the runs of nodes that the detector knows of
-	image    *image   // of an earlier time; nil: none
+	run       int    // counts its starts and its ends
+	voter     *voter // its part in the quorum; nil: none, or it is no Raft
+	store     *store // its metadata; nil: it is no Raft
+	left      bool   // its metadata disk has failed in this run
+	replacing bool   // an operator has asked to replace it
+	detector  *metadata.Detector
+	beats     []uint64 // sent to each
+	watches   int      // the runs of nodes that the detector knows of
+	image     *image   // of an earlier time; nil: none
 	codedNode
 	newest *image // what was there when it got that
 }
@@ -131,11 +137,16 @@ func (s *sim) build() {
 		s.wires = append(s.wires, make([]wire, total))
 	}
 	s.oracle.init()
+	s.chronicle.init()
 	s.found()
 	s.clients.init(s)
 	s.openGateways()
 	for _, n := range s.nodes[:s.replicas] {
-		s.told(n, s.rec)
+		if s.raft {
+			s.reconcile(n.voter)
+		} else {
+			s.told(n, s.rec)
+		}
 	}
 	for i, a := range s.nodes {
 		s.pulse(a)
@@ -239,9 +250,9 @@ func (s *sim) node(name replication.NodeID) *node {
 func (s *sim) awake(n *node) bool { return n.core != nil && n.paused <= s.now }
 
 // boot opens a node's replica. Made tells that its store was made just now.
-func (s *sim) boot(n *node, made bool) {
+func (s *sim) boot(n *node, rec *replication.Record, made bool) {
 	_, promised := n.disk.Promised()
-	lost := made && s.rec.Lost(n.name, promised)
+	lost := made && rec.Lost(n.name, promised)
 	if lost {
 		_, _ = n.disk.Reset(0, 0), n.shard.Reset(0, 0)
 	}
