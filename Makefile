@@ -47,19 +47,27 @@ size: witness ## fails if bin/blkd-witness has grown to 20 MB: a witness shall f
 .PHONY: test
 test: ## what must pass: vet, tests with the race detector, planted bugs, real processes, interop if its tools are there
 	$(GO) vet ./...
-	cd internal/third_party/errors && $(GO) test ./...
-	$(RACE) -p 3 -timeout 10m $$($(GO) list ./... | grep -v -e '/blockdev$$' -e '/internal/sim$$' -e '/internal/model$$')
-	$(RACE) -short -timeout 10m ./internal/sim ./internal/model
-	$(GO) test -timeout 10m ./internal/sim ./internal/model
-	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
-	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
-	$(GO) test -run '^Test(CoreCrash|DetectorCallsNoLivingNodeDown)$$' ./metadata -crash.seeds=500 -detector.hours=6
+	$(MAKE) --no-print-directory -j2 -O nodes packages
 	$(MAKE) --no-print-directory -j2 -O mutants processes
 	@if command -v nbdinfo >/dev/null; then \
 		$(MAKE) --no-print-directory interop; \
 	else \
 		echo "make interop is left out, for want of nbdinfo and others: make deps installs them"; \
 	fi
+
+.PHONY: nodes
+nodes: ## whole nodes with the race detector: they wait more than they compute, so it goes beside packages
+	$(RACE) -timeout 10m ./internal/node
+
+.PHONY: packages
+packages: ## all other packages, with the race detector and the short forms of long runs
+	cd internal/third_party/errors && $(GO) test ./...
+	$(RACE) -p 2 -timeout 10m $$($(GO) list ./... | grep -v -e '/internal/node$$' -e '/blockdev$$' -e '/internal/sim$$' -e '/internal/model$$')
+	$(RACE) -short -timeout 10m ./internal/sim ./internal/model
+	$(GO) test -timeout 10m ./internal/sim ./internal/model
+	$(RACE) -timeout 10m ./blockdev -crash.seeds=200
+	$(GO) test -run '^TestStoreCrash$$' ./blockdev -crash.seeds=5000
+	$(GO) test -run '^Test(CoreCrash|DetectorCallsNoLivingNodeDown)$$' ./metadata -crash.seeds=500 -detector.hours=6
 
 .PHONY: processes
 processes: build ## the short forms of what is tested with clusters of real processes
