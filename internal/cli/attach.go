@@ -294,7 +294,7 @@ func (a *app) attachBehind(ctx context.Context, volume string) error {
 	answer, err := a.lastReport(r)
 	if err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return &Error{Code: Interrupted, Text: "interrupted: volume " + volume + " was not attached"}
 		}
 		return &Error{Code: Failed, Text: "the process that should keep the volume attached has ended", Advice: "look at " + log.Name()}
 	}
