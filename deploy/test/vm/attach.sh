@@ -7,7 +7,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../../.." && pwd)
-kernel=linux-image-amd64 script=attach-guest.sh guests=1 tools=fio mem=600 size=400MiB mutant= disk_from= options=()
+kernel=linux-image-amd64 script=attach-guest.sh guests=1 tools=fio mem=600 size=400MiB mutant= disk_from= timeout=${TIMEOUT:-600} options=()
 while [ $# -gt 0 ]; do case $1 in
   --script) script=$2;;  --env) options+=(--env "$2");;  --guests) guests=$2;;  --tools) tools=$2;;  --mem) mem=$2;;
   --size) size=$2;;  --kernel) kernel=$2;;  --mutant) mutant=$2;;
@@ -38,7 +38,7 @@ fi
 guests() {
   "$here/run.sh" ${QUIET--q} --kernel "$kernel" --script "$here/$script" --hook "$here/cluster.sh" \
     --files "$root/bin/blkctl,$CLUSTER_DIR/iogap,$here/guest.sh,$here/postgres.sh,$root/deploy/udev/60-blkd.rules,$root/deploy/ocf/attach:/usr/lib/ocf/resource.d/blkd/attach" --tools "$tools" \
-    --nodes "$guests" --mem "$mem" --timeout "${TIMEOUT:-600}" "${options[@]}" --env NODES_AT="${at%,}" "$@"
+    --nodes "$guests" --mem "$mem" --timeout "$timeout" --env TELL=$((timeout - 30)) "${options[@]}" --env NODES_AT="${at%,}" "$@"
 }
 if [ "$disk_from" ]; then
   guests --env ROUND=1 # at its end all nodes are killed

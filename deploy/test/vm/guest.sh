@@ -7,7 +7,7 @@ modprobe nbd; modprobe "$FS"; mkdir -p /mnt/d
 t() { read -r u _ </proc/uptime; echo "[$u] $*"; }
 die() { t "FAIL: $*"; dmesg | tail -n 30; tail -n 30 /run/blkd/attach/*.log /tmp/postgres.log 2>/dev/null; exit 1; }
 # What does not end tells how it stands before the lab ends it.
-(sleep ${TELL:-570}; t "FAIL: not at its end"; dmesg | tail -n 30; tail -n 30 /run/blkd/attach/*.log; cat /run/blkd/attach/*.json; ps) &
+(sleep "$TELL"; t "FAIL: not at its end"; dmesg | tail -n 30; tail -n 30 /run/blkd/attach/*.log; cat /run/blkd/attach/*.json; ps) &
 primary() { host primary pg; }
 level() { host blkctl wait pg --for=uptodate --timeout 60s >/dev/null; }
 # attach OPTIONS: with ATTACH besides
