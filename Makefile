@@ -219,13 +219,15 @@ drill: build ## blkctl check and all drills on a cluster of blkctl dev
 	deploy/test/drill.sh all
 
 .PHONY: vm
-vm: build ## attached devices through all failures of servers, in guests with Debian's kernel, and a takeover
+vm: vm-attach vm-postgres vm-service vm-ocf vm-qemu ## everything in guests with Debian's kernel
+
+.PHONY: vm-attach
+vm-attach: build ## attached devices through all failures of servers, in guests with Debian's kernel, a takeover, and a volume that grows
 	deploy/test/vm/attach.sh --env FS=ext4 --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --env FS=xfs --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --env ATTACH=--relay --env FAULTS="$(VM_FAULTS)"
 	deploy/test/vm/attach.sh --script takeover-guest.sh --guests 2
 	deploy/test/vm/attach.sh --script resize-guest.sh --tools fio,udevadm
-	$(MAKE) --no-print-directory vm-postgres vm-service vm-ocf vm-qemu
 
 VM_FAULTS = kill promote stop restart agent agent-kill
 # The guest has the host's PostgreSQL, and memory for it.
