@@ -148,7 +148,7 @@ attach_idle() {
 attach_tester() {
 	need ocf-tester resource-agents
 	[ "$(id -u)" = 0 ] || skip "it needs root"
-	[ -e /sys/module/nbd ] || skip "the kernel module nbd is not loaded (modprobe nbd)"
+	[ -e /sys/module/nbd ] || skip "the kernel module nbd is not loaded (modprobe nbd; make vm-ocf runs it in a guest)"
 	ocf-tester -n pg -o volume=demo -o "nodes=$BLKCTL_NODE" -o "blkctl=$OCF_RESKEY_blkctl" "$PWD/deploy/ocf/attach"
 }
 
