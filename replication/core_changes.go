@@ -98,16 +98,17 @@ func (d *Coded) changes(since batchID, off, n int64) (blockMap, batchID, error) 
 	return m, batch, nil
 }
 
-// changed is the part of a join that only needs what has changed.
+// changed is which blocks of a shard are copied: what has changed, or, of one that is
+// copied as a whole, what is data.
 type changed struct {
-	since batchID
-	off   int64 // of the shard: what m is of
+	since batchID // 0: as a whole
+	off   int64   // of the shard: what m is of
 	m     blockMap
 	asked bool
 }
 
-// nextChanged moves the cursor of a join to the next blocks that have changed, and tells
-// how many bytes those are, 0 at the end. It is not known yet if ok is false.
+// nextChanged moves the cursor of a join to the next blocks that are to be copied, and
+// tells how many bytes those are, 0 at the end. It is not known yet if ok is false.
 func (c *Core) nextChanged(j *join) (n int64, ok bool) {
 	size := c.coded.shardSize()
 	for x := &j.changed; j.cursor < size; {
@@ -129,21 +130,35 @@ func (c *Core) nextChanged(j *join) (n int64, ok bool) {
 	return 0, true
 }
 
-// askChanges asks the other shards what has changed from the cursor of a join on.
+// askChanges asks what is to be copied from the cursor of a join on. What has changed
+// since, the other shards say together; what is data, the shard itself if there is a
+// member that it is moved from, else k others. Batches that are decided later reach the
+// joiner by themselves.
 func (c *Core) askChanges(j *join, n int64) {
 	if j.changed.asked {
 		return
 	}
 	j.changed.asked = true
 	shard := c.p.base.member(j.node).Shard
-	need := (uint32(1)<<c.width() - 1) &^ (1 << shard)
-	c.fetchShards(&fetch{off: j.cursor, n: n, need: need, mapped: true, since: j.changed.since, bare: true, done: func(f *fetch) {
+	f := &fetch{off: j.cursor, n: n, need: 1 << shard, mapped: true, since: j.changed.since}
+	if f.since != 0 {
+		f.need, f.bare = (uint32(1)<<c.width()-1)&^f.need, true
+	} else if c.shardOf(shard) == nil {
+		f.except = f.need
+	}
+	f.done = func(f *fetch) {
 		if c.p.join != j {
 			return
 		}
 		j.changed.asked = false
-		m := c.changedRows(f)
-		if m == nil {
+		m := blockMap(f.got[shard])
+		if f.since != 0 {
+			m = c.changedRows(f)
+		}
+		switch {
+		case m == nil && f.since == 0:
+			return // it is asked again
+		case m == nil:
 			if p := c.peer(j.node); p != nil {
 				p.whole = true
 			}
@@ -153,7 +168,8 @@ func (c *Core) askChanges(j *join, n int64) {
 		}
 		j.changed.off, j.changed.m = f.off, m
 		c.copyOn()
-	}})
+	}
+	c.fetchShards(f)
 }
 
 // changedRows is which rows have changed, by what shards have said; nil: too few know.

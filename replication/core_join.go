@@ -286,7 +286,7 @@ func (c *Core) copyOn() {
 func (c *Core) copyPiece(p *peer, j *join) bool {
 	n := j.sent + 1
 	if n > j.planned {
-		if j.behind == keepBase && c.coded != nil {
+		if j.behind != keepShard && c.coded != nil {
 			if _, known := c.nextChanged(j); !known {
 				return false
 			}

@@ -77,14 +77,10 @@ func (c *Core) restart(m *Message) (ok bool) {
 // nextPiece finds what is to be copied from the cursor on.
 func (c *Core) nextPiece(j *join) (off, n int64, err error) {
 	if c.coded != nil {
-		switch j.behind {
-		case keepShard:
-			return j.cursor, 0, nil
-		case keepBase:
+		if j.behind != keepShard {
 			n, _ = c.nextChanged(j)
-			return j.cursor, n, nil
 		}
-		return j.cursor, c.coded.shardSize() - j.cursor, nil
+		return j.cursor, n, nil
 	}
 	if d, ok := c.disk.(Rejoiner); ok && j.behind > 0 {
 		return d.NextChange(j.behind, j.cursor)

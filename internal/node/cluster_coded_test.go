@@ -396,7 +396,7 @@ func TestShardCatchesUp(t *testing.T) {
 // name. That of the primary likewise; and the logs of the new ones, which were made when
 // the volume had grown, are larger than the others.
 func TestErasureCodedNodeIsReplaced(t *testing.T) {
-	const size, grown = 8 << 20, 12 << 20
+	const size, grown = 8 << 20, 40 << 30
 	c := newTrio(t, three, nil)
 	c.startAll()
 	via := c.address("n3")
@@ -440,7 +440,7 @@ func TestErasureCodedNodeIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	part := bytes.Repeat([]byte{1}, 1<<20)
-	for at := int64(size); at < grown; at += int64(len(part)) {
+	for at := int64(size); at < size+200<<20; at += int64(len(part)) {
 		if err := blockdev.WriteAt(client, part, at, 0); err != nil {
 			t.Fatal(err)
 		}
