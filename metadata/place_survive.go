@@ -15,12 +15,13 @@ const trialLimit = 50000
 // failures that its layout allows for and the places of its members do not.
 func survives(s *State, v *metapb.Volume) (list, lacks []string) {
 	t := newTrial(s.nodes.rows, s.voters, v, v.Members)
-	for _, d := range t.domains() {
+	for i, d := range t.domains() {
 		n := t.most(d.groups)
 		if n > 0 {
 			list = append(list, count(n, d.what))
 		}
-		if want := min(width(v.Layout)-int(v.MinCopies), len(d.groups)-1); n < want {
+		alone := i > 0 && len(d.groups) == len(t.parts) // each node is: that is said
+		if want := min(width(v.Layout)-int(v.MinCopies), len(d.groups)-1); n < want && !alone {
 			lacks = append(lacks, t.lack(d, want))
 		}
 	}
