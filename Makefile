@@ -276,7 +276,7 @@ bench-curves: build ## how it scales with depth, block size, replicas, volumes a
 
 .PHONY: bench-go
 bench-go: ## Go benchmarks of the data path
-	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./nbd ./internal/env/...
+	$(GO) test -run '^$$' -bench . -benchmem ./blockdev ./replication ./nbd ./internal/env/... ./internal/socket
 
 .PHONY: bench-quorum
 bench-quorum: build ## compare the metadata quorum with three members of etcd

@@ -27,7 +27,7 @@ func create(t *testing.T, name string) env.File {
 	return f
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
