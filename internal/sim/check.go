@@ -389,46 +389,61 @@ func (s *sim) recorded(old, rec *replication.Record, p *replication.Proposal) {
 	case s.code != nil && len(rec.Members) < len(old.Members):
 		s.Moves++
 	}
-	comer := replication.NodeID("")
 	for _, m := range rec.Set() {
 		was := old.Member(m.Node)
 		if n := s.node(m.Node); !m.Amnesiac && (was == nil || was.State != replication.UpToDate || was.Amnesiac) && n.inc == m.Incarnation {
-			n.emptied, comer = false, m.Node
+			n.emptied = false
 			if n.core != nil { // it may have died meanwhile
 				s.checkImage(n)
 			}
 		}
 	}
-	s.excuse(rec, comer)
+	s.excuse(old, rec)
 	for _, n := range s.nodes[:s.data] {
 		s.checkCounted(n, rec)
 	}
 }
 
 // checkReach checks that what a member that counts lacks is in the log of every other
-// one: whoever is primary can bring it level.
+// one: whoever is primary can bring it level. One is excused; see excuse.
 func (s *sim) checkReach() {
 	for _, a := range s.rec.Set() {
 		for _, b := range s.rec.Set() {
 			x, y := s.node(a.Node), s.node(b.Node)
-			if counts(x, a) && counts(y, b) && x.disk.baseSeq > y.disk.last() && !y.excused {
+			switch {
+			case !counts(x, a) || !counts(y, b):
+			case x.disk.baseSeq <= y.disk.last():
+				y.excused &^= 1 << x.id // it has come level since
+			case y.excused&(1<<x.id) == 0:
 				s.violate("reach", "%s counts and has the log from %d on only, %s counts and ends at %d", x.name, x.disk.baseSeq+1, y.name, y.disk.last())
 			}
 		}
 	}
 }
 
-// excuse notes who was lost when somebody came to count: where too few were left to let it
-// go, that helps, and it need not be brought level any more.
-func (s *sim) excuse(rec *replication.Record, comer replication.NodeID) {
-	for _, n := range s.nodes[:s.data] {
-		m := rec.Member(n.name)
-		if m == nil || m.State != replication.UpToDate {
-			n.excused = false
+// excuse notes who comes to count while the primary has given others up: where too few
+// were left to let one of those go, it had to come first, and its log may begin behind
+// what they have. They need not be brought level by it, for they are let go next; but
+// by all others, and by it as well once they have come so far, or have counted anew.
+func (s *sim) excuse(old, rec *replication.Record) {
+	counted := func(r *replication.Record, n *node) bool {
+		m := r.Member(n.name)
+		return m != nil && m.State == replication.UpToDate && !m.Amnesiac
+	}
+	p := s.node(rec.Primary)
+	for _, y := range s.nodes[:s.data] {
+		if !counted(rec, y) || !counted(old, y) {
+			y.excused = 0
 			continue
 		}
-		p := s.node(rec.Primary)
-		n.excused = n.excused || n.name != comer && comer != "" && p != nil && p.core != nil && p.core.View().Lost(*m) != ""
+		for _, x := range s.nodes[:s.data] {
+			switch {
+			case !counted(rec, x):
+				y.excused &^= 1 << x.id
+			case !counted(old, x) && p != nil && p.core != nil && p.core.View().Lost(*rec.Member(y.name)) != "":
+				y.excused |= 1 << x.id
+			}
+		}
 	}
 }
 

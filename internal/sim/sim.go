@@ -79,7 +79,7 @@ type node struct {
 	deaf       instant // until: the quorum is not reachable
 	slow       instant // until: it does little
 	lazy       instant // until: its disk is slow
-	excused    bool    // it may lack what the logs of others do not have
+	excused    uint64  // it may lack what the logs of these nodes do not have, a bit for each
 	skew       instant
 	rate       int64 // of its clock: so many ns too many in a ms
 	reqs       map[*replication.Request]*op
