@@ -116,7 +116,7 @@ func (s *sim) refused(v *voter) {
 // lookAfter replaces a node that starts with an old disk, or puts its newest one back.
 func (s *sim) lookAfter(n *node) {
 	switch {
-	case s.state.Node(string(n.name)).Id > n.raftID && n.raftID != 0: // it was replaced before
+	case !n.old && s.state.Node(string(n.name)).Id > n.raftID && n.raftID != 0: // it was replaced before
 		s.anew(n, s.emptied)
 	case !n.old:
 		s.violate("quorum", "%s is refused with its newest disk", n.name)
