@@ -11,5 +11,7 @@
 //
 // Package sim runs the code itself, on clusters as large as they come, but not all of
 // its courses; this package takes all courses, but of a protocol that is written down
-// again. Whoever changes a step of the protocol changes the model first.
+// again. So that these are one protocol, what a step asks for is written in Rules, once:
+// the exploration goes by it, and Replay holds every step of a simulated run to it.
+// Whoever changes a step of the protocol changes the model first.
 package model

@@ -37,6 +37,8 @@ type Model struct {
 	Bug Bug
 }
 
+func (m *Model) rules() Rules { return Rules{m.Bug} }
+
 // Explore visits up to so many states.
 func (m *Model) Explore(most int) Result { return m.explore(most) }
 
@@ -56,7 +58,8 @@ type state struct {
 	pastSet, pastGen   [9]uint8      // of each record number
 	gen, number, set   uint8         // the record
 	request            uint8         // a set that the quorum was asked for; 0: none
-	prom, role         [3]uint8
+	prom               [3]uint8
+	role               [3]Role
 	of, knows, counts  [3]uint8 // generation of the role, record number and set that the node knows
 	asked, joins       [3]uint8 // a set that was asked for; who joins, plus one
 	commit             [3]uint8
@@ -75,14 +78,6 @@ func (s *state) key() uint64 {
 	return fingerprint(unsafe.Slice((*byte)(unsafe.Pointer(s)), int(unsafe.Sizeof(*s))))
 }
 
-// Roles.
-const (
-	secondary = iota
-	sealing
-	chosen
-	serving
-)
-
 // A set is a bit for each member, and from amnesiacs on for each that is one.
 const (
 	members   = 7
@@ -91,13 +86,6 @@ const (
 )
 
 func bit(i int) uint8 { return 1 << i }
-
-func count(set uint8) (n int) {
-	for ; set != 0; set &= set - 1 {
-		n++
-	}
-	return n
-}
 
 // logbook is a log: five bits for each entry, the first lowest: generation and value.
 // Value 0 is a GENERATION entry, others are a client's write. What every log begins
@@ -179,35 +167,13 @@ func (m *Model) initial() state {
 	for i := range m.Nodes {
 		s.prom[i] = 1
 	}
-	s.role[0], s.of[0], s.knows[0], s.counts[0] = serving, 1, 1, all
+	s.role[0], s.of[0], s.knows[0], s.counts[0] = Serving, 1, 1, all
 	return s
 }
 
-// needs is W of a set.
-func (m *Model) needs(set uint8) int {
-	n := count(set & members)
-	if m.Majority != (set&otherWay != 0) {
-		return n/2 + 1
-	}
-	return n
-}
-
-// seals is S of a set, as the code has it.
-func (m *Model) seals(set uint8) int {
-	n := count(set&members) - m.needs(set) + 1
-	if m.Bug == SealsOfSound {
-		sound := set & members &^ (set >> amnesiacs)
-		n = count(sound) - m.needs(sound) + 1
-	}
-	if m.Bug == FewSeals {
-		n--
-	}
-	return n
-}
-
-// enough tells whether W of a set are among holders.
-func (m *Model) enough(set, holders uint8) bool {
-	return count(holders&set&members&^(set>>amnesiacs)) >= m.needs(set)
+// set is what the rules say of a set.
+func (m *Model) set(set uint8) Set {
+	return Set{Members: Nodes(set & members), Amnesiacs: Nodes(set >> amnesiacs & set & members), Majority: m.Majority != (set&otherWay != 0)}
 }
 
 // open are the writes that may take effect still.
@@ -227,7 +193,7 @@ func (s *state) stepDown(i int) {
 }
 
 // holders are the nodes of which primary i knows that they hold its log up to n.
-func (m *Model) holders(s *state, i, n int, durable bool) (set uint8) {
+func (m *Model) holders(s *state, i, n int, durable bool) (set Nodes) {
 	for r := range m.Nodes {
 		has := int(s.held[i][r])
 		if r == i {
@@ -239,36 +205,28 @@ func (m *Model) holders(s *state, i, n int, durable bool) (set uint8) {
 			has = int(s.durable[i][r])
 		}
 		if has >= n {
-			set |= bit(r)
+			set |= Bit(r)
 		}
 	}
 	return set
 }
 
-// lent tells whether enough of a set have lent node i the right to read.
-func (m *Model) lent(s *state, i int, set uint8) bool {
-	need := m.needs(set) - 1
-	if m.Bug == FewLeases {
-		need--
-	}
+// lent are those who have lent node i the right to read.
+func (m *Model) lent(s *state, i int) (by Nodes) {
 	if m.Leases {
-		return count(s.believes[i]&set&members&^bit(i)) >= need
+		return Nodes(s.believes[i] &^ bit(i))
 	}
-	n := 0
 	for r := range m.Nodes {
-		if r != i && set&bit(r) != 0 && s.prom[r] == s.of[i] && s.down&bit(r) == 0 {
-			n++
+		if r != i && s.prom[r] == s.of[i] && s.down&bit(r) == 0 {
+			by |= Bit(r)
 		}
 	}
-	return n >= need
+	return by
 }
 
 // reads tells whether node i may answer a read.
 func (m *Model) reads(s *state, i int) bool {
-	if s.role[i] != serving && !(m.Bug == ServeEarly && s.role[i] == chosen) {
-		return false
-	}
-	return m.lent(s, i, s.counts[i]) && (s.asked[i] == 0 || m.Bug == LeaseOneSet || m.lent(s, i, s.asked[i]))
+	return s.role[i] >= Chosen && m.rules().Read(Reading{s.role[i], m.set(s.counts[i]), m.set(s.asked[i]), m.lent(s, i)}) == ""
 }
 
 // write makes the log of node r l. A cut of a tail that conflicts is durable with what
@@ -282,6 +240,12 @@ func (m *Model) write(s *state, r int, l logbook) {
 	}
 }
 
+// cut makes the log of node r end earlier, which is durable at once.
+func (m *Model) cut(s *state, r, n int) {
+	s.log[r] = s.log[r].first(n)
+	s.synced[r] = min(s.synced[r], uint8(n))
+}
+
 // normalize forgets what can have no effect any more, so that states are alike.
 func (m *Model) normalize(s *state) {
 	for g := 1; g <= m.Generations; g++ {
@@ -291,7 +255,7 @@ func (m *Model) normalize(s *state) {
 		if !m.Leases {
 			s.believes[i], s.grants[i] = 0, 0
 		}
-		if s.role[i] < chosen {
+		if s.role[i] < Chosen {
 			continue
 		}
 		s.seal[i] = [3]logbook{}
@@ -310,7 +274,7 @@ func (m *Model) normalize(s *state) {
 	for c := 1; c <= m.Records; c++ {
 		used := false
 		for i := range m.Nodes {
-			used = used || s.role[i] != secondary && int(s.knows[i]) < c && s.of[i] == s.pastGen[c]
+			used = used || s.role[i] != Secondary && int(s.knows[i]) < c && s.of[i] == s.pastGen[c]
 		}
 		if !used {
 			s.pastSet[c], s.pastGen[c] = 0, 0
@@ -321,7 +285,7 @@ func (m *Model) normalize(s *state) {
 func (m *Model) normalizeGeneration(s *state, g int) {
 	live := false
 	for i := range m.Nodes {
-		live = live || s.role[i] != secondary && int(s.of[i]) == g
+		live = live || s.role[i] != Secondary && int(s.of[i]) == g
 		if int(s.prom[i]) >= g && m.Bug != VolatilePromise {
 			s.sealSent[g] &^= bit(i)
 			s.joinSent[g] &^= bit(i)
@@ -352,7 +316,7 @@ func (m *Model) check(s *state) string {
 	}
 	readers := 0
 	for i := range m.Nodes {
-		if s.role[i] >= chosen && s.of[i] == s.gen && m.Durability != Flush && m.Bug == None && s.set != s.counts[i] && s.set != s.asked[i] {
+		if s.role[i] >= Chosen && s.of[i] == s.gen && m.Durability != Flush && m.Bug == None && s.set != s.counts[i] && s.set != s.asked[i] {
 			return "I4: the recorded set is none of those that its primary counts"
 		}
 		if m.reads(s, i) {
@@ -382,9 +346,10 @@ func matching(a, b logbook) bool {
 // checkSeals checks that the best log of any seals that suffice has all that was
 // committed.
 func (m *Model) checkSeals(s *state) string {
-	able := s.set & members &^ (s.set >> amnesiacs) &^ s.down
+	set := m.set(s.set)
+	able := uint8(set.sound()) &^ s.down
 	for seals := uint8(1); seals <= members; seals++ {
-		if seals&^able != 0 || count(seals) != count(s.set&members)-m.needs(s.set)+1 {
+		if seals&^able != 0 || Nodes(seals).count() != set.Seals() {
 			continue
 		}
 		if !s.committed.begins(best(s, seals)) {

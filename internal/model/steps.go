@@ -25,7 +25,7 @@ func (m *Model) steps(s *state, visit func(l label, n *state, violation string))
 		x.losePower(i)
 		x.register(i)
 		x.sync(i)
-		if s.role[i] != secondary {
+		if s.role[i] != Secondary {
 			x.lead(i)
 		}
 	}
@@ -35,6 +35,7 @@ func (m *Model) steps(s *state, visit func(l label, n *state, violation string))
 
 // lead is what node i does as more than a member.
 func (x step) lead(i int) {
+	x.fetch(i)
 	x.choose(i)
 	x.commit(i)
 	x.change(i)

@@ -6,21 +6,21 @@ func (x step) activate(i, g int) {
 	if g > int(s.gen) || x.isDown(i) || s.setOf[g] == 0 || int(s.primary[g]) != i {
 		return
 	}
-	fresh := int(s.prom[i]) < g && (s.grants[i] == 0 || x.Bug == OwnGrant)
-	resumed := x.Bug == Resume && int(s.prom[i]) == g && s.role[i] == secondary && s.sent[g] != 0
+	fresh := x.rules().Activate(Promise{uint64(s.prom[i]), uint64(g), true, false, s.grants[i] != 0}) == ""
+	resumed := x.Bug == Resume && int(s.prom[i]) == g && s.role[i] == Secondary && s.sent[g] != 0
 	if !fresh && !resumed {
 		return
 	}
 	n := *s
 	n.stepDown(i)
 	n.prom[i] = uint8(g)
-	n.role[i], n.of[i], n.knows[i], n.counts[i] = sealing, uint8(g), n.recordOf[g], n.setOf[g]
+	n.role[i], n.of[i], n.knows[i], n.counts[i] = Sealing, uint8(g), n.recordOf[g], n.setOf[g]
 	n.sealSent[g] = n.counts[i] & members &^ bit(i)
 	if fresh {
 		n.grants[i] = 0
 	}
 	if resumed {
-		n.role[i] = serving
+		n.role[i] = Serving
 		n.sent[g] = n.log[i]
 	}
 	x.to(n, "", "n%d seals itself for generation %d", i, g)
@@ -30,18 +30,18 @@ func (x step) activate(i, g int) {
 // node has at once: a log that cannot be fetched is one of the planted bugs.
 func (x step) seal(i, g int) {
 	s := x.s
-	if s.sealSent[g]&bit(i) == 0 || g < int(s.since[i]) || int(s.prom[i]) >= g || x.isDown(i) || x.forgotten(i) && x.Bug != AmnesiacSeals ||
-		s.grants[i] != 0 && x.Bug != SealOverGrant {
+	asked := s.sealSent[g]&bit(i) != 0 && g >= int(s.since[i])
+	if x.isDown(i) || !asked || x.rules().Seal(Promise{uint64(s.prom[i]), uint64(g), asked, x.forgotten(i), s.grants[i] != 0}) != "" {
 		return
 	}
 	n := *s
-	if n.role[i] != secondary {
+	if n.role[i] != Secondary {
 		n.stepDown(i)
 	}
 	n.prom[i] = uint8(g)
 	n.sealSent[g] &^= bit(i)
 	for q := range x.Nodes {
-		if n.role[q] == sealing && int(n.of[q]) == g {
+		if n.role[q] == Sealing && int(n.of[q]) == g {
 			n.seal[q][i] = sealed | n.log[i]
 		}
 	}
@@ -53,40 +53,43 @@ func (x step) seal(i, g int) {
 func (x step) receive(i, g int) {
 	s := x.s
 	sent := s.sent[g]
-	if sent == 0 || g < int(s.since[i]) || x.isDown(i) || s.role[i] != secondary && int(s.of[i]) == g ||
-		int(s.prom[i]) != g && !(x.Bug == OlderGeneration && int(s.prom[i]) > g) {
+	same := s.log[i].common(sent)
+	taking := func(k, follows int) bool {
+		return x.rules().Take(Taking{uint64(s.prom[i]), uint64(g), uint64(same), uint64(k), uint64(follows)}) == ""
+	}
+	if sent == 0 || g < int(s.since[i]) || x.isDown(i) || s.role[i] != Secondary && int(s.of[i]) == g || !taking(same, same) {
 		return
 	}
 	leader := -1
 	for j := range x.Nodes {
-		if s.role[j] >= chosen && int(s.of[j]) == g {
+		if s.role[j] >= Chosen && int(s.of[j]) == g {
 			leader = j
 		}
 	}
 	if x.forgotten(i) && (leader < 0 || s.counts[leader]>>amnesiacs&bit(i) == 0) {
 		return // what is sent is for the run that is over
 	}
-	same := s.log[i].common(sent)
-	if same < sent.len() {
+	if same < sent.len() && taking(same+1, same+1) {
 		x.take(i, g, leader, same+1, sent.first(same+1))
+	}
+	if same < sent.len() && same < s.log[i].len() {
+		n := *s
+		x.cut(&n, i, same)
+		x.to(n, "", "n%d cuts off what generation %d does not have, behind entry %d, and takes nothing yet", i, g, same)
 	}
 	if same > 0 && leader >= 0 && int(s.held[leader][i]) < same && (same == sent.len() || x.Bug == OldEntries) {
 		n := *s
 		n.held[leader][i] = uint8(same)
 		x.to(n, "", "n%d acknowledges once more what it has of generation %d: %d entries", i, g, same)
 	}
-	if x.Bug == Truncate {
-		for k := 1; k < s.log[i].len() && k <= same; k++ {
-			n := *s
-			n.log[i] = s.log[i].first(k)
-			n.synced[i] = min(n.synced[i], uint8(k))
-			x.to(n, "", "n%d takes an append of generation %d again, up to entry %d", i, g, k)
-		}
+	for k := 1; k < s.log[i].len() && k <= same && taking(k, k); k++ {
+		n := *s
+		n.log[i] = s.log[i].first(k)
+		n.synced[i] = min(n.synced[i], uint8(k))
+		x.to(n, "", "n%d takes an append of generation %d again, up to entry %d", i, g, k)
 	}
-	if x.Bug == AnyPrevious {
-		for k := same + 2; k <= sent.len() && k <= s.log[i].len()+1; k++ {
-			x.take(i, g, leader, k, s.log[i].first(k-1).with(sent.at(k)))
-		}
+	for k := same + 2; k <= sent.len() && k <= s.log[i].len()+1 && taking(k, same); k++ {
+		x.take(i, g, leader, k, s.log[i].first(k-1).with(sent.at(k)))
 	}
 }
 
@@ -102,11 +105,12 @@ func (x step) take(i, g, leader, k int, l logbook) {
 // join lets node i promise generation g because it was invited.
 func (x step) join(i, g int) {
 	s := x.s
-	if s.joinSent[g]&bit(i) == 0 || g < int(s.since[i]) || int(s.prom[i]) >= g || x.isDown(i) {
+	asked := s.joinSent[g]&bit(i) != 0 && g >= int(s.since[i])
+	if x.isDown(i) || !asked || x.rules().Join(Promise{Had: uint64(s.prom[i]), New: uint64(g), Asked: asked}) != "" {
 		return
 	}
 	n := *s
-	if n.role[i] != secondary {
+	if n.role[i] != Secondary {
 		n.stepDown(i)
 	}
 	n.prom[i] = uint8(g)

@@ -4,7 +4,7 @@ package model
 // come, and begin its generation.
 func (x step) choose(i int) {
 	s := x.s
-	if s.role[i] != sealing {
+	if s.role[i] != Sealing {
 		return
 	}
 	var answered uint8
@@ -15,7 +15,7 @@ func (x step) choose(i int) {
 	}
 	var done []logbook
 	for some := uint8(0); some <= members; some++ {
-		if some&^answered != 0 || some&^s.counts[i] != 0 || count(some)+1 < x.seals(s.counts[i]) {
+		if some&^answered != 0 || some&^s.counts[i] != 0 || x.rules().Choose(x.set(s.counts[i]), Nodes(some)|Bit(i)) != "" {
 			continue
 		}
 		l := x.bestSeal(i, some)
@@ -30,14 +30,38 @@ func (x step) choose(i int) {
 		n := *s
 		g := s.of[i]
 		x.write(&n, i, l)
-		n.role[i], n.sentUnder[i] = chosen, n.counts[i]
+		n.role[i], n.sentUnder[i] = Chosen, n.counts[i]
 		if x.Bug == NoGenerationEntry {
-			n.role[i], n.commit[i], n.bound = serving, uint8(l.len()), max(n.bound, g)
+			n.role[i], n.commit[i], n.bound = Serving, uint8(l.len()), max(n.bound, g)
 		} else {
 			x.write(&n, i, l.with(g<<2))
 		}
 		n.sent[g] = n.log[i]
 		x.to(n, "", "n%d has enough seals, and takes the best log: %d entries, with GENERATION; it ended in generation %d", i, n.log[i].len(), l.gen())
+	}
+}
+
+// fetch lets node i, which is promoted, have a part of a better log that was sealed:
+// what that does not have is cut off, or an entry is taken.
+func (x step) fetch(i int) {
+	s := x.s
+	if s.role[i] != Sealing {
+		return
+	}
+	for r := range x.Nodes {
+		l := s.seal[i][r] &^ sealed
+		same := s.log[i].common(l)
+		if s.seal[i][r] == 0 || !l.beats(s.log[i]) || s.counts[i]&bit(r) == 0 {
+			continue
+		}
+		n := *s
+		if same < s.log[i].len() {
+			x.cut(&n, i, same)
+			x.to(n, "", "n%d cuts off what n%d does not have, behind entry %d", i, r, same)
+		} else {
+			x.write(&n, i, l.first(same+1))
+			x.to(n, "", "n%d fetches from n%d entry %d", i, r, same+1)
+		}
 	}
 }
 
@@ -59,14 +83,11 @@ func (x step) bestSeal(i int, some uint8) logbook {
 // commit moves the commit point of primary i as far as it can be.
 func (x step) commit(i int) {
 	s := x.s
-	if s.role[i] < chosen {
+	if s.role[i] < Chosen {
 		return
 	}
 	g := s.of[i]
 	for k := s.log[i].len(); k > int(s.commit[i]); k-- {
-		if s.log[i].at(k)>>2 != g && x.Bug != OldEntries {
-			return // it is committed with one of this generation, or not
-		}
 		if !x.committable(i, k) {
 			continue
 		}
@@ -76,7 +97,7 @@ func (x step) commit(i int) {
 			switch {
 			case e>>2 != g:
 			case e&3 == 0:
-				n.role[i], n.bound = serving, max(n.bound, g)
+				n.role[i], n.bound = Serving, max(n.bound, g)
 			case x.Bug != CommitHeld:
 				n.mon = n.mon.acked(e&3, x.open(&n))
 			}
@@ -95,72 +116,62 @@ func (x step) commit(i int) {
 
 func (x step) committable(i, k int) bool {
 	s := x.s
-	holders := x.holders(s, i, k, x.Durability == Write && x.Bug != CommitHeld)
-	if x.Bug == SetOfSending {
-		return x.enough(s.sentUnder[i], holders)
+	c := Commit{Gen: uint64(s.of[i]), Entry: uint64(s.log[i].at(k) >> 2), Set: x.set(s.counts[i]), Asked: x.set(s.asked[i]),
+		Holders: x.holders(s, i, k, x.Durability == Write && x.Bug != CommitHeld)}
+	if j := int(s.joins[i]); j != 0 {
+		c.Joins = Bit(j - 1)
 	}
-	if x.Bug == ServeAlone && s.role[i] == chosen {
-		return true
+	switch {
+	case x.Bug == SetOfSending:
+		c.Set, c.Asked, c.Joins = x.set(s.sentUnder[i]), Set{}, 0
+	case x.Bug == ServeAlone && s.role[i] == Chosen:
+		c.Holders = members
 	}
-	ok := x.enough(s.counts[i], holders)
-	if s.asked[i] != 0 {
-		switch x.Bug {
-		case NewSetOnly:
-			ok = x.enough(s.asked[i], holders)
-		case OldSetOnly:
-		default:
-			ok = ok && x.enough(s.asked[i], holders)
-		}
-	}
-	all := x.Majority == (s.counts[i]&otherWay != 0)
-	if j := int(s.joins[i]); all && j != 0 && x.Bug != OldSetOnly && holders&bit(max(j-1, 0)) == 0 {
-		return false
-	}
-	return ok
+	return x.rules().Commit(c) == ""
 }
 
 // change lets primary i ask for another set: without a member, with one that joins or
 // has caught up, or under the other policy.
 func (x step) change(i int) {
 	s := x.s
-	if s.asked[i] != 0 || int(s.number) >= x.Records || s.role[i] < chosen && x.Bug != ShrinkUnsealed {
+	if s.asked[i] != 0 || int(s.number) >= x.Records {
 		return
 	}
 	known := int(s.commit[i])
-	if s.role[i] == chosen && x.Bug != ShrinkKnown {
+	if s.role[i] == Chosen && x.Bug != ShrinkKnown {
 		known = s.log[i].len() // any of the chosen log may be committed
 	}
 	durable := x.Durability != Always && x.Bug != MoveVolatile
 	holders := x.holders(s, i, known, durable)
 	for r := range x.Nodes {
-		if r == i || s.counts[i]&bit(r) == 0 || s.joins[i] != 0 {
-			continue
-		}
-		if set := s.counts[i] &^ bit(r) &^ (bit(r) << amnesiacs); x.enough(set, holders) || x.Bug == ShrinkLosing || s.role[i] == sealing {
-			x.ask(i, set)
+		if r != i && s.counts[i]&bit(r) != 0 && s.joins[i] == 0 {
+			x.ask(i, s.counts[i]&^bit(r)&^(bit(r)<<amnesiacs), holders)
 		}
 	}
-	if set := s.counts[i] | otherWay; x.Policy && s.role[i] >= chosen && s.joins[i] == 0 && s.counts[i]&otherWay == 0 &&
-		(x.enough(set, holders) || x.Bug == PolicyUnchecked) {
-		x.ask(i, set)
-	}
-	if s.role[i] < chosen {
+	if s.role[i] < Chosen {
 		return
+	}
+	if x.Policy && s.joins[i] == 0 && s.counts[i]&otherWay == 0 {
+		x.ask(i, s.counts[i]|otherWay, holders)
 	}
 	if x.Bug == GrowEarly {
 		holders = x.holders(s, i, int(s.commit[i]), durable)
 	}
-	if r := int(s.joins[i]) - 1; r >= 0 && (holders&bit(r) != 0 || x.Bug == GrowLacking) {
-		x.ask(i, s.counts[i]|bit(r))
+	if r := int(s.joins[i]) - 1; r >= 0 {
+		x.ask(i, s.counts[i]|bit(r), holders)
 	}
 	for r := range x.Nodes {
-		if s.joins[i] == 0 && s.counts[i]>>amnesiacs&bit(r) != 0 && holders&bit(r) != 0 {
-			x.ask(i, s.counts[i]&^(bit(r)<<amnesiacs))
+		if s.joins[i] == 0 && s.counts[i]>>amnesiacs&bit(r) != 0 {
+			x.ask(i, s.counts[i]&^(bit(r)<<amnesiacs), holders)
 		}
 	}
 }
 
-func (x step) ask(i int, set uint8) {
+// ask lets primary i ask for a set, if these nodes have enough for it.
+func (x step) ask(i int, set uint8, holders Nodes) {
+	if x.rules().Change(Change{x.s.role[i], x.s.asked[i] != 0, x.set(x.s.counts[i]), x.set(set), holders}) != "" {
+		return
+	}
 	n := *x.s
 	n.asked[i] = set
 	if n.of[i] == n.gen && n.knows[i] == n.number {
@@ -225,7 +236,7 @@ func (x step) lease(i int) {
 			n := *s
 			n.believes[i] &^= bit(r)
 			x.to(n, "", "for n%d the lease from n%d ends", i, r)
-		} else if r != i && (s.counts[i]|s.asked[i])&members&bit(r) != 0 && s.prom[r] == s.of[i] && !x.isDown(r) && s.role[i] == serving {
+		} else if r != i && (s.counts[i]|s.asked[i])&members&bit(r) != 0 && s.prom[r] == s.of[i] && !x.isDown(r) && s.role[i] == Serving {
 			n := *s
 			n.believes[i] |= bit(r)
 			n.grants[r] = 1
@@ -239,7 +250,7 @@ func (x step) lease(i int) {
 
 func (x step) read(i int) {
 	s := x.s
-	if !x.reads(s, i) || int(s.commit[i]) != s.log[i].len() && !(x.Bug == ServeEarly && s.role[i] == chosen) {
+	if !x.reads(s, i) || int(s.commit[i]) != s.log[i].len() && !(x.Bug == ServeEarly && s.role[i] == Chosen) {
 		return
 	}
 	n := *s
@@ -251,12 +262,12 @@ func (x step) read(i int) {
 
 func (x step) flush(i int) {
 	s := x.s
-	if x.Durability != Flush || s.role[i] != serving {
+	if x.Durability != Flush {
 		return
 	}
 	k := int(s.commit[i])
-	c, holders := s.log[i].first(k), x.holders(s, i, k, true)
-	if k > 0 && c != s.flushed && s.flushed.begins(c) && x.enough(s.counts[i], holders) && (s.asked[i] == 0 || x.enough(s.asked[i], holders)) {
+	c := s.log[i].first(k)
+	if k > 0 && c != s.flushed && s.flushed.begins(c) && x.rules().Flush(s.role[i], x.set(s.counts[i]), x.set(s.asked[i]), x.holders(s, i, k, true)) == "" {
 		n := *s
 		n.flushed = c
 		x.to(n, "", "n%d answers a flush up to entry %d", i, k)
@@ -266,7 +277,7 @@ func (x step) flush(i int) {
 // invite lets primary i bring nodes level that do not count, one at a time.
 func (x step) invite(i int) {
 	s := x.s
-	if !x.Joins || s.asked[i] != 0 || s.role[i] < chosen {
+	if !x.Joins || s.asked[i] != 0 || s.role[i] < Chosen {
 		return
 	}
 	g := int(s.of[i])
@@ -285,8 +296,8 @@ func (x step) invite(i int) {
 			n.joins[i] = uint8(r) + 1
 			x.to(n, "", "n%d begins to bring n%d level", i, r)
 		}
-		invited, safe := !outside || int(s.joins[i]) == r+1, int(s.synced[i]) == s.log[i].len()
-		if invited && safe && s.log[r] != 0 && int(s.prom[r]) == g {
+		invited, same := !outside || int(s.joins[i]) == r+1, s.log[i].common(s.log[r])
+		if invited && s.log[r] != 0 && int(s.prom[r]) == g && x.rules().Empty(x.set(s.counts[i]), r, uint64(s.synced[i]), uint64(same)) == "" {
 			n := *s
 			n.log[r], n.synced[r], n.held[i][r], n.durable[i][r] = 0, 0, 0, 0
 			x.to(n, "", "n%d empties n%d, to copy everything", i, r)
@@ -302,7 +313,7 @@ func (x step) invite(i int) {
 // begin lets a client write at node i.
 func (x step) begin(i int) {
 	s := x.s
-	if s.role[i] != serving || int(s.invoked) >= x.Writes || s.log[i].len() >= mostEntries {
+	if x.rules().Begin(s.role[i]) != "" || int(s.invoked) >= x.Writes || s.log[i].len() >= mostEntries {
 		return
 	}
 	n := *s

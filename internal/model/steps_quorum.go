@@ -3,8 +3,7 @@ package model
 // promote lets the quorum make node i primary of the next generation.
 func (x step) promote(i int) {
 	s := x.s
-	if int(s.gen) >= x.Generations || int(s.number) >= x.Records || x.isDown(i) || s.set>>amnesiacs&bit(i) != 0 ||
-		s.set&bit(i) == 0 && x.Bug != PromoteAny {
+	if int(s.gen) >= x.Generations || int(s.number) >= x.Records || x.isDown(i) || x.rules().Promote(x.set(s.set), i) != "" {
 		return
 	}
 	n := *s
@@ -63,11 +62,11 @@ func (x step) register(i int) {
 func (x step) recover() {
 	s := x.s
 	in := s.set & members
-	if x.Durability != Flush || s.down&in != 0 || count(in&^(s.set>>amnesiacs)) >= count(in)-x.needs(s.set)+1 {
+	if x.Durability != Flush || s.down&in != 0 || x.rules().Recover(x.set(s.set), true, true) != "" {
 		return
 	}
 	for i := range x.Nodes {
-		if in&bit(i) != 0 && s.role[i] >= chosen {
+		if in&bit(i) != 0 && s.role[i] >= Chosen {
 			return // a primary that has its log refuses
 		}
 	}
@@ -80,7 +79,7 @@ func (x step) recover() {
 		return
 	}
 	for i := range x.Nodes {
-		if in&bit(i) == 0 || s.log[i] != l && x.Bug != RecoverAny || int(s.synced[i]) < s.log[i].len() {
+		if in&bit(i) == 0 || x.rules().Recover(x.set(s.set), s.log[i] == l, int(s.synced[i]) >= s.log[i].len()) != "" {
 			continue
 		}
 		if !s.flushed.begins(s.log[i]) {
