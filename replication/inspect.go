@@ -108,3 +108,30 @@ func Decision(e *blockdev.Entry) (batch uint64, upto Seq, ok bool) {
 	d, err := decodeDecision(e.Seq, e.Data)
 	return uint64(d.batch), d.upto, err == nil
 }
+
+// Durable is up to where the core knows its own log to be durable.
+func (v View) Durable() Seq { return v.c.durable }
+
+// Known is what a promoted member knows of another replica.
+type Known struct {
+	Node        NodeID
+	Incarnation Incarnation
+	Held        Seq // 0 as long as it does not follow, like
+	Durable     Seq
+	Sealed      bool
+	Lease       Instant // believed until then
+}
+
+// Known tells what a promoted member knows of its i-th peer, from 0; false: there are
+// not so many.
+func (v View) Known(i int) (k Known, ok bool) {
+	if i >= len(v.c.p.peers) {
+		return k, false
+	}
+	p := v.c.p.peers[i]
+	k = Known{Node: p.node, Incarnation: p.inc, Sealed: p.sealed, Lease: p.lease.till}
+	if p.ready {
+		k.Held, k.Durable = p.held, p.durable
+	}
+	return k, true
+}

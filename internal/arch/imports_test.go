@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"deploy/test/failoverpartition": {"deploy/test/clustertest", "nbd", "blockdev", "internal/api", "internal/history", "internal/history/reference", "internal/mutant", "internal/verifier", "metadata/metapb"},
 
 	"internal/sim": {
-		"internal/replicas", "replication", "metadata", "metadata/metapb", "internal/erasure", "blockdev", "internal/history", "internal/mutant",
+		"internal/replicas", "replication", "metadata", "metadata/metapb", "internal/erasure", "blockdev", "internal/history", "internal/model", "internal/mutant",
 	},
 	"internal/node": {
 		"internal/cluster", "internal/replicas", "internal/forward", "internal/mutant", "internal/socket", "internal/pki", "metadata/metapb", "nbd", "replication", "metadata", "fencing", "blockdev", "internal/api", "internal/env", "internal/suggest", "internal/units",

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"blkd/blockdev"
+	"blkd/internal/model"
 	"blkd/replication"
 )
 
@@ -45,6 +46,7 @@ func (c *oracle) init() {
 // serves has happened by then, or never will.
 func (s *sim) roleChanged(n *node, r replication.Role, g replication.Generation) {
 	s.note("role", uint64(n.id), uint64(r), uint64(g))
+	s.replay.Became(n.id, model.Role(r), uint64(g), s.known(n))
 	s.logf("%s is %s of generation %d", n.name, r, g)
 	if r == replication.Sealing {
 		if by := s.begun[g]; by != 0 {

@@ -168,8 +168,10 @@ func (s *sim) done(n *node, r *replication.Request) {
 	case r.Op == blockdev.OpFlush:
 		s.Flushes++
 		s.flushedTo(n, r.Last())
+		s.toldFlushed(n, r)
 	case o.reads:
 		s.Reads++
+		s.toldRead(n)
 		tag := uint64(0)
 		switch {
 		case r.Map == nil:

@@ -43,6 +43,16 @@ type disk struct {
 
 	onAppend func(prev replication.Generation, e *blockdev.Entry)
 	onCommit func(e *blockdev.Entry)
+	writes   watcher // told of what is done
+}
+
+// watcher is told of writes; nil fields: it is not.
+type watcher struct{ promised, cut, emptied, committed func() }
+
+func tell(f func()) {
+	if f != nil {
+		f()
+	}
 }
 
 // content is what a disk holds. A copy of it stays as it is: slices are replaced,
@@ -84,6 +94,7 @@ func newDisk() *disk {
 // empty makes a store anew, as a node does that has none; the promise stays.
 func (d *disk) empty() {
 	d.cuts++
+	d.writes = watcher{}
 	d.keep, d.size, d.content = 0, volumeBlocks*blockSize, content{sessions: new(blockdev.Sessions)}
 	d.rot = [mostBlocks]bool{}
 	d.synced = d.content
@@ -122,6 +133,7 @@ func (d *disk) Promise(lineage uint64, g replication.Generation) error {
 		return err
 	}
 	d.lineage, d.prom = lineage, g
+	tell(d.writes.promised)
 	return nil
 }
 
@@ -206,6 +218,9 @@ func (c *content) push(e blockdev.Entry) {
 
 // Commit moves the commit point.
 func (d *disk) Commit(seq replication.Seq) error {
+	if d.commit < min(seq, d.last()) {
+		defer tell(d.writes.committed)
+	}
 	for last := d.last(); d.commit < min(seq, last); {
 		d.commit++
 		e := &d.log[d.commit-d.baseSeq-1]
@@ -278,6 +293,7 @@ func (d *disk) Truncate(seq replication.Seq) error {
 	}
 	d.reigns = slices.Clone(d.reigns[:n])
 	d.settle()
+	tell(d.writes.cut)
 	return nil
 }
 
@@ -312,6 +328,7 @@ func (d *disk) Reset(gen replication.Generation, seq replication.Seq) error {
 	d.rot = [mostBlocks]bool{}
 	d.content = content{baseGen: gen, baseSeq: seq, commit: seq, incomplete: true, floor: seq, sessions: new(blockdev.Sessions)}
 	d.settle()
+	tell(d.writes.emptied)
 	return nil
 }
 
@@ -363,6 +380,7 @@ func (d *disk) Rejoin(gen replication.Generation, seq replication.Seq) error {
 	d.baseGen, d.baseSeq, d.commit, d.copied = gen, seq, seq, 0
 	d.incomplete, d.base, d.baseOf = true, base, baseOf
 	d.settle()
+	tell(d.writes.emptied)
 	return nil
 }
 

@@ -143,6 +143,7 @@ func (s *sim) crashWith(n *node, power bool, survive func(most int) int) {
 	s.tear(n)
 	if power && n.has {
 		n.disk.losePower(survive)
+		s.lostPower(n)
 		n.shard.losePower(survive)
 	}
 	if power {
@@ -233,6 +234,7 @@ func (s *sim) imageOf(n *node) *image {
 func (s *sim) putBack(n *node, x *image) {
 	*n.disk, n.shard, n.identity = x.disk, x.shard, x.identity
 	n.store = x.store
+	s.otherDisk(n)
 	delete(s.promised, n) // of the disk that is gone
 }
 

@@ -33,8 +33,8 @@ const keptSeeds = "testdata/seeds"
 const foundHead = `# Which rule finds which bug
 Written by ` + "`go test -tags mutants -run ReplicaMutants ./internal/sim -mutant.write`" + `, and read by it: what is named here is tried first.
 
-| planted bug | rule | found by | seed |
-| --- | --- | --- | --- |
+| planted bug | rule | found by | seed | step of the model |
+| --- | --- | --- | --- | --- |
 `
 
 // TestReplicaMutants plants each bug of the cores in turn: what has found it before, a
@@ -52,11 +52,14 @@ func TestReplicaMutants(t *testing.T) {
 		}
 		begun := time.Now()
 		mutant.Set(m.ID, true)
+		deafToModel = true
 		by := known[m.Name]
 		v := by.run()
 		if v == nil {
 			by, v = hunt(*mutantSeeds, m.ID >= mutant.ReplicaUnprepared && m.ID <= mutant.ReplicaPreparedStale)
 		}
+		deafToModel = false
+		step := stepOf(by.run(), v)
 		mutant.Set(m.ID, false)
 		if v == nil {
 			t.Errorf("%-26s survived %d seeds: %s", m.Name, *mutantSeeds, m.Text)
@@ -66,14 +69,27 @@ func TestReplicaMutants(t *testing.T) {
 			t.Errorf("%-26s is not found by seed %d of %s, which fails without it too: %v", m.Name, by.seed, by.what, v)
 			continue
 		}
-		t.Logf("%-26s %-9s %6.2f s  seed %d of %s: %.100s", m.Name, v.Rule, time.Since(begun).Seconds(), by.seed, by.what, v.Text)
-		table = fmt.Appendf(table, "| `%s` | %s | %s | %d |\n", m.Name, v.Rule, by.what, by.seed)
+		t.Logf("%-26s %-9s %6.2f s  seed %d of %s: %.100s; by the model: %s", m.Name, v.Rule, time.Since(begun).Seconds(), by.seed, by.what, v.Text, step)
+		table = fmt.Appendf(table, "| `%s` | %s | %s | %d | %s |\n", m.Name, v.Rule, by.what, by.seed, step)
 	}
 	if *writeMutants {
 		if err := os.WriteFile(foundBy, table, 0o666); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// stepOf names the step that the model does not allow in a run, and tells how much sooner
+// that was seen than what other checkers have found; empty: the model allows all.
+func stepOf(v, other *Violation) string {
+	if v == nil || v.Rule != "model" {
+		return ""
+	}
+	step, _, _ := strings.Cut(v.Text, " of ")
+	if other != nil && other.At > v.At {
+		step += fmt.Sprintf(", %v sooner", time.Duration(other.At-v.At).Round(time.Millisecond))
+	}
+	return step
 }
 
 // finder is a run that finds a bug: what is a scenario's name, a kept schedule's file,
@@ -115,11 +131,11 @@ func readFound() (map[string]finder, error) {
 	}
 	known := map[string]finder{}
 	for line := range strings.Lines(string(text)) {
-		cell := strings.Split(strings.TrimSpace(line), " | ")
-		if len(cell) != 4 {
+		cell := strings.Split(strings.TrimRight(line, "\n"), " | ")
+		if len(cell) != 5 {
 			continue
 		}
-		if seed, err := strconv.ParseUint(strings.TrimSuffix(cell[3], " |"), 10, 64); err == nil {
+		if seed, err := strconv.ParseUint(cell[3], 10, 64); err == nil {
 			known[strings.Trim(cell[0], "|` ")] = finder{cell[2], seed}
 		}
 	}

@@ -129,6 +129,9 @@ func (s *sim) applied(index uint64, c *metapb.Command, p *replication.Proposal) 
 	old := s.rec
 	s.rec = replicas.RecordOf(v)
 	s.note("record", s.index, v.Generation, v.Number)
+	if old == nil || old.Number < s.rec.Number {
+		s.ruled(p)
+	}
 	s.recorded(old, s.rec, p)
 	for _, n := range s.nodes {
 		s.deliver(n)
@@ -237,6 +240,7 @@ func (s *sim) emptied(n *node) {
 	n.previous, n.has, n.old, n.emptied = 0, false, false, true
 	n.disk.empty()
 	n.disk.lineage, n.disk.prom = 0, 0
+	s.otherDisk(n)
 	n.disk.broken, n.disk.doomed = false, false
 	n.shard = shard{}
 	if s.raft {
@@ -332,6 +336,7 @@ func (s *sim) propose(n *node, p replication.Proposal) {
 		}
 		s.later(n, s.delay(5), func() {
 			if n.core != nil && n.inc == inc {
+				s.replay.Refused(n.id)
 				n.core.Refused(s.clock(n), p.ID, r.Text)
 				s.effects(n)
 			}

@@ -53,6 +53,7 @@ var rules = []Rule{
 	{"reach", "What a member that counts lacks, the log of each other one has.", "checkReach: over the disks, every few steps", true},
 	{"evict", "A replica is out when that is reported.", "evictedBy", true},
 	{"quorum", "A term has one leader, logs match, nothing that was decided is lost or other elsewhere, and no read misses it.", "wroteEntry, appliedAt, checkState, readDone, checkVoters", true},
+	{"model", "Every step of the code is one that the model allows.", "replay: at each write, message, answer and change of a role or of the record; the violation names the step", true},
 	{"assertion", "No assertion of the code fails.", "all of them", true},
 	{"scenario", "What a scenario waits for happens.", "until", true},
 }

@@ -13,7 +13,7 @@ import (
 type Tally struct {
 	Answered, Reads, Flushes, Takeovers, Generations, Certified, Failovers, Recoveries, Shapes, Evictions, Resizes, Mended, Unmended,
 	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins, Rebuilt, Repeated, Torn, Holes, Moves,
-	Elections, VoterChanges, QuorumReads, Refused int
+	Elections, VoterChanges, QuorumReads, Refused, Modelled int
 }
 
 // Add adds what has happened in another run.
@@ -28,7 +28,7 @@ func (t *Tally) Add(o Tally) {
 		{&t.Comparisons, o.Comparisons}, {&t.Replaced, o.Replaced}, {&t.OldDisks, o.OldDisks}, {&t.DiskErrors, o.DiskErrors},
 		{&t.Copies, o.Copies}, {&t.Rejoins, o.Rejoins}, {&t.Rebuilt, o.Rebuilt},
 		{&t.Repeated, o.Repeated}, {&t.Torn, o.Torn}, {&t.Holes, o.Holes}, {&t.Moves, o.Moves},
-		{&t.Elections, o.Elections}, {&t.VoterChanges, o.VoterChanges}, {&t.QuorumReads, o.QuorumReads}, {&t.Refused, o.Refused},
+		{&t.Elections, o.Elections}, {&t.VoterChanges, o.VoterChanges}, {&t.QuorumReads, o.QuorumReads}, {&t.Refused, o.Refused}, {&t.Modelled, o.Modelled},
 	} {
 		*x.to += x.from
 	}
@@ -79,6 +79,9 @@ func (s *sim) result(v *Violation) Result {
 	for _, n := range s.nodes {
 		s.Copies += n.disk.imports + n.shard.imports
 		s.Rejoins += n.disk.rejoins
+	}
+	if s.replay != nil {
+		s.Modelled = s.replay.Steps
 	}
 	return Result{Violation: v, Hash: s.hash, Simulated: time.Duration(s.now), Tally: s.Tally}
 }

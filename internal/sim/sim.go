@@ -9,6 +9,7 @@ import (
 
 	"blkd/blockdev"
 	"blkd/internal/erasure"
+	"blkd/internal/model"
 	"blkd/metadata"
 	"blkd/replication"
 )
@@ -45,6 +46,7 @@ type sim struct {
 
 	quorum
 	oracle
+	replay *model.Replay
 	clients
 	passing
 	Tally
@@ -85,6 +87,7 @@ type node struct {
 	reqs       map[*replication.Request]*op
 
 	identity
+	replayed
 	run       int    // counts its starts and its ends
 	voter     *voter // its part in the quorum; nil: none, or it is no Raft
 	store     *store // its metadata; nil: it is no Raft
@@ -138,6 +141,7 @@ func (s *sim) build() {
 	}
 	s.oracle.init()
 	s.chronicle.init()
+	s.startReplay()
 	s.found()
 	s.clients.init(s)
 	s.openGateways()
@@ -259,7 +263,11 @@ func (s *sim) boot(n *node, rec *replication.Record, made bool) {
 	n.has = true
 	n.disk.synced, n.disk.doomed = n.disk.content, false // what is found is synced
 	n.disk.onCommit = func(e *blockdev.Entry) { s.committedBy(n, e) }
-	n.disk.onAppend = func(prev replication.Generation, e *blockdev.Entry) { s.appendedBy(n, prev, e) }
+	n.disk.onAppend = func(prev replication.Generation, e *blockdev.Entry) {
+		s.appendedBy(n, prev, e)
+		s.replay.Appended(n.id, uint64(e.Gen), uint64(e.Seq))
+	}
+	n.disk.writes = watcher{}
 	replica := s.replica(n)
 	n.core = replication.NewCore(replication.Config{Self: n.name, Incarnation: n.inc, Replica: replica, Coded: n.coded, Gate: n.disk, Now: s.clock(n),
 		Fresh: made && !lost, Durable: n.disk.durable(), Limits: s.limits, Times: s.times(),
@@ -270,6 +278,7 @@ func (s *sim) boot(n *node, rec *replication.Record, made bool) {
 			Mended:  func(off int64, from replication.NodeID) { s.mendedBy(n, off, from) },
 			Rebuilt: func(off int64, at replication.NodeID) { s.rebuiltAt(n, off, at) },
 		}})
+	s.opened(n, made)
 	core := n.core
 	for _, m := range s.nodes {
 		s.dial(n, m)
@@ -313,6 +322,7 @@ func (s *sim) effects(n *node) {
 		return
 	}
 	core := n.core
+	s.stepped(n)
 	if x := n.disk.strike; x != nil && x.now {
 		defer s.struck(n)
 		if !x.after {
@@ -347,6 +357,7 @@ func (s *sim) effects(n *node) {
 // send puts a message on the wire.
 func (s *sim) send(n *node, x replication.Send) {
 	to := s.node(x.To)
+	s.said(n, x)
 	w := &s.wires[n.id][to.id]
 	if !w.up {
 		return
@@ -406,6 +417,7 @@ func (s *sim) arrive(from, to *node) {
 func (s *sim) receive(from, to *node, m *replication.Message) {
 	_, last := to.disk.Last()
 	commit, promised := to.disk.Committed(), to.core.View().Promised()
+	s.replay.Heard(to.id, uint64(m.Gen))
 	to.core.Receive(s.clock(to), from.name, m)
 	if m.To != to.inc || m.Kind == replication.MsgAppend && m.Gen < promised && m.Lineage == to.disk.lineage {
 		rule := "S2"
@@ -481,6 +493,7 @@ func (s *sim) failed(n *node, err error) {
 	s.tear(n) // before: nothing is done to a store that has failed
 	n.tasks = nil
 	n.disk.losePower(func(most int) int { return s.rnd.IntN(most + 1) })
+	s.lostPower(n)
 	s.crash(n, false)
 }
 

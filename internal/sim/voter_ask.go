@@ -142,6 +142,7 @@ func (s *sim) proposeVia(v *voter, c *metapb.Command, p *replication.Proposal) {
 				n.core.Record(s.clock(n), replicas.RecordOf(r.Volume))
 			}
 			if r.Code != metapb.Code_CODE_OK {
+				s.replay.Refused(n.id)
 				n.core.Refused(s.clock(n), p.ID, r.Text)
 			}
 			s.effects(n)
