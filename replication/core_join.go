@@ -194,7 +194,9 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		c.endJoin("the log does not reach it")
 		return
 	}
-	if !c.shardFollows(m) && !c.rebuildable() {
+	// Who was just recorded may have content of another shard, which it had before.
+	follows := c.shardFollows(m) && (c.coded == nil || c.p.base.member(p.node).State != Inconsistent)
+	if !follows && !c.rebuildable() {
 		c.endJoin("too few shards can be read to rebuild its own")
 		return
 	}
@@ -219,7 +221,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		return
 	}
 	j.joined, j.full, j.begin, j.behind = true, true, begin, c.changesSince(p, m)
-	if c.coded != nil && c.shardFollows(m) && !m.Incomplete {
+	if c.coded != nil && follows && !m.Incomplete {
 		j.behind = keepShard // only its log is too far behind
 	} else if c.coded != nil && m.Lease != 0 && !p.whole && c.p.base.member(p.node).State != Inconsistent {
 		j.behind, j.changed.since = keepBase, batchID(m.Lease)
