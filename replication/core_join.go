@@ -195,7 +195,7 @@ func (c *Core) onJoined(p *peer, m *Message) {
 		return
 	}
 	// Who was just recorded may have content of another shard, which it had before.
-	follows := c.shardFollows(m) && (c.coded == nil || c.p.base.member(p.node).State != Inconsistent)
+	follows := c.shardFollows(m) && (c.coded == nil || c.p.base.member(p.node).State != Inconsistent || mutant.On(mutant.ReplicaKeepOther))
 	if !follows && !c.rebuildable() {
 		c.endJoin("too few shards can be read to rebuild its own")
 		return

@@ -189,6 +189,7 @@ const (
 	ReplicaCopyOther
 	ReplicaChangesAny
 	ReplicaChangesFew
+	ReplicaKeepOther
 	ReplicaPreparedStale
 	ReplicaRepeat
 	ReplicaRepeatEarly
@@ -376,6 +377,7 @@ var table = [numIDs]Info{
 	{ReplicaCopyOther, "replica/copy-other", "Pieces of a shard that is copied are taken of whatever batch they are."},
 	{ReplicaChangesAny, "replica/changes-any", "What a shard lacks is told from the oldest batch that is known, whatever batch it has."},
 	{ReplicaChangesFew, "replica/changes-few", "What a shard lacks is told by fewer than k others."},
+	{ReplicaKeepOther, "replica/keep-other", "A node that takes another shard keeps the content of the one that it had."},
 	{ReplicaPreparedStale, "replica/prepared-stale", "Who is to be copied goes on to answer that it has stored its part of a batch."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},

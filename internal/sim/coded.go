@@ -49,7 +49,10 @@ func (s *sim) move(to *node) {
 		}
 		from = append(from, s.node(m.Node))
 	}
-	x := from[s.rnd.IntN(len(from))]
+	s.moveShard(from[s.rnd.IntN(len(from))], to)
+}
+
+func (s *sim) moveShard(x, to *node) {
 	s.members("move "+string(x.name)+" to "+string(to.name), func(list []*metapb.Member) []*metapb.Member {
 		m := &metapb.Member{Node: string(to.name), Incarnation: uint64(to.inc), State: metapb.ReplicaState_REPLICA_STATE_INCONSISTENT, Log: true}
 		for _, old := range list {

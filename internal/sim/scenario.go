@@ -100,6 +100,7 @@ var scenarios = []scenario{
 	{"what rots in more shards than a code can do without is an error", 3, pair, unbound, 0, code(2, 1), mendTooMany},
 	{"who joins while a decision is not committed has its part", 3, pair, unbound, 0, code(2, 1), growWhilePoured},
 	{"a node is replaced, and then the primary's", 3, pair, unbound, 0, code(2, 1), replaceShards},
+	{"a node takes another shard than the one that it had", 4, pair, unbound, 0, code(2, 1), anotherShard},
 	{"a part of a batch is not synced when its process ends", 3, pair, unbound, 0, code(2, 1), unsyncedPart},
 }
 
@@ -132,7 +133,11 @@ func (c *command) scenarios(name string) (failed bool, err error) {
 // run plays a scenario, with what is random of it drawn from a seed, and lets
 // everything become level.
 func (c *scenario) run(seed uint64, out io.Writer) Result {
-	s := newSim(seed, setup{shape: c.shape, replicas: c.nodes, external: true, scale: 1, tempo: 1, limits: c.limits, code: c.code}, out)
+	replicas := c.nodes
+	if c.code != nil {
+		replicas = c.code.K() + c.code.M()
+	}
+	s := newSim(seed, setup{shape: c.shape, replicas: replicas, spares: c.nodes - replicas, external: true, scale: 1, tempo: 1, limits: c.limits, code: c.code}, out)
 	s.bare, s.quiet, s.idle = true, true, true
 	v := s.guarded(func() {
 		s.build()

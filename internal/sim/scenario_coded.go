@@ -194,3 +194,21 @@ func replaceShards(s *sim, n []*node) {
 		s.do(n[1], blockdev.OpRead, b)
 	}
 }
+
+// anotherShard: a node whose shard has moved away takes another one at once: it has the
+// newest batch, of the shard that it had.
+func anotherShard(s *sim, n []*node) {
+	s.fillShards()
+	move := func(from, to *node) {
+		s.moveShard(from, to)
+		s.until(string(to.name)+" has a replica", func() bool { return to.core != nil })
+		for _, x := range n {
+			if x != to && x.core != nil {
+				s.connect(x, to)
+			}
+		}
+		s.until(string(to.name)+" has taken its place", func() bool { return s.isMember(to.name)() && s.rec.Member(from.name) == nil })
+	}
+	move(n[1], n[3])
+	move(n[2], n[1])
+}
