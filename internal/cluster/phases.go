@@ -366,7 +366,10 @@ func (c *Cluster) register() error {
 		case result.Code != metapb.Code_CODE_OK:
 			return &RefusedError{Text: result.Text, Advice: result.Advice}
 		default:
-			return c.editIdentity(func(id *metapb.Identity) { c.confirmRun(id, result.Index) })
+			if err := c.editIdentity(func(id *metapb.Identity) { c.confirmRun(id, result.Index) }); err != nil {
+				return err
+			}
+			return c.received()
 		}
 		select {
 		case <-c.ctx.Done():
@@ -376,7 +379,10 @@ func (c *Cluster) register() error {
 	}
 }
 
-// received waits until the quorum's records have reached this node.
+// received waits until the quorum's records have reached this node, as they are with
+// its run registered. Those of before must not be acted on: by them it may still be a
+// member that was let go and invited again since, and would destroy, when it reads of
+// the one, what it was sent after the other.
 func (c *Cluster) received() error {
 	for {
 		changed, turn := c.Changed(), c.turn.next()

@@ -67,6 +67,9 @@ func (s *sim) found() {
 	for _, n := range s.nodes {
 		s.must(s.registration(n))
 		n.previous, n.tried, n.registeredAt = n.inc, nil, s.index
+		if s.raft {
+			n.voter.member = true
+		}
 	}
 	create := &metapb.CreateVolume{Name: volumeName, SizeBytes: volumeBlocks * blockSize, MinCopies: int32(s.shape.MinCopies),
 		Layout: &metapb.Layout{Kind: metapb.LayoutKind_LAYOUT_KIND_MIRROR, Copies: int32(s.replicas)},

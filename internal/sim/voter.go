@@ -19,13 +19,14 @@ import (
 // voter is a run of a node's part in the quorum, whether it votes or learns: the Raft
 // core of production on a disk of the simulation, and what is around it there.
 type voter struct {
-	n      *node
-	core   *metadata.Core // nil: the node is blank, and waits to be let in
-	log    *metadata.Log
-	id     uint64 // of Raft
-	first  uint64 // index that its log ended at when it started
-	taking bool   // it exchanges messages
-	member bool   // its run is registered
+	n        *node
+	core     *metadata.Core // nil: the node is blank, and waits to be let in
+	log      *metadata.Log
+	id       uint64 // of Raft
+	first    uint64 // index that its log ended at when it started
+	taking   bool   // it exchanges messages
+	answered bool   // its registration was
+	member   bool   // its run is registered, and its state has that
 
 	todo  []func() // what has come in since its last round
 	woken bool     // there will be a round
@@ -255,9 +256,7 @@ func (s *sim) stateChanged(v *voter) {
 		v.volume, v.rec = x, replicas.RecordOf(x)
 		s.when(v, s.now+instant(s.delay(1)), func() { s.reconcile(v) })
 	}
-	if n := state.Node(string(v.n.name)); !v.member && v.taking && n.GetId() == v.id && n.GetIncarnation() == uint64(v.n.inc) && v.n.registered {
-		s.joined(v, v.status.Applied) // it was let in, and has received the state
-	}
+	s.received(v)
 }
 
 // reconcile is what a node does about a new record: see replicas.Manager.

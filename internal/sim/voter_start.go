@@ -81,21 +81,32 @@ func (s *sim) registerVia(v *voter) {
 			s.refused(v)
 		case v.core == nil: // it has its place, and will be sent the state
 			n.raftID = r.Node.Id
-			s.openVoter(n, nil).taking = true
+			w := s.openVoter(n, nil)
+			w.taking, w.answered = true, true
 		default:
-			s.joined(v, r.Index)
+			v.answered = true
+			n.confirmRun(r.Index)
+			s.received(v)
 		}
 	})
 }
 
-// joined begins what a node does that is a member, with its run recorded at an index.
-func (s *sim) joined(v *voter, index uint64) {
-	if v.member {
+// confirmRun notes on a node's disk that its run is recorded, at an index.
+func (n *node) confirmRun(index uint64) {
+	n.previous, n.booted, n.clean, n.ioError, n.tried, n.registeredAt = n.inc, n.boot, false, false, nil, index
+}
+
+// received makes a node a member once its own state has its run: see package cluster.
+func (s *sim) received(v *voter) {
+	n := v.n
+	x := v.core.State().Node(string(n.name))
+	if v.member || !v.answered || x.GetId() != v.id || x.GetIncarnation() != uint64(n.inc) {
 		return
 	}
-	n := v.n
 	v.member = true
-	n.previous, n.booted, n.clean, n.ioError, n.tried, n.registeredAt = n.inc, n.boot, false, false, nil, index
+	if n.previous != n.inc {
+		n.confirmRun(v.status.Applied)
+	}
 	s.logf("%s starts again, members %v", n.name, v.rec)
 	s.pulse(n)
 	s.reconcile(v)
