@@ -34,7 +34,7 @@ func huntAll() (seed uint64, err error) {
 		return 0, err
 	}
 	for _, seeds := range []uint64{50, 1000} {
-		for _, run := range []func(uint64) error{storeRun, replicaRun, copyRun} {
+		for _, run := range []func(uint64) error{storeRun, replicaRun, copyRun, stagingRun} {
 			if seed, err := crashHunt(seeds, run); err != nil {
 				return seed, err
 			}

@@ -71,7 +71,16 @@ func runReplica(seed uint64, staging bool) error {
 }
 
 func (r *replicaRunner) options() StoreOptions {
-	return StoreOptions{FS: r.fs, Dir: "/v", Volume: "v", LogBytes: r.logBytes, Manual: true, Replica: true, Staging: r.staging}
+	return StoreOptions{FS: r.fs, Dir: "/v", Volume: "v", LogBytes: r.logBytes, Manual: true, Replica: true, Staging: r.staging, Elsewhere: elsewhere}
+}
+
+// elsewhere takes a range from the first byte of a block that is aside: what every third
+// says is kept elsewhere.
+func elsewhere(block []byte) (off, n int64) {
+	if block[0]%3 != 0 {
+		return 0, 0
+	}
+	return int64(block[0]%32) * BlockSize, int64(1+block[0]%8) * BlockSize
 }
 
 func (r *replicaRunner) round() error {
@@ -372,7 +381,7 @@ func TestMarkGrows(t *testing.T) {
 // checkStaged compares what a staging store holds with the log: of each block, what
 // the last entry that was not dropped has made of it.
 func (r *replicaRunner) checkStaged() error {
-	const aside = replicaVolume // its place here
+	const aside, superseded = replicaVolume, -1 // its place here; in last: kept elsewhere
 	want, last := make([]byte, aside+BlockSize), map[int64]int{}
 	for i, e := range r.log {
 		off := min(e.Off, aside)
@@ -380,6 +389,12 @@ func (r *replicaRunner) checkStaged() error {
 		copy(want[off:], e.Data)
 		for b := off / BlockSize; b < (off+e.Len)/BlockSize; b++ {
 			last[b] = i + 1
+		}
+		if e.Off == AsideOff && e.Kind == EntryWrite {
+			off, n := elsewhere(e.Data)
+			for b := off / BlockSize; b < (off+n)/BlockSize; b++ {
+				last[b] = superseded
+			}
 		}
 	}
 	got, held := make([]byte, len(want)), map[int64]bool{}
@@ -396,13 +411,15 @@ func (r *replicaRunner) checkStaged() error {
 		at := b * BlockSize
 		switch {
 		case err != nil:
+		case held[b] && last[b] == superseded:
+			err = fmt.Errorf("block %d is shown, and kept elsewhere", b)
 		case !held[b] && last[b] > r.dropped:
 			err = fmt.Errorf("block %d of entry %d is gone, dropped were the first %d", b, last[b], r.dropped)
 		case held[b] && !bytes.Equal(got[at:at+BlockSize], want[at:at+BlockSize]):
 			err = fmt.Errorf("block %d is not what entry %d made of it", b, last[b])
 		}
 	}
-	upto, blocks, ok := r.s.Staged(3)
+	upto, blocks, ok := r.s.Staged(3, Seq(len(r.log)))
 	if err == nil && ok && (upto == 0 || int(upto) > len(r.log) || len(blocks) > 3+16) {
 		err = fmt.Errorf("the oldest entries up to %d have blocks %v", upto, blocks)
 	}

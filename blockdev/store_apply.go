@@ -10,7 +10,7 @@ func (s *Store) apply(r *record, crc []uint32) error {
 	s.applying = r.seq
 	switch {
 	case s.o.Staging:
-		s.stage(r, crc)
+		err = s.stage(r, crc)
 	case r.kind == recData:
 		block, pos := r.off/BlockSize, r.pos+uint64(r.headerBytes())
 		for i, c := range crc {

@@ -3,6 +3,8 @@ package blockdev
 import (
 	"fmt"
 	"sort"
+
+	"blkd/internal/mutant"
 )
 
 // A staging store is a log without an image: what is committed stays in it until its
@@ -34,7 +36,7 @@ type stagedEntry struct {
 const stagedZero = 1 << 63
 
 // stage makes a committed entry visible to ReadStaged. It holds mu.
-func (s *Store) stage(r *record, crc []uint32) {
+func (s *Store) stage(r *record, crc []uint32) error {
 	e := stagedEntry{end: logPoint{r.pos + uint64(r.bytes()), r.gen, r.seq}, first: r.pos, block: r.off / BlockSize, blocks: r.len / BlockSize, origin: r.origin}
 	for i := range e.blocks {
 		l := loc{pos: r.pos | stagedZero}
@@ -44,7 +46,28 @@ func (s *Store) stage(r *record, crc []uint32) {
 		s.over.put(e.block+i, l)
 	}
 	s.staged.entries = append(s.staged.entries, e)
+	var err error
+	if r.off == AsideOff && r.kind == recData && s.o.Elsewhere != nil {
+		err = s.supersede(r, crc[0])
+	}
 	s.stagedBlocks.Store(int64(s.over.len()))
+	return err
+}
+
+// supersede forgets the blocks that an entry at AsideOff says are kept elsewhere.
+func (s *Store) supersede(r *record, crc uint32) error {
+	pos := r.pos + uint64(r.headerBytes())
+	block := make([]byte, BlockSize)
+	if err := s.log.read(block, pos); err != nil {
+		return fmt.Errorf("volume %s: %w: read entry %d: %w", s.o.Volume, ErrIO, r.seq, err)
+	}
+	if got := checksum(block); got != crc && !s.o.NoChecksums {
+		return s.badBlock(r.off, logFile, s.log.offset(pos), crc, got)
+	}
+	if off, n := s.o.Elsewhere(block); n > 0 && s.covers(off, n) && !mutant.On(mutant.StoreShowSuperseded) {
+		s.over.drop(off/BlockSize, (off+n)/BlockSize)
+	}
+	return nil
 }
 
 // within tells whether a block lies where an entry has put it.
@@ -130,12 +153,13 @@ func (s *Store) StagedBlocks(off, n int64, f func(block int64, zero bool)) error
 }
 
 // Staged lists, in order, about so many blocks as most that the oldest entries of a
-// staging store hold: when they, as ReadStaged shows them, are kept elsewhere,
-// everything up to the entry upto may be dropped. It is false if nothing is held.
-func (s *Store) Staged(most int) (upto Seq, blocks []int64, ok bool) {
+// staging store hold, up to the entry last: when they, as ReadStaged shows them, are
+// kept elsewhere, everything up to the entry upto may be dropped. It is false if nothing
+// is held.
+func (s *Store) Staged(most int, last Seq) (upto Seq, blocks []int64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := s.staged.dropped; i < len(s.staged.entries) && len(blocks) < most; i++ {
+	for i := s.staged.dropped; i < len(s.staged.entries) && len(blocks) < most && s.staged.entries[i].end.seq <= last; i++ {
 		e := &s.staged.entries[i]
 		for b := e.block; b < e.block+e.blocks; b++ {
 			if l, held := s.over.get(b); held && e.within(l) {

@@ -49,6 +49,10 @@ type StoreOptions struct {
 	// Staging: there is no image. What is committed stays in the log until its
 	// owner lets it go; see ReadStaged and Drop. For replicas.
 	Staging bool
+	// Elsewhere tells which bytes a block that is written at AsideOff says are kept
+	// elsewhere from then on: what a staging store has of them from before is not shown
+	// any more. Nil, or n 0: none. Both are multiples of BlockSize.
+	Elsewhere func(block []byte) (off, n int64)
 	// NoChecksums leaves checksums out, for benchmarks only.
 	NoChecksums bool
 	// Manual: no background work; the caller drives Sync and Destage. For

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,13 +16,14 @@ import (
 // Staging is the log of an erasure-coded volume: what is committed stays in it until
 // it lies in the shards. It is a *blockdev.Store in staging mode, whose methods tell
 // what they promise. The block at blockdev.AsideOff holds the newest decision (see
-// [Coded]).
+// [Coded]), and [Elsewhere] tells which range that supersedes.
 type Staging interface {
 	Replica
 	Sync() error
+	Durable() Seq
 	ReadStaged(p []byte, off int64, missing func(off, n int64)) error
 	StagedBlocks(off, n int64, f func(block int64, zero bool)) error
-	Staged(most int) (upto Seq, blocks []int64, ok bool)
+	Staged(most int, last Seq) (upto Seq, blocks []int64, ok bool)
 	Drop(Seq) error
 	LogUsed() (used, size int64)
 }
@@ -74,14 +76,20 @@ func newBatchID(g Generation, n uint32) batchID {
 }
 
 // decision is an entry of the log: when it is committed, so is a batch, on every
-// shard; and what the log holds up to the entry upto is in the shards.
+// shard; and what the log holds up to the entry upto is in the shards. That of a large
+// write is also the write: what the log has of n bytes from off, from before, is
+// superseded by what the batch has brought into the shards.
 type decision struct {
-	seq   Seq
-	batch batchID
-	upto  Seq
+	seq    Seq
+	batch  batchID
+	upto   Seq
+	off, n int64
 }
 
-const decisionMagic = 0x47545344 // "DSTG"
+const (
+	decisionMagic = 0x47545344 // "DSTG"
+	writtenMagic  = 0x57545344 // "DSTW": that of a large write, which has a range
+)
 
 // encode makes the block that a decision is in the log.
 func (d *decision) encode() []byte {
@@ -89,28 +97,58 @@ func (d *decision) encode() []byte {
 	binary.LittleEndian.PutUint32(b, decisionMagic)
 	binary.LittleEndian.PutUint64(b[8:], uint64(d.batch))
 	binary.LittleEndian.PutUint64(b[16:], uint64(d.upto))
+	if d.n > 0 && !mutant.On(mutant.ReplicaShowSuperseded) {
+		binary.LittleEndian.PutUint32(b, writtenMagic)
+		binary.LittleEndian.PutUint64(b[24:], uint64(d.off))
+		binary.LittleEndian.PutUint64(b[32:], uint64(d.n))
+	}
 	return b
 }
 
 func decodeDecision(seq Seq, b []byte) (d decision, err error) {
-	if len(b) != blockSize || binary.LittleEndian.Uint32(b) != decisionMagic {
-		return d, errors.New("the log has a decision about a batch that is none")
+	if len(b) != blockSize {
+		return d, fmt.Errorf("the log has a decision about a batch of %d bytes", len(b))
 	}
-	return decision{seq, batchID(binary.LittleEndian.Uint64(b[8:])), Seq(binary.LittleEndian.Uint64(b[16:]))}, nil
+	u64 := func(at int) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
+	d = decision{seq: seq, batch: batchID(u64(8)), upto: Seq(u64(16))}
+	switch magic := binary.LittleEndian.Uint32(b); magic {
+	case decisionMagic:
+	case writtenMagic:
+		if d.off, d.n = int64(u64(24)), int64(u64(32)); d.off < 0 || d.off%blockSize != 0 || d.n <= 0 || d.n%blockSize != 0 {
+			return d, fmt.Errorf("the log has a decision about %d bytes at %d", d.n, d.off)
+		}
+	default:
+		return d, fmt.Errorf("the log has a decision about a batch that is none, with magic %#08x", magic)
+	}
+	return d, nil
+}
+
+// Elsewhere tells which bytes a decision, the block that it is in the log, says are in
+// the shards from then on, whatever the log had of them before; n is 0 if it says so of
+// none. It is for blockdev.StoreOptions.
+func Elsewhere(block []byte) (off, n int64) {
+	d, err := decodeDecision(0, block)
+	if err != nil {
+		return 0, 0 // whoever follows the log refuses it
+	}
+	return d.off, d.n
 }
 
 // Coded is a member of an erasure-coded volume: its log, which every member has
 // whole, and its shard. As a [Replica] it is the log; what the log decides about
 // batches it does to the shard:
 //
-//	        PREPARE(d)              the decision about d is committed here
-//	(none) ────────────► prepared ─────────────────────────────────────► current
-//	   ▲                    │ PREPARE of another batch: d was never decided
-//	   └────────────────────┘
+//	          PREPARE(d)          sync           the decision about d is committed, and durable here
+//	(none) ──────────────► stored ──────► prepared ────────────────────────────────────────► current
+//	   ▲                      │               │ PREPARE of a batch that follows one before d: d was given up
+//	   └──────────────────────┴───────────────┘
 //
-// A batch is prepared when all of it is durable in the shard's log; until it is
-// decided, reads see the batch before. The decision is an entry of the volume's log,
-// so there is nothing else to recover from, and nobody to ask.
+// Batches form a chain: each follows another one, and is stored behind that. A batch is
+// prepared when all of it is durable in the shard's log, with all that it follows; until
+// it is decided, reads see the batch before. The decision is an entry of the volume's
+// log, so there is nothing else to recover from, and nobody to ask. It is done to the
+// shard when it is durable in this member's log: what is current cannot be taken back,
+// so the best log must have it, whatever loses power.
 type Coded struct {
 	Staging
 	shard Shard
@@ -121,14 +159,22 @@ type Coded struct {
 	writing sync.Mutex // one writer of the shard at a time
 
 	mu       sync.Mutex
-	pending  []decision // in the log, not committed
+	pending  []decision // in the log, not done to the shard
 	decided  decision   // the newest that is committed
 	current  batchID    // of the shard
-	prepared decision   // batch, and as seq where it ends in the shard's log
+	prepared []part     // behind that, in order
+	stored   []part     // behind these, not known to be durable
+	poured   Seq        // the log up to here is in what is current
 	dropping bool
 	dropped  Seq
 	begin    batchID // what the next copy of the shard begins with
-	points   []shardPoint
+	points   []part  // which batches were current
+}
+
+// part is a batch in a shard's log, which ends at the entry end.
+type part struct {
+	batch batchID
+	end   Seq
 }
 
 // NewCoded opens a member of a volume, which is as large as its log says, of which unit
@@ -178,27 +224,38 @@ func (d *Coded) recover() error {
 	gen, _ := d.shard.GenAt(commit)
 	d.current = batchID(gen)
 	d.remember(commit)
-	gen, last := d.shard.Last()
-	if last <= commit {
-		return nil
-	}
-	tail, err := d.shard.ReadLog(last-1, 1)
-	if err != nil {
+	if err := d.findParts(commit); err != nil {
 		return err
 	}
-	if len(tail) > 0 && tail[0].Kind == blockdev.EntryMark {
-		// The process may have ended before it was synced.
-		if !mutant.On(mutant.ReplicaPreparedVolatile) {
-			if err := d.shard.Sync(); err != nil {
-				return err
+	if mutant.On(mutant.ReplicaNewestBatch) {
+		d.decided.batch = d.newest()
+	}
+	return d.do(d.decided)
+}
+
+// findParts finds the batches that wait for a decision: those that are whole.
+func (d *Coded) findParts(commit Seq) error {
+	_, last := d.shard.Last()
+	for seq := commit + 1; seq <= last; seq++ {
+		gen, _ := d.shard.GenAt(seq)
+		if seq < last {
+			if next, _ := d.shard.GenAt(seq + 1); next == gen {
+				continue
 			}
 		}
-		d.prepared = decision{batch: batchID(gen), seq: last}
-		if mutant.On(mutant.ReplicaNewestBatch) {
-			d.decided.batch = batchID(gen)
+		tail, err := d.shard.ReadLog(seq-1, 1)
+		if err != nil {
+			return err
 		}
+		if len(tail) == 0 || tail[0].Kind != blockdev.EntryMark {
+			break
+		}
+		d.prepared = append(d.prepared, part{batchID(gen), seq})
 	}
-	return nil
+	if len(d.prepared) == 0 || mutant.On(mutant.ReplicaPreparedVolatile) {
+		return nil
+	}
+	return d.shard.Sync() // the process may have ended before it was
 }
 
 // note remembers the decisions among entries that were appended.
@@ -215,36 +272,69 @@ func (d *Coded) note(entries []blockdev.Entry) error {
 	return nil
 }
 
-// follow makes the shard what the log has committed.
+// follow does to the shard what the log has committed, as far as that is durable.
 func (d *Coded) follow() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	commit := d.Staging.Committed()
-	for len(d.pending) > 0 && d.pending[0].seq <= commit {
-		d.decided = d.pending[0]
-		d.pending = d.pending[1:]
-		if err := d.makeCurrent(); err != nil {
-			return err
+	for _, x := range d.pending {
+		if x.seq <= commit {
+			d.decided = x
 		}
 	}
-	return d.makeCurrent()
+	if !mutant.On(mutant.ReplicaCurrentVolatile) {
+		commit = min(commit, d.Staging.Durable())
+	}
+	for len(d.pending) > 0 && d.pending[0].seq <= commit {
+		if err := d.do(d.pending[0]); err != nil {
+			return err
+		}
+		d.pending = d.pending[1:]
+	}
+	return nil
 }
 
-// makeCurrent does what is decided. It holds mu.
-func (d *Coded) makeCurrent() error {
-	switch {
-	case d.decided.batch <= d.current || d.shard.Incomplete() && d.prepared.batch != d.decided.batch:
-		return nil
-	case d.prepared.batch != d.decided.batch:
-		return fmt.Errorf("the log has committed batch %x of the shards, and this one has batch %x: %w", uint64(d.decided.batch), uint64(d.current), blockdev.ErrIncomplete)
+// do does to the shard what is decided. It holds mu.
+func (d *Coded) do(x decision) error {
+	if x.batch > d.current {
+		i := slices.IndexFunc(d.prepared, func(p part) bool { return p.batch == x.batch })
+		switch {
+		case i < 0 && d.shard.Incomplete():
+			return nil
+		case i < 0:
+			return fmt.Errorf("the log has committed batch %x of the shards, and this one has batch %x: %w", uint64(x.batch), uint64(d.current), blockdev.ErrIncomplete)
+		}
+		if err := d.shard.Commit(d.prepared[i].end); err != nil {
+			return err
+		}
+		for _, p := range d.prepared[:i+1] {
+			d.current = p.batch
+			d.remember(p.end)
+		}
+		d.prepared = d.prepared[i+1:]
 	}
-	if err := d.shard.Commit(d.prepared.seq); err != nil {
+	d.poured = max(d.poured, x.upto)
+	return nil
+}
+
+// unsettled tells whether something is decided that is not done to the shard, because
+// it is not known to be durable, and whether that lets the log go.
+func (d *Coded) unsettled() (some, room bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	some = len(d.pending) > 0 && d.pending[0].seq <= d.decided.seq
+	return some, some && d.decided.upto > d.poured
+}
+
+// settle does to the shard all that is decided. It may wait for a sync.
+func (d *Coded) settle() error {
+	if some, _ := d.unsettled(); !some {
+		return nil
+	}
+	if err := d.Staging.Sync(); err != nil {
 		return err
 	}
-	end := d.prepared.seq
-	d.current, d.prepared = d.decided.batch, decision{}
-	d.remember(end)
-	return nil
+	return d.follow()
 }
 
 // Append implements Replica. A mark that makes the volume larger finds the shard made
@@ -265,7 +355,7 @@ func (d *Coded) Append(entries []blockdev.Entry) error {
 	return d.note(entries)
 }
 
-// Commit implements Replica. A batch that becomes decided is current when it returns.
+// Commit implements Replica.
 func (d *Coded) Commit(seq Seq) error {
 	return errors.Join(d.Staging.Commit(seq), d.follow())
 }
@@ -286,11 +376,16 @@ func (d *Coded) Reset(gen Generation, seq Seq) error {
 	defer d.writing.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pending, d.decided, d.prepared, d.dropped = nil, decision{}, decision{}, 0
-	d.current, d.points = d.begin, nil
+	d.forget()
 	d.remember(1)
 	// The shard first: it is what makes the member incomplete.
 	return errors.Join(d.shard.Reset(Generation(d.begin), 1), d.Staging.Reset(gen, seq))
+}
+
+// forget begins anew, with a shard of the batch of beginWith. It holds mu.
+func (d *Coded) forget() {
+	d.pending, d.decided, d.prepared, d.stored, d.points = nil, decision{}, nil, nil, nil
+	d.poured, d.dropped, d.current = 0, 0, d.begin
 }
 
 // keepShard is where a RESET says up to which entry content is kept: the shard is, and
@@ -303,8 +398,8 @@ func (d *Coded) resetLog(gen Generation, seq Seq) error {
 	defer d.writing.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pending, d.decided, d.dropped = nil, decision{seq: seq, batch: d.begin, upto: seq}, seq
-	return errors.Join(d.Staging.Reset(gen, seq), d.makeCurrent())
+	d.pending, d.decided, d.poured, d.dropped = nil, decision{seq: seq, batch: d.begin, upto: seq}, seq, seq
+	return errors.Join(d.Staging.Reset(gen, seq), d.do(d.decided))
 }
 
 // beginWith says which batch content that the next Reset makes room for is of.
@@ -331,77 +426,169 @@ func (d *Coded) Complete() error {
 // Incomplete implements Replica.
 func (d *Coded) Incomplete() bool { return d.Staging.Incomplete() || d.shard.Incomplete() }
 
-// prepare stores a batch beside what the shard has, durably.
-func (d *Coded) prepare(b batchID, entries []blockdev.Entry) error {
+// prepare stores a batch beside what the shard has, behind the one that it follows. What
+// else is there was given up, and is cut off. It is false if the one that it follows is
+// not there. The next syncParts makes it durable.
+func (d *Coded) prepare(prev, b batchID, entries []blockdev.Entry) (ok bool, err error) {
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	d.mu.Lock()
-	known := b == d.prepared.batch || b <= d.current
-	d.mu.Unlock()
-	if known {
-		return nil // it is asked for again
+	seq, known, err := d.behind(prev, b)
+	if known || seq == nowhere || err != nil {
+		return known, err
 	}
-	if err := d.shard.Truncate(d.shard.Committed()); err != nil {
-		return err
+	if err := d.shard.Truncate(seq); err != nil {
+		return false, err
 	}
-	_, seq := d.shard.Last()
 	for i := range entries {
 		seq++
 		entries[i].Gen, entries[i].Seq = Generation(b), seq
 	}
-	entries = append(entries, blockdev.Entry{Gen: Generation(b), Seq: seq + 1, Kind: blockdev.EntryMark})
-	if err := errors.Join(d.shard.Append(entries), d.shard.Sync()); err != nil {
-		return err
+	seq++
+	entries = append(entries, blockdev.Entry{Gen: Generation(b), Seq: seq, Kind: blockdev.EntryMark})
+	if err := d.shard.Append(entries); err != nil {
+		return false, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.prepared = decision{batch: b, seq: seq + 1}
+	d.stored = append(d.stored, part{b, seq})
+	return true, nil
+}
+
+// nowhere is where a batch ends that is not there.
+const nowhere = ^Seq(0)
+
+// behind finds where batch prev ends in the shard's log, for b to follow it, and forgets
+// what is stored there; if b is there already, it is known.
+func (d *Coded) behind(prev, b batchID) (end Seq, known bool, err error) {
+	if prev == 0 { // of a primary that has no chain, or of the first batch
+		if err := d.settle(); err != nil {
+			return 0, false, err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	beside := slices.Concat(d.prepared, d.stored)
+	if b <= d.current || slices.ContainsFunc(beside, func(p part) bool { return p.batch == b }) {
+		return 0, true, nil // it is asked for again
+	}
+	i := slices.IndexFunc(beside, func(p part) bool { return p.batch == prev })
+	switch {
+	case mutant.On(mutant.ReplicaChainAny):
+		i = len(beside) - 1
+		_, end = d.shard.Last()
+	case i >= 0:
+		end = beside[i].end
+	case prev == d.current || prev == 0:
+		end = d.shard.Committed()
+	default:
+		return nowhere, false, nil
+	}
+	for _, p := range beside[i+1:] {
+		j := slices.IndexFunc(d.pending, func(x decision) bool { return x.batch == p.batch })
+		switch {
+		case j < 0:
+		case d.pending[j].seq <= d.decided.seq:
+			return 0, false, fmt.Errorf("batch %x shall follow batch %x, and batch %x, which is there, is decided", uint64(b), uint64(prev), uint64(p.batch))
+		default:
+			return nowhere, false, nil // the log here is not that of the primary yet
+		}
+	}
+	sure := min(len(d.prepared), i+1)
+	d.prepared, d.stored = beside[:sure:sure], beside[sure:i+1:i+1]
+	return end, false, nil
+}
+
+// syncParts makes what is stored durable.
+func (d *Coded) syncParts() error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if !mutant.On(mutant.ReplicaPreparedHeld) {
+		if err := d.shard.Sync(); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.prepared, d.stored = append(d.prepared, d.stored...), nil
 	return nil
 }
 
-// readShard fills p with ranges of the shard, one after the other, all of one batch,
-// and tells which that is.
-func (d *Coded) readShard(p []byte, at []missingRange) (batchID, error) {
-	for {
-		before, rest := d.batch(), p
+// readShard fills p with ranges of the shard, one after the other, all of one batch and
+// with all that is decided done, and tells which that is.
+func (d *Coded) readShard(p []byte, at []missingRange) (of batchID, err error) {
+	err = d.steady(func() error {
+		rest := p
 		for _, r := range at {
 			if err := d.shard.ReadCommitted(rest[:r.n], r.off); err != nil {
-				return 0, err
+				return err
 			}
 			rest = rest[r.n:]
 		}
-		if before == d.batch() {
-			return before, nil
+		return nil
+	}, &of)
+	return of, err
+}
+
+// steady does all that is decided and calls f, again while another batch becomes
+// current meanwhile. It tells which one is.
+func (d *Coded) steady(f func() error, of *batchID) error {
+	if err := d.settle(); err != nil {
+		return err
+	}
+	for {
+		*of = d.done()
+		if err := f(); err != nil || *of == d.done() {
+			return err
 		}
 	}
 }
 
-// batch is what the shard holds.
-func (d *Coded) batch() batchID {
+// done is the batch that the shard has.
+func (d *Coded) done() batchID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.current
 }
 
-// newest is the newest batch that the shard holds, decided or not.
+// batch is what the shard has when all that is decided is done.
+func (d *Coded) batch() batchID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return max(d.current, d.decided.batch)
+}
+
+// newest is the newest batch that the shard holds durably, decided or not.
 func (d *Coded) newest() batchID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return max(d.current, d.prepared.batch)
+	if n := len(d.prepared); n > 0 {
+		return d.prepared[n-1].batch
+	}
+	return d.current
 }
 
-// latest is the newest batch that is decided by what the log holds, but for one that
-// is under way.
-func (d *Coded) latest(but batchID) batchID {
+// latest is the newest batch that is decided by what the log holds, but for those that
+// are under way, from one on; 0: none is.
+func (d *Coded) latest(underWay batchID) batchID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	b := max(d.current, d.decided.batch)
 	for _, x := range d.pending {
-		if x.batch != but {
+		if underWay == 0 || x.batch < underWay {
 			b = max(b, x.batch)
 		}
 	}
 	return b
+}
+
+// upto is up to where the log will be in the shards by all decisions that it has.
+func (d *Coded) upto() Seq {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := len(d.pending); n > 0 {
+		return d.pending[n-1].upto
+	}
+	return d.decided.upto
 }
 
 // decision is the newest one that is committed.
@@ -415,11 +602,11 @@ func (d *Coded) decision() decision {
 func (d *Coded) toDrop() Seq {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.dropping || d.decided.upto <= d.dropped || d.decided.batch > d.current {
+	if d.dropping || d.poured <= d.dropped {
 		return 0
 	}
 	d.dropping = true
-	return d.decided.upto
+	return d.poured
 }
 
 // dropTo lets the log up to seq go: it is in the shards.
@@ -427,7 +614,7 @@ func (d *Coded) dropTo(seq Seq) (err error) {
 	d.writing.Lock() // keeps Reset away
 	defer d.writing.Unlock()
 	d.mu.Lock()
-	valid := d.decided.upto >= seq
+	valid := d.poured >= seq
 	d.mu.Unlock()
 	if valid {
 		err = d.Drop(seq)

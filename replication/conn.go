@@ -22,11 +22,12 @@ const (
 // no more, or somebody else is sending, the messages stay behind and are sent by
 // that one or by the writer goroutine.
 type conn struct {
-	v    *Volume
-	peer NodeID
-	sock socket.Socket
-	kick chan struct{} // hands sending over to the writer
-	done chan struct{} // the connection has ended
+	v       *Volume
+	peer    NodeID
+	version uint8 // of the protocol
+	sock    socket.Socket
+	kick    chan struct{} // hands sending over to the writer
+	done    chan struct{} // the connection has ended
 
 	mu    sync.Mutex
 	out   outbox // not being sent
@@ -41,9 +42,9 @@ type conn struct {
 
 // Serve exchanges messages with the replica on another node until the connection
 // breaks, and closes it. An older connection to that node is given up. Both sides
-// must have said who they are before.
-func (v *Volume) Serve(nc net.Conn, peer NodeID) error {
-	c := &conn{v: v, peer: peer, kick: make(chan struct{}, 1), done: make(chan struct{})}
+// must have said who they are before, and agreed on a version of the protocol.
+func (v *Volume) Serve(nc net.Conn, peer NodeID, version uint8) error {
+	c := &conn{v: v, peer: peer, version: version, kick: make(chan struct{}, 1), done: make(chan struct{})}
 	c.sock.Init(nc)
 	defer nc.Close()
 	if !v.connect(c) {
@@ -72,7 +73,7 @@ func (v *Volume) connect(c *conn) bool {
 		v.core.Disconnected(now, c.peer)
 	}
 	v.conns[c.peer] = c
-	v.core.Connected(now, c.peer)
+	v.core.Connected(now, c.peer, c.version)
 	v.take(w)
 	v.mu.Unlock()
 	if old != nil {

@@ -110,6 +110,7 @@ type Limits struct {
 	EntryBytes int64  // largest data entry; default 1 MiB
 	SendBytes  int    // catching up: bytes sent ahead of the answers; default 8 MiB
 	CopyBytes  int64  // one piece of a full copy, or of the log for a member that catches up; default 256 KiB
+	LargeBytes int64  // of an erasure code: writes of whole stripes from here on do not pass through the log; default 256 KiB
 	Copies     uint64 // pieces sent ahead of the answers; default 4
 	CopyRate   int64  // bytes per second that a copy may always move, however much clients want; default 8 MiB
 	LagBytes   int64  // log kept for who joins, or has not synced what it holds, within a sixteenth; default 32 MiB
@@ -124,6 +125,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.CopyBytes == 0 {
 		l.CopyBytes = 256 << 10
+	}
+	if l.LargeBytes == 0 {
+		l.LargeBytes = 256 << 10
 	}
 	if l.Copies == 0 {
 		l.Copies = 4
@@ -266,11 +270,13 @@ type Core struct {
 	syncAgain  bool         // and another shall follow
 	primaryOf  NodeID       // who sends the appends of prom,
 	primaryInc Incarnation
-	copied     uint64     // pieces of the full copy held
-	restarts   int        // so often did a copy begin here: what was read before is not content
-	invited    int        // so often was it asked to join
-	lends      Generation // leases are granted to this generation and later ones
-	grantEnded Instant    // when the last lease to an older generation had ended
+	copied     uint64          // pieces of the full copy held
+	restarts   int             // so often did a copy begin here: what was read before is not content
+	invited    int             // so often was it asked to join
+	unfit      Generation      // a copy was refused to its primary: the shard here cannot follow its log; 0: none was
+	stored     []func(ok bool) // parts of batches that wait for a sync, of an erasure code
+	lends      Generation      // leases are granted to this generation and later ones
+	grantEnded Instant         // when the last lease to an older generation had ended
 
 	links  map[NodeID]link
 	role   Role
@@ -525,6 +531,7 @@ func (c *Core) Tick(now Instant) {
 		return
 	}
 	c.finishSeal()
+	c.tickShard()
 	if c.role == Secondary {
 		c.maybeActivate()
 	} else {

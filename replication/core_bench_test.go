@@ -62,7 +62,7 @@ func newBenchCore(b testing.TB, peers int) *benchCore {
 		m := Member{Node: NodeID(fmt.Sprintf("n%d", i+1)), Incarnation: Incarnation(i + 1), State: UpToDate}
 		r.Members = append(r.Members, m)
 		c.peers = append(c.peers, m)
-		c.core.Connected(c.now, m.Node)
+		c.core.Connected(c.now, m.Node, WireVersion)
 	}
 	c.core.Record(c.now, r)
 	for range 10 {

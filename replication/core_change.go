@@ -209,7 +209,7 @@ func (c *Core) wanted() (Proposal, *peer) {
 	if j := c.p.join; j != nil && j.complete() {
 		// Only when it is nearly level and keeps up: commits wait for its answer.
 		near := func(p *peer) bool { return p.held+nearlyLevel >= c.p.commit || mutant.On(mutant.ReplicaGrowLacking) }
-		if p := c.peer(j.node); p != nil && p.up && p.ready && near(p) && !p.slow(c.now, Instant(c.times.Drop/4)) && c.reachedBy(j) && c.pouredAt(p) {
+		if p := c.peer(j.node); p != nil && p.up && p.ready && near(p) && !p.slow(c.now, Instant(c.times.Drop/4)) && c.reachedBy(j) && c.partsAt(p) {
 			members := slices.Clone(c.p.base.Members)
 			m := find(members, j.node)
 			m.State, m.Amnesiac, m.Incarnation = UpToDate, false, p.inc

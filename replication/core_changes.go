@@ -15,12 +15,6 @@ import (
 // a batch became current since it was opened; so a batch that was lost meanwhile is
 // known to nobody, and a shard that has it is rebuilt as a whole.
 
-// shardPoint is where a batch ends in a shard's log.
-type shardPoint struct {
-	batch batchID
-	seq   Seq
-}
-
 // mostPoints bounds what a member remembers of batches.
 const mostPoints = 1 << 12
 
@@ -29,7 +23,7 @@ func (d *Coded) remember(seq Seq) {
 	if len(d.points) == mostPoints {
 		d.points = d.points[1:]
 	}
-	d.points = append(d.points, shardPoint{d.current, seq})
+	d.points = append(d.points, part{d.current, seq})
 }
 
 // base is the batch of which the shard's content is good, whatever else it may hold; 0:
@@ -56,13 +50,12 @@ func (d *Coded) rejoin(gen Generation, seq Seq, base batchID) (ok bool, err erro
 	if b != base || b == 0 {
 		return false, nil
 	}
-	d.pending, d.decided, d.prepared, d.dropped = nil, decision{}, decision{}, 0
 	// The shard first: it is what makes the member incomplete.
 	at = max(at, d.shard.Committed()) + 1
 	if err := d.shard.Rejoin(Generation(d.begin), at); err != nil {
 		return false, err
 	}
-	d.current, d.points = d.begin, nil
+	d.forget()
 	d.remember(at)
 	return true, d.Staging.Reset(gen, seq)
 }
@@ -70,12 +63,15 @@ func (d *Coded) rejoin(gen Generation, seq Seq, base batchID) (ok bool, err erro
 // changes maps the blocks of a range of the shard that batches after since may have
 // changed, and tells which batch the shard has now.
 func (d *Coded) changes(since batchID, off, n int64) (blockMap, batchID, error) {
+	if err := d.settle(); err != nil {
+		return nil, 0, err
+	}
 	m := make(blockMap, mapBytes(n))
 	d.mu.Lock()
-	i := slices.IndexFunc(d.points, func(p shardPoint) bool { return p.batch == since || mutant.On(mutant.ReplicaChangesAny) })
+	i := slices.IndexFunc(d.points, func(p part) bool { return p.batch == since || mutant.On(mutant.ReplicaChangesAny) })
 	var from Seq
 	if i >= 0 {
-		from = d.points[i].seq
+		from = d.points[i].end
 	}
 	batch := d.current
 	d.mu.Unlock()

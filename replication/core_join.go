@@ -203,6 +203,12 @@ func (c *Core) onJoined(p *peer, m *Message) {
 	if j.safe == 0 {
 		j.safe = end
 	}
+	if c.coded != nil {
+		if some, _ := c.coded.unsettled(); some {
+			c.wantSync()
+			return // the copy begins with what is decided for good
+		}
+	}
 	if c.durable < j.safe {
 		// What was flushed may be durable there and not here yet: it is emptied
 		// when this copy does not depend on power any more. It is invited again.

@@ -52,23 +52,20 @@ func (d *Coded) readMap(r *Request) (rest bool, err error) {
 
 // mapShard maps a range of the shard: what is data, or has changed since a batch, if that
 // is not 0. It tells of which batch that is.
-func (d *Coded) mapShard(since batchID, off, n int64) (blockMap, batchID, error) {
+func (d *Coded) mapShard(since batchID, off, n int64) (m blockMap, of batchID, err error) {
 	if since != 0 {
 		return d.changes(since, off, n)
 	}
-	for {
-		before := d.batch()
-		m := make(blockMap, mapBytes(n))
-		err := d.shard.Extents(off, n, func(e blockdev.Extent) bool {
+	err = d.steady(func() error {
+		m = make(blockMap, mapBytes(n))
+		return d.shard.Extents(off, n, func(e blockdev.Extent) bool {
 			for at := e.Off; at < e.Off+e.Len && !e.Zero; at += blockSize {
 				m.set((at - off) / blockSize)
 			}
 			return true
 		})
-		if err != nil || before == d.batch() {
-			return m, before, err
-		}
-	}
+	}, &of)
+	return m, of, err
 }
 
 // scatterMap puts the map of a range of a shard where it belongs in that of a range of

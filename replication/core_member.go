@@ -48,6 +48,10 @@ func (c *Core) onAppend(from NodeID, m *Message) {
 		c.reject(from, m, "another generation is promised")
 		return
 	}
+	if c.coded != nil && m.Gen == c.unfit {
+		c.reject(from, m, "a copy of the shard was refused")
+		return
+	}
 	c.primaryOf, c.primaryInc = from, m.From
 	held, ok := c.holdEntries(m.PrevGen, m.PrevSeq, m.Entries)
 	if c.failed != nil {
@@ -174,7 +178,7 @@ func (c *Core) promise(g Generation) bool {
 	}
 	c.grant = grant{}
 	c.primaryOf = ""
-	c.matched = 0
+	c.matched, c.unfit = 0, 0
 	return true
 }
 
@@ -230,7 +234,13 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 			return
 		}
 	}
-	c.copied = 0 // of an earlier join
+	if c.coded != nil {
+		if some, _ := c.coded.unsettled(); some {
+			c.wantSync()
+			return // it asks again, and is told of which batch the shard is for good
+		}
+	}
+	c.copied, c.unfit = 0, 0 // of an earlier join
 	c.invited++
 	if !mutant.On(mutant.ReplicaAckStale) {
 		// What it holds now may be cut: until the primary has begun anew, a sync that
@@ -253,6 +263,7 @@ func (c *Core) onJoin(from NodeID, m *Message) {
 // onReset begins a copy.
 func (c *Core) onReset(from NodeID, m *Message) {
 	if m.Gen != c.prom || c.role != Secondary || c.rec != nil && c.rec.inSet(c.self, c.inc) && !c.amnesiac() {
+		c.unfit = m.Gen // entries follow that take it for copied
 		c.reject(from, m, "this node is a member, or promised another generation")
 		return
 	}
@@ -268,6 +279,7 @@ func (c *Core) onReset(from NodeID, m *Message) {
 		c.coded.beginWith(batchID(m.Copy))
 	}
 	if !c.restart(m) {
+		c.unfit = m.Gen
 		return
 	}
 	c.disk.Adopt(sessions)
@@ -350,6 +362,9 @@ func (c *Core) Synced(now Instant, err error) {
 		_, c.syncSeq = c.disk.Last()
 	}
 	c.durable = max(c.durable, c.syncSeq) // lowered if the log was cut meanwhile
+	if c.coded != nil && !c.must("commit a batch", c.coded.follow()) {
+		return
+	}
 	if c.syncAgain {
 		c.startSync()
 	}

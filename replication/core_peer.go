@@ -11,7 +11,8 @@ type peer struct {
 	node NodeID
 	inc  Incarnation
 
-	up      bool // connected
+	up      bool  // connected
+	version uint8 // of the protocol that it speaks then
 	since   Instant
 	heard   Instant // its last answer, or the loss of its connection
 	sent    Instant
@@ -130,26 +131,28 @@ func (c *Core) newPeer(m Member) *peer {
 	p := &peer{node: m.Node, inc: m.Incarnation, since: c.now, heard: c.now, penance: backoff{first: c.times.Slow}}
 	switch l, known := c.links[m.Node]; {
 	case l.up:
-		p.up = true
+		p.up, p.version = true, l.version
 	case known: // one that was never connected is given time to come
 		p.heard = l.since
 	}
 	return p
 }
 
-// link is whether messages can be sent to a node, and since when.
+// link is whether messages can be sent to a node, since when, and of which version.
 type link struct {
-	up    bool
-	since Instant
+	up      bool
+	since   Instant
+	version uint8
 }
 
-// Connected tells that messages can be sent to a node.
-func (c *Core) Connected(now Instant, n NodeID) {
+// Connected tells that messages can be sent to a node, of a version of the protocol.
+func (c *Core) Connected(now Instant, n NodeID, version uint8) {
 	if !c.enter(now) {
 		return
 	}
-	c.links[n] = link{true, now}
+	c.links[n] = link{true, now, version}
 	if p := c.peer(n); p != nil {
+		p.version = version
 		c.returned(p)
 		c.reconnect(p, true)
 		c.attend(p)
@@ -170,7 +173,7 @@ func (c *Core) Disconnected(now Instant, n NodeID) {
 	if !c.enter(now) {
 		return
 	}
-	c.links[n] = link{false, now}
+	c.links[n] = link{since: now}
 	if p := c.peer(n); p != nil {
 		c.reconnect(p, false)
 	}

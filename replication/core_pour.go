@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"math"
 	"math/bits"
 	"slices"
 	"time"
@@ -12,29 +13,26 @@ import (
 	"blkd/internal/mutant"
 )
 
-// pour is one batch on its way from the log to the shards, at the primary (protocol
+// pour is what takes the log's oldest blocks to the shards, at the primary (protocol
 // section 8):
 //
 //	collect   the oldest blocks of the log, by rows: a row is 4 KiB at one place of
 //	          every shard
 //	read      what else is in these rows, from the shards
 //	encode    the parity
-//	prepare   every recorded shard stores its part beside what it has, durably
-//	decide    an entry of the log; when that is committed, so is the batch
 //
-// One batch at a time. A primary that steps down forgets it: the log alone tells the
-// next one whether it was decided.
+// Then they are a [batch]. One pour at a time. It claims only what was committed when it
+// began, and leaves out the rows of large writes that were undecided then or became
+// batches before it did: their decisions come before its own, and supersede what it has
+// collected there.
 type pour struct {
 	rows    rows
 	mending map[int64]uint32 // rows that are in it because of bad blocks: in which shards, as bits
 	upto    Seq              // what the log holds up to here is in the shards then
-	batch   batchID
+	leave   []*large
 	waits   int // reads under way
 	began   Instant
-	seq     Seq // of the decision; 0: it is not in the log yet
-	// By the run of a node: since when it was sent its part, and whether it has it.
-	sent  map[Incarnation]Instant
-	holds map[Incarnation]bool
+	batch   *batch // nil: it is none yet
 }
 
 const (
@@ -51,8 +49,7 @@ func (c *Core) tickPour() {
 	}
 	c.tickFetches()
 	c.boundLog()
-	if c.p.pour != nil {
-		c.tryPour()
+	if c.tryChain(); c.role != Primary || c.p.pour != nil {
 		return
 	}
 	if c.p.drain != nil || !c.p.pours.ready(c.now) || c.soundShards("") < max(c.coded.code.K(), c.p.base.MinCopies) {
@@ -89,10 +86,19 @@ func (c *Core) boundLog() {
 // collectRows takes the oldest blocks of the log. Full: even if there are none, the
 // log has to be let go.
 func (c *Core) collectRows(full bool) {
-	p := &pour{began: c.now, mending: c.takeRotten(), sent: map[Incarnation]Instant{}, holds: map[Incarnation]bool{}}
+	p := &pour{began: c.now, mending: c.takeRotten()}
+	for _, b := range c.p.chain {
+		if b.write != nil {
+			p.leave = append(p.leave, b.write)
+		}
+	}
 	c.p.pour = p
+	last := c.p.commit
+	if mutant.On(mutant.ReplicaPourAhead) {
+		last = math.MaxInt64
+	}
 	c.task(true, func() (err error) {
-		p.rows, p.upto, err = c.coded.collect(pourRows, p.mending)
+		p.rows, p.upto, err = c.coded.collect(pourRows, last, p.mending)
 		return err
 	}, func(err error) {
 		switch {
@@ -109,10 +115,10 @@ func (c *Core) collectRows(full bool) {
 	})
 }
 
-// collect reads the oldest blocks of the log, and what else it has in their rows, and
-// in those of blocks to be mended.
-func (d *Coded) collect(most int, mends map[int64]uint32) (r rows, upto Seq, err error) {
-	upto, blocks, ok := d.Staged(most)
+// collect reads the oldest blocks that the log has of entries up to last, and what else
+// it has in their rows, and in those of blocks to be mended.
+func (d *Coded) collect(most int, last Seq, mends map[int64]uint32) (r rows, upto Seq, err error) {
+	upto, blocks, ok := d.Staged(most, last)
 	if !ok {
 		upto = d.decision().upto
 	}
@@ -256,11 +262,22 @@ func (c *Core) rowsRead(p *pour) {
 	}
 	c.task(true, func() error { return c.coded.code.Encode(p.rows.data) }, func(err error) {
 		if c.must("encode a batch", err) && c.p.pour == p {
-			c.p.batches++
-			p.batch = newBatchID(c.gen, c.p.batches)
-			c.tryPour()
+			p.rows.leaveOut(p.leave)
+			p.batch = &batch{rows: &p.rows, pour: p}
+			c.enchain(p.batch)
 		}
 	})
+}
+
+// leaveOut takes the rows of large writes out.
+func (r *rows) leaveOut(writes []*large) {
+	for i, at := range r.at {
+		for _, w := range writes {
+			if first := w.rows.at[0]; at >= first && at < first+int64(len(w.rows.at)) && !mutant.On(mutant.ReplicaPourWritten) {
+				r.fresh[i], r.mend[i] = 0, 0
+			}
+		}
+	}
 }
 
 // part is what a shard has to store of a batch.
@@ -293,196 +310,6 @@ func (r *rows) part(shard, k int) (entries []blockdev.Entry) {
 var zeroBlock [blockSize]byte
 
 func isZero(block []byte) bool { return bytes.Equal(block, zeroBlock[:]) }
-
-// participants are the runs of all members whose shards count, may come to count by a
-// change that is undecided, or are being rebuilt.
-func (c *Core) participants() (all []*Member) {
-	add := func(m *Member) {
-		if m != nil && !slices.ContainsFunc(all, func(x *Member) bool { return x.Incarnation == m.Incarnation }) {
-			all = append(all, m)
-		}
-	}
-	count := func(members []Member) {
-		for i := range members {
-			if members[i].State == UpToDate {
-				add(&members[i])
-			}
-		}
-	}
-	count(c.p.base.Members)
-	if c.p.pend != nil {
-		count(c.p.pend.Members)
-	}
-	if j := c.p.join; j != nil && j.joined {
-		add(c.p.base.member(j.node))
-	}
-	return all
-}
-
-// tryPour has the batch prepared, and decided when all have it.
-func (c *Core) tryPour() {
-	p := c.p.pour
-	if p == nil || p.batch == 0 || c.role != Primary {
-		return
-	}
-	for _, m := range c.participants() {
-		if !p.holds[m.Incarnation] && p.sent[m.Incarnation] == 0 {
-			c.sendPart(p, m)
-		}
-	}
-	if p.seq != 0 || c.p.drain != nil || !c.prepared() {
-		return
-	}
-	_, last := c.disk.Last()
-	p.seq = last + 1
-	d := decision{batch: p.batch, upto: p.upto}
-	if c.appendEntries([]blockdev.Entry{{Gen: c.gen, Seq: p.seq, Kind: blockdev.EntryWrite, Off: blockdev.AsideOff, Len: blockSize, Data: d.encode()}}) {
-		c.progress()
-	}
-}
-
-// prepared tells whether every shard that counts has the batch, durably.
-func (c *Core) prepared() bool {
-	lacking := 0
-	for _, m := range c.participants() {
-		if !c.p.pour.holds[m.Incarnation] {
-			lacking++
-		}
-	}
-	if mutant.On(mutant.ReplicaShardOutsider) {
-		return len(c.p.pour.holds) >= len(c.participants())-1
-	}
-	return lacking == 0 || mutant.On(mutant.ReplicaUnprepared)
-}
-
-// undecidable is the highest seq that may be committed: a decision waits until every
-// shard that counts by then has its batch.
-func (c *Core) undecidable(q Seq) Seq {
-	if p := c.p.pour; p != nil && p.seq != 0 && q >= p.seq && !c.prepared() {
-		return p.seq - 1
-	}
-	return q
-}
-
-// pouredAt tells whether a replica that joins has its part of the batch whose decision
-// is in the log. It may have joined since the decision was appended, and must not count
-// without: a later primary commits that with the log, and cannot know.
-func (c *Core) pouredAt(j *peer) bool {
-	p := c.p.pour
-	return p == nil || p.seq == 0 || p.holds[j.inc] || mutant.On(mutant.ReplicaGrowUnpoured)
-}
-
-func (c *Core) sendPart(p *pour, m *Member) {
-	entries := p.rows.part(m.Shard, c.coded.code.K())
-	if m.Node == c.self {
-		p.sent[m.Incarnation] = c.now
-		batch := p.batch
-		c.task(true, func() error { return c.coded.prepare(batch, entries) }, func(err error) {
-			if c.must("prepare a batch", err) && c.p.pour == p {
-				p.holds[c.inc] = true
-				c.tryPour()
-			}
-		})
-		return
-	}
-	need := c.coded.decision().seq
-	q := c.peer(m.Node)
-	if q == nil || q.inc != m.Incarnation || !q.up || !q.ready || q.next <= need {
-		return
-	}
-	p.sent[m.Incarnation] = c.now
-	x := c.mem.message(MsgPrepare)
-	x.Gen, x.Commit, x.Copy, x.Entries = c.gen, need, uint64(p.batch), entries
-	c.send(q, x)
-}
-
-// onPrepare stores a part of a batch beside what the shard has.
-func (c *Core) onPrepare(from NodeID, m *Message) {
-	gen, inc, batch := m.Gen, m.From, m.Copy
-	answer := func(refused bool) {
-		x := c.mem.message(MsgPrepared)
-		x.Gen, x.Copy, x.Refused = gen, batch, refused
-		c.sendTo(from, inc, x)
-	}
-	if c.coded == nil || gen != c.prom || c.role != Secondary || m.Commit > c.matched && m.Commit > c.disk.Committed() {
-		answer(true)
-		return
-	}
-	// What was decided before is done first. So whatever is prepared still was never
-	// decided.
-	if m.Commit > c.disk.Committed() && !c.must("commit", c.disk.Commit(m.Commit)) {
-		return
-	}
-	entries := cloneEntries(m.Entries) // the data are the caller's
-	invited := c.invited
-	c.task(true, func() error { return c.coded.prepare(batchID(batch), entries) }, func(err error) {
-		if c.must("prepare a batch", err) && c.prom == gen && c.role == Secondary {
-			// Who was invited to join may have to begin anew, without this part.
-			answer(invited != c.invited && !mutant.On(mutant.ReplicaPreparedStale))
-		}
-	})
-}
-
-// cloneEntries copies entries and their data, which lie in one piece then.
-func cloneEntries(entries []blockdev.Entry) []blockdev.Entry {
-	n := 0
-	for i := range entries {
-		n += len(entries[i].Data)
-	}
-	entries, data := slices.Clone(entries), make([]byte, 0, n)
-	for i := range entries {
-		if e := &entries[i]; len(e.Data) > 0 {
-			data = append(data, e.Data...)
-			e.Data = data[len(data)-len(e.Data):]
-		}
-	}
-	return entries
-}
-
-// onPrepared counts a shard that has the batch.
-func (c *Core) onPrepared(p *peer, m *Message) {
-	b := c.p.pour
-	if b == nil || batchID(m.Copy) != b.batch {
-		return
-	}
-	if m.Refused {
-		delete(b.sent, p.inc) // again, when it follows the log
-		return
-	}
-	b.holds[p.inc] = true
-	c.tryPour()
-	c.progress() // the decision may have waited for it
-}
-
-// partLost tells that a part may be lost with a connection.
-func (c *Core) partLost(p *peer) {
-	if b := c.p.pour; b != nil {
-		delete(b.sent, p.inc)
-	}
-}
-
-// partGone tells that a member begins anew: what it has stored of a batch may be gone.
-func (c *Core) partGone(p *peer) {
-	if c.partLost(p); c.p.pour != nil {
-		delete(c.p.pour.holds, p.inc)
-	}
-}
-
-// partLate tells whether a member takes too long to store its part.
-func (c *Core) partLate(p *peer) bool {
-	b := c.p.pour
-	return b != nil && b.sent[p.inc] != 0 && !b.holds[p.inc] && c.now.after(b.sent[p.inc].add(c.times.Slow))
-}
-
-// decidedBy ends a batch when its decision is committed.
-func (c *Core) decidedBy(commit Seq) {
-	if p := c.p.pour; p != nil && p.seq != 0 && commit >= p.seq {
-		c.p.pours.succeeded()
-		c.p.lost = lostRows{}
-		c.rowsMended(p)
-		c.endPour(nil)
-	}
-}
 
 // endPour forgets the batch, and tells a comparison that waited for it how that went.
 func (c *Core) endPour(err error) {
@@ -546,8 +373,8 @@ func (c *Core) shardFollows(m *Message) bool {
 		return true
 	}
 	underWay := batchID(0)
-	if c.p.pour != nil {
-		underWay = c.p.pour.batch
+	if len(c.p.chain) > 0 {
+		underWay = c.p.chain[0].id
 	}
 	return batchID(m.Copy) >= c.coded.latest(underWay)
 }
@@ -557,8 +384,21 @@ func (c *Core) dropPoured() {
 	if c.coded == nil || c.failed != nil {
 		return
 	}
+	if _, room := c.coded.unsettled(); room {
+		c.wantSync()
+	}
 	if seq := c.coded.toDrop(); seq > 0 {
 		c.task(true, func() error { return c.coded.dropTo(seq) }, func(err error) { c.must("let the log go", err) })
+	}
+}
+
+// tickShard has what is decided done to the shard soon; whoever reads does not wait.
+func (c *Core) tickShard() {
+	if c.coded == nil {
+		return
+	}
+	if some, _ := c.coded.unsettled(); some {
+		c.wantSync()
 	}
 }
 
@@ -587,21 +427,24 @@ func (c *Core) rebuildable() bool {
 	return readable >= c.coded.code.K()
 }
 
-// pouring tells what the batch under way waits for.
+// pouring tells what the pour under way waits for, or else the oldest large write.
 func (c *Core) pouring() string {
 	p := c.p.pour
+	var b *batch
+	if p != nil {
+		b = p.batch
+	} else if len(c.p.chain) > 0 {
+		b = c.p.chain[0]
+	}
 	switch {
+	case b != nil && c.lacks(b) != "":
+		return "the shard on " + string(c.lacks(b))
+	case b != nil:
+		return "the commit of its decision"
 	case p == nil:
 		return ""
 	case p.waits > 0:
 		return fmt.Sprintf("%d reads of shards", p.waits)
-	case p.batch == 0:
-		return "its rows"
 	}
-	for _, m := range c.participants() {
-		if !p.holds[m.Incarnation] {
-			return "the shard on " + string(m.Node)
-		}
-	}
-	return "the commit of its decision"
+	return "its rows"
 }

@@ -44,8 +44,10 @@ type primary struct {
 	// refusal is why the quorum decided against the last change of the policy.
 	refusal   string
 	mends     []*mend
-	pour      *pour   // of an erasure code: the batch under way
-	poured    Instant // when the last one had ended, or there was nothing to do
+	chain     []*batch // of an erasure code: batches under way, in order
+	larges    backoff  // of large writes that were given up
+	pour      *pour    // the one under way
+	poured    Instant  // when the last one had ended, or there was nothing to do
 	pours     backoff
 	lost      lostRows
 	rotten    map[int64]uint32 // blocks of shards that fail their check or differ: by row, in which shards, as bits

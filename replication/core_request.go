@@ -87,6 +87,8 @@ func (c *Core) admit(batch []*Request) {
 			c.out.Reads = append(c.out.Reads, r)
 		case r.Off%blockSize != 0 || r.Len%blockSize != 0:
 			c.modify(r)
+		case c.isLarge(r):
+			c.writeLarge(r)
 		default:
 			planned := len(entries)
 			entries, last = c.plan(entries, last, r, r.Off, r.Len, r.Data)

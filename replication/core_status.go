@@ -178,14 +178,8 @@ func (c *Core) pourStatus() (s PourStatus) {
 
 // pourHeld is the member that the batch under way hangs on; empty: it is not known.
 func (c *Core) pourHeld() NodeID {
-	p := c.p.pour
-	if p.batch != 0 {
-		for _, m := range c.participants() {
-			if !p.holds[m.Incarnation] {
-				return m.Node
-			}
-		}
-		return ""
+	if b := c.p.pour.batch; b != nil {
+		return c.lacks(b)
 	}
 	for _, m := range c.p.base.set() {
 		if q := c.peer(m.Node); m.Node != c.self && (q == nil || !q.up || !q.ready) {

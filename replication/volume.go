@@ -211,10 +211,11 @@ var works = sync.Pool{New: func() any { return new(work) }}
 
 func takeWork() *work { return works.Get().(*work) }
 
-// take collects what the core asks for. It holds mu, and encodes the messages,
-// so that they leave in the order of the steps.
+// take collects what the core asks for. It holds mu, encodes the messages and hands serial
+// tasks over, so that they leave, and are run, in the order of the steps.
 func (v *Volume) take(w *work) {
 	v.core.TakeInto(&w.effects)
+	w.tasks = v.enqueue(w.tasks[:0], w.effects.Tasks)
 	for i := range w.effects.Sends {
 		s := &w.effects.Sends[i]
 		if c := v.conns[s.To]; c != nil && c.queue(s.Msg) {
@@ -252,7 +253,6 @@ func (v *Volume) carryOut(w *work) {
 			v.fail(e.Failed)
 		}
 		w.reads = append(w.reads[:0], e.Reads...)
-		w.tasks = v.enqueue(w.tasks[:0], e.Tasks)
 		if len(w.reads)+len(w.tasks) == 0 {
 			break
 		}

@@ -254,8 +254,8 @@ func (c *cell) connect(t testing.TB, a, b NodeID) {
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { c.volumes[a].Serve(dialed, b) })   //nolint:errcheck // ends with the test
-	serving.Go(func() { c.volumes[b].Serve(accepted, a) }) //nolint:errcheck // likewise
+	serving.Go(func() { c.volumes[a].Serve(dialed, b, WireVersion) })   //nolint:errcheck // ends with the test
+	serving.Go(func() { c.volumes[b].Serve(accepted, a, WireVersion) }) //nolint:errcheck // likewise
 	t.Cleanup(func() {
 		dialed.Close()
 		accepted.Close()

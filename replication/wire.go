@@ -24,10 +24,14 @@ import (
 // WireVersion is the newest version of the protocol that this program speaks,
 // WireVersionMin the oldest. Frames of all versions since 1 are decoded; one who speaks
 // version 1 only would lose the origins of entries, and with them the knowledge of
-// what clients have done.
+// what clients have done. Where a member of an erasure-coded volume speaks version 2 only,
+// large writes go through the log like others.
 const (
-	WireVersion    = 2
+	WireVersion    = 3
 	WireVersionMin = 2
+
+	versionChains = 3 // batches form a chain, and decisions may supersede a range
+	frameVersion  = 2 // that has changed frames last
 )
 
 // MaxFrame is a limit, in bytes, that every message of a Core with default
@@ -127,7 +131,7 @@ func sizeMessage(m *Message) frame {
 		}
 	}
 	fields += 4 * blocks
-	return frame{bytes: frameHeader + fields + payload, fields: fields, kind: m.Kind, version: WireVersion}
+	return frame{bytes: frameHeader + fields + payload, fields: fields, kind: m.Kind, version: frameVersion}
 }
 
 // MessageBytes is how long the frame of m is.
@@ -299,8 +303,8 @@ func (f *frame) checkMessage() error {
 	if f.kind == 0 || f.kind >= numKinds {
 		return fmt.Errorf("%w: header: kind %d is not one of a message", ErrWire, uint8(f.kind))
 	}
-	if f.version < 1 || f.version > WireVersion {
-		return fmt.Errorf("%w: header: %s of version %d, agreed was %d", ErrWire, f.kind, f.version, WireVersion)
+	if f.version < 1 || f.version > frameVersion {
+		return fmt.Errorf("%w: header: %s of version %d, agreed was %d", ErrWire, f.kind, f.version, frameVersion)
 	}
 	if f.fields < messageBytes {
 		return fmt.Errorf("%w: header: %s with %d bytes of fields, fewer than %d", ErrWire, f.kind, f.fields, messageBytes)

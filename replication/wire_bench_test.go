@@ -8,7 +8,7 @@ import (
 )
 
 // batch is an append with n entries of size bytes.
-func batch(n, size int) *Message {
+func burst(n, size int) *Message {
 	m := &Message{Kind: MsgAppend, Lineage: 1, Gen: 2, From: 3, To: 4, PrevGen: 2, PrevSeq: 5, Commit: 4}
 	for i := range n {
 		m.Entries = append(m.Entries, blockdev.Entry{
@@ -23,7 +23,7 @@ var benchBatches = []struct{ entries, bytes int }{{0, 0}, {1, 4 << 10}, {32, 4 <
 func benchWire(b *testing.B, run func(b *testing.B, m *Message)) {
 	for _, c := range benchBatches {
 		b.Run(fmt.Sprintf("%dx%dK", c.entries, c.bytes>>10), func(b *testing.B) {
-			m := batch(c.entries, c.bytes)
+			m := burst(c.entries, c.bytes)
 			b.SetBytes(int64(MessageBytes(m)))
 			b.ReportAllocs()
 			run(b, m)

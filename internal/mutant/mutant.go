@@ -53,6 +53,7 @@ const (
 	StoreQuietTrim
 	StoreQuietPour
 	StoreForgetSessions
+	StoreShowSuperseded
 	DetectorOldRun
 	DetectorNoHysteresis
 	DetectorNoHold
@@ -190,6 +191,14 @@ const (
 	ReplicaChangesAny
 	ReplicaChangesFew
 	ReplicaKeepOther
+	ReplicaPreparedHeld
+	ReplicaCurrentVolatile
+	ReplicaChainAny
+	ReplicaDecideGivenUp
+	ReplicaShowSuperseded
+	ReplicaPourWritten
+	ReplicaPourAhead
+	ReplicaFenceLarge
 	ReplicaPreparedStale
 	ReplicaRepeat
 	ReplicaRepeatEarly
@@ -241,6 +250,7 @@ var table = [numIDs]Info{
 	{StoreQuietTrim, "store/quiet-trim", "A trim of what was only in the log does not count as a change."},
 	{StoreQuietPour, "store/quiet-pour", "What is poured does not count as a change."},
 	{StoreForgetSessions, "store/forget-sessions", "The log is let go without keeping which operations it held."},
+	{StoreShowSuperseded, "store/show-superseded", "A log shows what it had of a range that is kept elsewhere since."},
 	{DetectorOldRun, "detector/old-run", "A beat of a run that is not registered counts as a sign of life."},
 	{DetectorNoHysteresis, "detector/no-hysteresis", "One beat brings a failed node back."},
 	{DetectorNoHold, "detector/no-hold", "A node that comes and goes is not held back."},
@@ -378,6 +388,14 @@ var table = [numIDs]Info{
 	{ReplicaChangesAny, "replica/changes-any", "What a shard lacks is told from the oldest batch that is known, whatever batch it has."},
 	{ReplicaChangesFew, "replica/changes-few", "What a shard lacks is told by fewer than k others."},
 	{ReplicaKeepOther, "replica/keep-other", "A node that takes another shard keeps the content of the one that it had."},
+	{ReplicaPreparedHeld, "replica/prepared-held", "A shard answers that it has stored its part of a batch before that is durable."},
+	{ReplicaCurrentVolatile, "replica/current-volatile", "A batch becomes current before its decision is durable in the log of the same member."},
+	{ReplicaChainAny, "replica/chain-any", "A shard stores a batch behind whatever it has, not behind the one that it follows."},
+	{ReplicaDecideGivenUp, "replica/decide-given-up", "A large write that was given up, and went into the log, is decided later."},
+	{ReplicaShowSuperseded, "replica/show-superseded", "What the log has of a range stays when a large write has superseded it."},
+	{ReplicaPourWritten, "replica/pour-written", "A pour takes rows of large writes along that were undecided when it began."},
+	{ReplicaPourAhead, "replica/pour-ahead", "A pour claims what was committed after it began."},
+	{ReplicaFenceLarge, "replica/fence-large", "A large write is decided after its session has ended."},
 	{ReplicaPreparedStale, "replica/prepared-stale", "Who is to be copied goes on to answer that it has stored its part of a batch."},
 	{ReplicaRepeat, "replica/repeat", "What a client sends again acts again."},
 	{ReplicaRepeatEarly, "replica/repeat-early", "What a client sends again is answered before it is committed."},

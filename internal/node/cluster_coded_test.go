@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -160,6 +161,79 @@ func TestErasureCodedVolume(t *testing.T) {
 	promote("n1")
 	m.check(client, "handed back")
 
+	client.Close()
+	c.kill(three...)
+	for _, n := range three {
+		c.start(n)
+	}
+	m.check(c.dial("n2", "v"), "after a restart of all")
+}
+
+// writeLarge has four writers write whole MiB each in a quarter of the volume, and a block
+// in the midst of what they have just written.
+func (m *model) writeLarge(client *nbd.Client, rounds int) {
+	var writers sync.WaitGroup
+	for w, part := range slices.Collect(slices.Chunk(m.data, len(m.data)/4)) {
+		first, rnd := w*len(part), rand.New(rand.NewPCG(m.rnd.Uint64(), 3))
+		writers.Go(func() {
+			for range rounds {
+				at := rnd.IntN(len(part)>>20) << 20
+				for _, r := range [2][2]int{{at, 1 << 20}, {at + rnd.IntN(256)*4096, 4096}} {
+					p := part[r[0] : r[0]+r[1]]
+					for i := range p {
+						p[i] = byte(rnd.Uint32())
+					}
+					if err := blockdev.WriteAt(client, p, int64(first+r[0]), 0); err != nil {
+						m.t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	writers.Wait()
+}
+
+// TestErasureCodedVolumeTakesLargeWrites: they do not pass through the log, and are
+// there with the small ones over them when the primary is killed in the midst of them,
+// without any one member, and after a restart of all.
+func TestErasureCodedVolumeTakesLargeWrites(t *testing.T) {
+	const size = 24 << 20
+	c := newTrio(t, three, nil)
+	c.startAll()
+	via := c.address("n3")
+	v := c.coded(via, "v", size, 2, 1)
+	m := newModel(t, size)
+	client := c.dial("n3", "v")
+	logged := func() (blocks int64) {
+		for _, x := range c.nodes[v.Record.Primary].member.replicas.Status() {
+			blocks += x.Store.OverlayBlocks
+		}
+		return blocks
+	}
+	m.writeLarge(client, 10)
+	if n := logged(); n > 2000 {
+		t.Errorf("%d blocks are in the log", n)
+	}
+	m.check(client, "in the shards")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.writeLarge(client, 30)
+	}()
+	time.Sleep(50 * time.Millisecond)
+	c.kill(v.Record.Primary)
+	<-done
+	m.check(client, "written while the primary was killed")
+	c.start(v.Record.Primary)
+	c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	m.writeLarge(client, 10)
+	for _, n := range three[:2] {
+		c.kill(n)
+		m.check(client, "without "+n)
+		c.start(n)
+		c.wait(via, "v", api.WaitCondition_WAIT_CONDITION_UP_TO_DATE)
+	}
 	client.Close()
 	c.kill(three...)
 	for _, n := range three {

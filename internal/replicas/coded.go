@@ -43,7 +43,7 @@ func (r *replica) openCoded(o blockdev.StoreOptions, v *metapb.Volume) (made boo
 	if r.shard, madeShard, err = openStore(shard, size); err != nil {
 		return false, err
 	}
-	o.Staging, o.LogBytes = true, codedLog(size)
+	o.Staging, o.LogBytes, o.Elsewhere = true, codedLog(size), replication.Elsewhere
 	if r.store, made, err = openStore(o, v.SizeBytes); err != nil {
 		return false, err
 	}

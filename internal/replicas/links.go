@@ -86,33 +86,36 @@ func (r *replica) connect(ctx context.Context, node string) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	own := r.m.hello(r.id, node)
-	if err := r.introduce(conn, &own); err != nil {
+	version, err := r.introduce(conn, &own)
+	if err != nil {
 		conn.Close()
 		return err
 	}
 	r.log.Debug("connected", "node", node)
-	return r.volume.Serve(conn, replication.NodeID(node))
+	return r.volume.Serve(conn, replication.NodeID(node), version)
 }
 
 // introduce says who this side is and hears who the other is.
-func (r *replica) introduce(conn net.Conn, own *replication.Hello) error {
+// It returns the version of the protocol to speak.
+func (r *replica) introduce(conn net.Conn, own *replication.Hello) (version uint8, err error) {
 	if err := conn.SetDeadline(time.Now().Add(greetTime)); err != nil {
-		return err
+		return 0, err
 	}
 	if _, err := conn.Write(replication.AppendHello(nil, own)); err != nil {
-		return err
+		return 0, err
 	}
 	peer, refusal, err := readGreeting(conn)
 	switch {
 	case err != nil:
-		return err
+		return 0, err
 	case refusal != nil:
-		return refusal
+		return 0, refusal
 	}
-	if _, refusal := replication.Agree(own, peer); refusal != nil {
-		return refusal
+	version, refusal = replication.Agree(own, peer)
+	if refusal != nil {
+		return 0, refusal
 	}
-	return conn.SetDeadline(time.Time{})
+	return version, conn.SetDeadline(time.Time{})
 }
 
 func (m *Manager) hello(volume uint64, to string) replication.Hello {
@@ -143,7 +146,7 @@ func readGreeting(conn net.Conn) (*replication.Hello, *replication.Refusal, erro
 // asked for. It returns when the connection has ended.
 func (m *Manager) Accept(conn net.Conn, peer string) {
 	defer conn.Close()
-	node, r, err := m.admit(conn, peer)
+	node, r, version, err := m.admit(conn, peer)
 	if err != nil {
 		m.cfg.Log.Info("a data connection was refused", "from", conn.RemoteAddr(), "err", err)
 		return
@@ -155,56 +158,57 @@ func (m *Manager) Accept(conn net.Conn, peer string) {
 	}
 	m.accepted[conn] = true
 	m.mu.Unlock()
-	err = r.volume.Serve(conn, node)
+	err = r.volume.Serve(conn, node, version)
 	m.mu.Lock()
 	delete(m.accepted, conn)
 	m.mu.Unlock()
 	r.log.Debug("disconnected", "node", node, "err", err)
 }
 
-// admit finds out who connects to which replica.
-func (m *Manager) admit(conn net.Conn, peer string) (replication.NodeID, *replica, error) {
+// admit finds out who connects to which replica, and which version of the protocol to
+// speak.
+func (m *Manager) admit(conn net.Conn, peer string) (node replication.NodeID, r *replica, version uint8, err error) {
 	if err := conn.SetDeadline(time.Now().Add(greetTime)); err != nil {
-		return "", nil, err
+		return "", nil, 0, err
 	}
 	hello, _, err := readGreeting(conn)
 	if err != nil {
-		return "", nil, err
+		return "", nil, 0, err
 	}
 	if hello == nil {
-		return "", nil, errors.New("the other side began with a refusal")
+		return "", nil, 0, errors.New("the other side began with a refusal")
 	}
-	r, refusal := m.judge(hello, peer)
+	r, version, refusal := m.judge(hello, peer)
 	if refusal != nil {
 		conn.Write(replication.AppendRefusal(nil, refusal)) //nolint:errcheck // it is gone anyway
-		return "", nil, refusal
+		return "", nil, 0, refusal
 	}
 	own := m.hello(hello.Volume, string(hello.From))
 	if _, err := conn.Write(replication.AppendHello(nil, &own)); err != nil {
-		return "", nil, err
+		return "", nil, 0, err
 	}
-	return hello.From, r, conn.SetDeadline(time.Time{})
+	return hello.From, r, version, conn.SetDeadline(time.Time{})
 }
 
 // judge compares what the other side says with what is known here.
-func (m *Manager) judge(hello *replication.Hello, peer string) (*replica, *replication.Refusal) {
+func (m *Manager) judge(hello *replication.Hello, peer string) (r *replica, version uint8, refusal *replication.Refusal) {
 	m.mu.Lock()
 	r, registered := m.replicas[hello.Volume], m.incarnation != 0
 	m.mu.Unlock()
 	switch {
 	case !registered || m.isStopping():
-		return nil, &replication.Refusal{Code: replication.RefusedBusy, Text: "node " + m.cfg.Node + " is starting or stopping"}
+		return nil, 0, &replication.Refusal{Code: replication.RefusedBusy, Text: "node " + m.cfg.Node + " is starting or stopping"}
 	case peer != "" && string(hello.From) != peer:
-		return nil, &replication.Refusal{Code: replication.RefusedNode,
+		return nil, 0, &replication.Refusal{Code: replication.RefusedNode,
 			Text: fmt.Sprintf("the certificate is that of node %s, and the connection claims to be of node %s", peer, hello.From)}
 	}
 	own := m.hello(hello.Volume, string(hello.From))
-	if _, refusal := replication.Agree(&own, hello); refusal != nil {
-		return nil, refusal
+	if version, refusal = replication.Agree(&own, hello); refusal != nil {
+		return nil, 0, refusal
 	}
 	if r == nil {
-		return nil, &replication.Refusal{Code: replication.RefusedVolume,
+		return nil, 0, &replication.Refusal{Code: replication.RefusedVolume,
 			Text: fmt.Sprintf("node %s has no replica of volume %d", m.cfg.Node, hello.Volume)}
 	}
-	return r, nil
+	return r, version, nil
 }

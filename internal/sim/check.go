@@ -21,7 +21,8 @@ type oracle struct {
 	begun     map[replication.Generation]replication.Incarnation
 	promised  map[*node]replication.Mark // the promise: lineage (as Seq) and generation
 	poured    pouring
-	changes   int // of the record, since the faults ended
+	written   map[uint64][]uint64 // what large writes have written, by batch
+	changes   int                 // of the record, since the faults ended
 	round     int
 }
 
@@ -34,7 +35,7 @@ type appended struct {
 }
 
 func (c *oracle) init() {
-	c.appended = map[replication.Mark]appended{}
+	c.appended, c.written = map[replication.Mark]appended{}, map[uint64][]uint64{}
 	c.begun = map[replication.Generation]replication.Incarnation{}
 	c.promised = map[*node]replication.Mark{}
 	for b := range c.versions {
@@ -115,6 +116,7 @@ func (s *sim) appendedBy(n *node, prev replication.Generation, e *blockdev.Entry
 	at := replication.Mark{Generation: e.Gen, Seq: e.Seq}
 	if was, ok := s.appended[at]; !ok {
 		s.appended[at] = x
+		s.wrote(e)
 	} else if was != x {
 		s.violate("I11", "%s appends %+v as %+v, which was %+v", n.name, x, at, was)
 	}
@@ -133,7 +135,10 @@ func (s *sim) committedBy(n *node, e *blockdev.Entry) {
 		s.committed = append(s.committed, *e)
 		s.sized(e)
 		s.actedBy(n, e)
-		each(e, func(b int64, tag uint64) { s.versions[b] = append(s.versions[b], tag) })
+		if _, _, large := largeWrite(e); large > 0 {
+			s.Large++
+		}
+		s.acts(e, func(b int64, tag uint64) { s.versions[b] = append(s.versions[b], tag) })
 		s.note("commit", uint64(n.id), uint64(e.Seq), uint64(e.Gen))
 		s.checkHeld(n, e)
 	default:
@@ -526,7 +531,7 @@ func (s *sim) restart(tail []blockdev.Entry) {
 			if i == 0 {
 				s.sized(&list[j])
 			}
-			each(&list[j], func(b int64, tag uint64) {
+			s.acts(&list[j], func(b int64, tag uint64) {
 				values[b] = tag
 				if i == 0 {
 					s.versions[b] = append(s.versions[b], tag)

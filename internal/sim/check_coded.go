@@ -12,7 +12,8 @@ type pouring struct {
 	seen      int // so many committed entries are in
 	decisions []decided
 	at        [decisions]replication.Seq // the newest committed entry of each block
-	content   [decisions]uint64          // what the shards hold: of all entries up to the newest decision's
+	written   [decisions]replication.Seq // the newest that is a large write of it
+	content   [decisions]uint64          // what the shards hold: of all entries up to the newest decision's, and of large writes
 	poured    replication.Seq            // of those
 
 	// Of one check, kept for the next.
@@ -36,13 +37,70 @@ func decisionOf(e *blockdev.Entry) (d decided, ok bool) {
 	return d, ok
 }
 
+// wrote finds out what a large write has written, of which the log has the decision only:
+// what shards have stored of its batch.
+func (s *sim) wrote(e *blockdev.Entry) {
+	batch, off, n := largeWrite(e)
+	if n == 0 || s.written[batch] != nil {
+		return
+	}
+	views := make([]*rows, s.code.K()+s.code.M())
+	var have []int
+	for _, m := range s.rec.Members {
+		if v := new(rows); views[m.Shard] == nil && s.node(m.Node).shard.view(batch, v) {
+			views[m.Shard], have = v, append(have, m.Shard)
+		}
+	}
+	k := int64(s.code.K())
+	if len(have) < int(k) {
+		s.violate("S9", "batch %x of a large write is decided, and only shards %v have it", batch, have)
+	}
+	have = have[:k]
+	for b := off / blockSize; b < (off+n)/blockSize; b++ {
+		from, got := make([][]byte, k), make([]byte, 8)
+		for i, h := range have {
+			from[i] = make([]byte, 8)
+			putTag(from[i], views[h][b/k])
+		}
+		if err := s.code.Rebuild(got, int(b%k), have, from); err != nil {
+			s.violate("S9", "%v", err)
+		}
+		s.written[batch] = append(s.written[batch], tagOf(got))
+	}
+}
+
+// largeWrite tells which range, in bytes, an entry has written as a large write, and of
+// which batch; n is 0 if it is none.
+func largeWrite(e *blockdev.Entry) (batch uint64, off, n int64) {
+	batch, _, ok := replication.Decision(e)
+	if ok {
+		off, n = replication.Elsewhere(e.Data)
+	}
+	return batch, off, n
+}
+
+// acts calls f for each block that an entry changes, with its tag: also for those of a
+// large write.
+func (s *sim) acts(e *blockdev.Entry, f func(block int64, tag uint64)) {
+	each(e, f)
+	if batch, off, n := largeWrite(e); n > 0 {
+		for i, tag := range s.written[batch] {
+			f(off/blockSize+int64(i), tag)
+		}
+	}
+}
+
 // learn takes in what was committed since.
-func (p *pouring) learn(committed []blockdev.Entry) {
-	for ; p.seen < len(committed); p.seen++ {
-		e := &committed[p.seen]
-		each(e, func(b int64, _ uint64) {
+func (s *sim) learn(p *pouring) {
+	for ; p.seen < len(s.committed); p.seen++ {
+		e := &s.committed[p.seen]
+		_, _, large := largeWrite(e)
+		s.acts(e, func(b int64, tag uint64) {
 			if b < decisions {
 				p.at[b] = e.Seq
+				if large > 0 {
+					p.written[b], p.content[b] = e.Seq, tag
+				}
 			}
 		})
 		if d, ok := decisionOf(e); ok {
@@ -50,8 +108,9 @@ func (p *pouring) learn(committed []blockdev.Entry) {
 		}
 	}
 	for ; p.poured < p.newest().upto; p.poured++ {
-		each(&committed[p.poured], func(b int64, tag uint64) {
-			if b < decisions {
+		e := &s.committed[p.poured]
+		each(e, func(b int64, tag uint64) {
+			if b < decisions && e.Seq > p.written[b] {
 				p.content[b] = tag
 			}
 		})
@@ -73,7 +132,7 @@ func (s *sim) checkShards() {
 		return
 	}
 	p := &s.poured
-	p.learn(s.committed)
+	s.learn(p)
 	batch := p.newest().batch
 	if p.views == nil {
 		p.views = make([]rows, s.code.K()+s.code.M())
@@ -126,7 +185,7 @@ func (s *sim) compareRows(have []int) {
 			s.violate("S9", "%v", err)
 		}
 		for b := shard; b < decisions; b += k {
-			if p.at[b] > p.poured {
+			if p.at[b] > p.poured && p.at[b] != p.written[b] {
 				continue
 			}
 			if tag := tagOf(p.got[b/k*8:]); tag != p.content[b] {
@@ -159,11 +218,20 @@ func (s *sim) checkStaged() {
 	var newer [mostBlocks]bool
 	for i := min(int(n.disk.commit), len(s.committed)) - 1; i >= int(upto); i-- {
 		e := &s.committed[i]
-		each(e, func(b int64, _ uint64) {
-			if x := n.disk.staged[b]; !newer[b] && x != e.Seq {
-				s.violate("S9", "the log of %s lacks block %d of entry %d: it has that of %d; the shards have the log up to %d", n.name, b, e.Seq, x, upto)
+		s.acts(e, func(b int64, tag uint64) {
+			in := e.Seq
+			if _, _, large := largeWrite(e); large > 0 && b < decisions {
+				in = 0 // it is in the shards
+			}
+			if x := n.disk.staged[b]; !newer[b] && x != in {
+				s.violate("S9", "the log of %s shows block %d of entry %d, not %d, which is of entry %d; the shards have the log up to %d", n.name, b, x, in, e.Seq, upto)
 			}
 			newer[b] = true
 		})
+	}
+	for b, seq := range s.poured.written {
+		if x := n.disk.staged[b]; seq <= n.disk.commit && x > 0 && x < seq {
+			s.violate("S9", "the log of %s shows block %d of entry %d, which entry %d has superseded", n.name, b, x, seq)
+		}
 	}
 }

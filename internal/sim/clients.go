@@ -108,6 +108,13 @@ func (s *sim) request(n *node, attachment uint64) *replication.Request {
 		}
 		s.beginRead(n, o)
 	case x < 11:
+		if s.large() && s.draws.IntN(2) == 0 {
+			o.block, r.Len = s.stripes(s.draws, hotBlocks, trimBlocks)
+			r.Off, r.Data = o.block*blockSize, make([]byte, r.Len)
+			s.nextTag++
+			putTag(r.Data, s.nextTag)
+			return r
+		}
 		o.block = hotBlocks + s.draws.Int64N(trimBlocks-3)
 		r.Off, r.Len = o.block*blockSize, (1+s.draws.Int64N(3))*blockSize
 		r.Op = []blockdev.Op{blockdev.OpTrim, blockdev.OpWriteZeroes, blockdev.OpWrite}[s.draws.IntN(3)]
@@ -119,6 +126,10 @@ func (s *sim) request(n *node, attachment uint64) *replication.Request {
 		return r
 	default:
 		k := 1 + s.draws.Int64N(3)
+		if s.large() && s.draws.IntN(2) == 0 {
+			b, k = s.stripes(s.draws, 0, hotBlocks)
+			o.block, r.Off, k = b, b*blockSize, k/blockSize
+		}
 		r.Data = make([]byte, k*blockSize)
 		for i := range k {
 			s.begin(n, o, b+i, r.Data[i*blockSize:])
@@ -126,6 +137,17 @@ func (s *sim) request(n *node, attachment uint64) *replication.Request {
 	}
 	r.Len = max(r.Len, int64(len(r.Data)))
 	return r
+}
+
+// large tells whether writes of whole stripes do not pass through the log.
+func (s *sim) large() bool { return s.code != nil && s.limits.LargeBytes > 0 }
+
+// stripes draws a range of whole stripes out of n blocks from first on: its first block,
+// and its length in bytes.
+func (s *sim) stripes(rnd *rand.Rand, first, n int64) (block, length int64) {
+	k := int64(s.code.K())
+	at := rnd.Int64N(n / k)
+	return first + at*k, (1 + rnd.Int64N(min(2, n/k-at))) * k * blockSize
 }
 
 func (s *sim) beginRead(n *node, o *op) {

@@ -156,13 +156,26 @@ func (d *disk) stage(b int64, e *blockdev.Entry) {
 	if d.staging {
 		if d.staged[b] = e.Seq; b == decisions {
 			d.decided = e.Data
+			off, n := replication.Elsewhere(e.Data)
+			for ; n > 0; off, n = off+blockSize, n-blockSize {
+				d.staged[place(off)] = 0
+			}
 		}
 	}
 }
 
-// Sync implements replication.Staging, like the methods below. The simulation syncs
-// by itself.
-func (d *disk) Sync() error { return nil }
+// Sync implements replication.Staging, like the methods below. What a core asks for, the
+// simulation syncs by itself.
+func (d *disk) Sync() error {
+	if d.doomed {
+		return errDisk
+	}
+	d.settle()
+	return nil
+}
+
+// Durable is up to where the log survives power loss.
+func (d *disk) Durable() replication.Seq { return d.durable() }
 
 // ReadStaged reads what the log has.
 func (d *disk) ReadStaged(p []byte, off int64, missing func(off, n int64)) error {
@@ -190,11 +203,11 @@ func (d *disk) StagedBlocks(off, n int64, f func(block int64, zero bool)) error 
 	return nil
 }
 
-// Staged lists the older half of what the log has.
-func (d *disk) Staged(int) (upto replication.Seq, blocks []int64, ok bool) {
+// Staged lists the older half of what the log has up to an entry.
+func (d *disk) Staged(_ int, last replication.Seq) (upto replication.Seq, blocks []int64, ok bool) {
 	var seqs []replication.Seq
 	for _, seq := range d.staged {
-		if seq > 0 {
+		if seq > 0 && seq <= last {
 			seqs = append(seqs, seq)
 		}
 	}

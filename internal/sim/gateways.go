@@ -139,12 +139,21 @@ func (g *gateway) underWay() bool {
 func (s *sim) mutation(g *gateway) *passed {
 	g.op++
 	block, n := s.passes.Int64N(hotBlocks-2), 1+s.passes.Int64N(3)
+	whole := s.large() && s.passes.IntN(2) == 0
+	if whole {
+		block, n = s.stripes(s.passes, 0, hotBlocks)
+		n /= blockSize
+	}
 	p := &passed{op: &op{block: block, attachment: g.attachment}, request: replication.Request{
 		Op: blockdev.OpWrite, Off: block * blockSize, Len: n * blockSize, Attachment: g.attachment, FUA: s.passes.IntN(10) == 0,
 		Origin: blockdev.Origin{Client: g.id, Session: g.session, Op: g.op},
 	}}
 	p.passed, p.gateway = p, g
-	switch s.passes.IntN(8) {
+	x := s.passes.IntN(8)
+	if whole {
+		x = 7
+	}
+	switch x {
 	case 0: // of a part of blocks, which have to be read for that
 		p.block = hotBlocks + s.passes.Int64N(trimBlocks-3)
 		p.request.Off, p.request.Len = p.block*blockSize+1024, p.request.Len-512
@@ -211,7 +220,7 @@ func (s *sim) actedBy(n *node, e *blockdev.Entry) {
 	if e.Origin.Client == 0 {
 		return
 	}
-	each(e, func(block int64, _ uint64) {
+	s.acts(e, func(block int64, _ uint64) {
 		a := acted{e.Origin.Client, e.Origin.Session, e.Origin.Op, block}
 		if s.acted[a] {
 			s.violate("once", "%s commits entry %d of operation %+v, which has written block %d before", n.name, e.Seq, e.Origin, block)

@@ -187,7 +187,7 @@ func (g *golden) link(a, b *goldenNode, up bool) {
 		g.up[way] = up
 		g.at(x[0], func(c *replication.Core) {
 			if peer := replication.NodeID(x[1].name); up {
-				c.Connected(g.now, peer)
+				c.Connected(g.now, peer, replication.WireVersion)
 			} else {
 				c.Disconnected(g.now, peer)
 			}

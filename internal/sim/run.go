@@ -12,7 +12,7 @@ import (
 // noticed.
 type Tally struct {
 	Answered, Reads, Flushes, Takeovers, Generations, Certified, Failovers, Recoveries, Shapes, Evictions, Resizes, Mended, Unmended,
-	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins, Rebuilt, Repeated, Torn, Holes, Moves,
+	Comparisons, Replaced, OldDisks, DiskErrors, Copies, Rejoins, Rebuilt, Repeated, Torn, Holes, Moves, Large,
 	Elections, VoterChanges, QuorumReads, Refused, Modelled int
 }
 
@@ -27,7 +27,7 @@ func (t *Tally) Add(o Tally) {
 		{&t.Shapes, o.Shapes}, {&t.Evictions, o.Evictions}, {&t.Resizes, o.Resizes}, {&t.Mended, o.Mended}, {&t.Unmended, o.Unmended},
 		{&t.Comparisons, o.Comparisons}, {&t.Replaced, o.Replaced}, {&t.OldDisks, o.OldDisks}, {&t.DiskErrors, o.DiskErrors},
 		{&t.Copies, o.Copies}, {&t.Rejoins, o.Rejoins}, {&t.Rebuilt, o.Rebuilt},
-		{&t.Repeated, o.Repeated}, {&t.Torn, o.Torn}, {&t.Holes, o.Holes}, {&t.Moves, o.Moves},
+		{&t.Repeated, o.Repeated}, {&t.Torn, o.Torn}, {&t.Holes, o.Holes}, {&t.Moves, o.Moves}, {&t.Large, o.Large},
 		{&t.Elections, o.Elections}, {&t.VoterChanges, o.VoterChanges}, {&t.QuorumReads, o.QuorumReads}, {&t.Refused, o.Refused}, {&t.Modelled, o.Modelled},
 	} {
 		*x.to += x.from

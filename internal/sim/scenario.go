@@ -33,6 +33,7 @@ var (
 	mirror   *erasure.Code
 	short    = replication.Limits{CopyBytes: blockSize, EntryBytes: blockSize, LagBytes: 1 << 13}
 	yielding = replication.Limits{CopyBytes: blockSize, SendBytes: 16 * blockSize, EntryBytes: blockSize, Copies: 2, CopyRate: 25 * blockSize}
+	stripes  = replication.Limits{LargeBytes: 2 * blockSize} // of 2+1
 	pieces   = replication.Limits{CopyBytes: blockSize, SendBytes: 16 * blockSize, EntryBytes: blockSize, Copies: 2}
 )
 
@@ -102,6 +103,9 @@ var scenarios = []scenario{
 	{"a node is replaced, and then the primary's", 3, pair, unbound, 0, code(2, 1), replaceShards},
 	{"a node takes another shard than the one that it had", 4, pair, unbound, 0, code(2, 1), anotherShard},
 	{"a part of a batch is not synced when its process ends", 3, pair, unbound, 0, code(2, 1), unsyncedPart},
+	{"a large write supersedes what every log has", 3, pair, stripes, 0, code(2, 1), supersededLog},
+	{"large writes are given up when a shard does not prepare them", 3, majority, stripes, 0, code(2, 1), givenUp},
+	{"large writes and pours of the same rows", 3, majority, stripes, 0, code(2, 1), pourBesideLarge},
 }
 
 func (c *command) scenarios(name string) (failed bool, err error) {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"blkd/blockdev"
@@ -211,4 +212,99 @@ func anotherShard(s *sim, n []*node) {
 	}
 	move(n[1], n[3])
 	move(n[2], n[1])
+}
+
+// writeStripes sends a write of whole stripes.
+func (s *sim) writeStripes(n *node, block, blocks int64) *replication.Request {
+	_, gen := n.core.Role()
+	r := &replication.Request{Op: blockdev.OpWrite, Off: block * blockSize, Len: blocks * blockSize, Data: make([]byte, blocks*blockSize), Attachment: s.rec.Attachment}
+	o := &op{block: block, gen: gen, attachment: r.Attachment}
+	for i := range blocks {
+		s.begin(n, o, block+i, r.Data[i*blockSize:])
+	}
+	return s.ask(n, r, o)
+}
+
+// supersededLog: small writes, a large one over them, and small ones over a part of that.
+// Then whoever is promoted shows what is newest, although its log has it all; also after
+// a restart.
+func supersededLog(s *sim, n []*node) {
+	for b := range int64(4) {
+		s.do(n[0], blockdev.OpWrite, b)
+	}
+	r := s.writeStripes(n[0], 0, 4)
+	s.until("a large write is answered", func() bool { return !s.pending(n[0], r) })
+	s.do(n[0], blockdev.OpWrite, 1)
+	readAll := func(n *node) {
+		for b := range int64(6) {
+			s.do(n, blockdev.OpRead, b)
+		}
+	}
+	readAll(n[0])
+	s.checkHistory()
+	if s.Large != 1 {
+		s.violate("scenario", "a large write went into the log")
+	}
+	s.promote(n[1])
+	s.until("n2 serves", s.serves(n[1]))
+	readAll(n[1])
+	s.crash(n[1], false)
+	s.start(n[1])
+	s.connect(n[0], n[1])
+	s.connect(n[1], n[2])
+	s.promote(n[1])
+	s.until("n2 serves again", s.serves(n[1]))
+	readAll(n[1])
+}
+
+// givenUp: a shard does not prepare large writes. They go into the log soon, and the next
+// ones too; what it prepares later is not decided any more. When all is well again large
+// writes do not pass through the log.
+func givenUp(s *sim, n []*node) {
+	s.do(n[0], blockdev.OpWrite, 0)
+	s.cut(n[2], n[0], true) // its answers do not come
+	begun := s.now
+	var all []*replication.Request
+	for b := range int64(3) {
+		all = append(all, s.writeStripes(n[0], 2*b, 2))
+	}
+	s.until("all are answered", func() bool {
+		return !slices.ContainsFunc(all, func(r *replication.Request) bool { return s.pending(n[0], r) })
+	})
+	if took := s.now - begun; took > instant(500*time.Millisecond) || s.Large > 0 {
+		s.violate("scenario", "large writes take %v without a shard, %d are batches", time.Duration(took), s.Large)
+	}
+	for b := range int64(6) {
+		s.do(n[0], blockdev.OpWrite, b) // over what was given up
+	}
+	s.cut(n[2], n[0], false)
+	s.until("n3 is level", s.isMember("n3"))
+	s.run(5 * time.Second)
+	for b := range int64(6) {
+		s.do(n[0], blockdev.OpRead, b)
+	}
+	r := s.writeStripes(n[0], 2, 4)
+	s.until("a large write is answered", func() bool { return !s.pending(n[0], r) })
+	if s.Large != 1 {
+		s.violate("scenario", "a large write went into the log")
+	}
+}
+
+// pourBesideLarge: a pour and large writes of the same rows are under way at the same
+// time, again and again.
+func pourBesideLarge(s *sim, n []*node) {
+	for b := range int64(400) {
+		if len(n[0].reqs) > 8 {
+			s.run(2 * time.Millisecond)
+		}
+		if b%3 == 0 {
+			s.writeStripes(n[0], b%7/2*2, 2)
+		}
+		s.submit(n[0], blockdev.OpWrite, b*5%volumeBlocks)
+		s.submit(n[0], blockdev.OpRead, b%8)
+		s.run(500 * time.Microsecond)
+	}
+	if s.Large == 0 {
+		s.violate("scenario", "no large write was a batch")
+	}
 }

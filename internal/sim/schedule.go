@@ -77,6 +77,9 @@ func setupOf(seed uint64) setup {
 	if rnd.IntN(2) == 0 {
 		c.limits = replication.Limits{EntryBytes: blockSize, SendBytes: 10000, CopyBytes: blockSize, LagBytes: 1 << 13}
 	}
+	if c.code != nil && seed/6%4 > 0 {
+		c.limits.LargeBytes = int64(c.code.K()) * blockSize // a stripe
+	}
 	c.external = rnd.IntN(3) > 0
 	if c.replicas < 5 && rnd.IntN(4) == 0 && c.code == nil {
 		c.spares = 1

@@ -543,7 +543,7 @@ func (s *sim) connect(a, b *node) bool {
 	}
 	for _, x := range [][2]*node{{a, b}, {b, a}} {
 		if x[0].core != nil {
-			x[0].core.Connected(s.clock(x[0]), x[1].name)
+			x[0].core.Connected(s.clock(x[0]), x[1].name, replication.WireVersion)
 			s.effects(x[0])
 		}
 	}

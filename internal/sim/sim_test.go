@@ -41,7 +41,7 @@ func TestSimulation(t *testing.T) {
 	if sum.Rebuilt != 0 {
 		t.Errorf("%d blocks of mirrors were rebuilt", sum.Rebuilt)
 	}
-	sum.Rebuilt, sum.Torn, sum.Holes, sum.Moves = 1, 1, 1, 1 // that is for erasure codes
+	sum.Rebuilt, sum.Torn, sum.Holes, sum.Moves, sum.Large = 1, 1, 1, 1, 1 // that is for erasure codes
 	v := reflect.ValueOf(sum)
 	for i := range v.NumField() {
 		if v.Field(i).Int() == 0 {
@@ -65,7 +65,7 @@ func TestSimulationCoded(t *testing.T) {
 		sum.Add(r.Tally)
 	}
 	t.Logf("%d seeds: %+v", seeds, sum)
-	if sum.Rebuilt == 0 || sum.Copies == 0 || sum.Reads == 0 || sum.Mended == 0 && seeds >= 100 || sum.Comparisons == 0 || sum.Torn == 0 || sum.Holes == 0 || sum.Resizes == 0 || sum.Moves == 0 && seeds >= 100 {
+	if sum.Rebuilt == 0 || sum.Copies == 0 || sum.Reads == 0 || sum.Mended == 0 && seeds >= 100 || sum.Comparisons == 0 || sum.Torn == 0 || sum.Holes == 0 || sum.Large == 0 || sum.Resizes == 0 || sum.Moves == 0 && seeds >= 100 {
 		t.Errorf("nothing was rebuilt, copied, read, mended, compared, torn, found to be a hole, resized or moved: %+v", sum)
 	}
 }
