@@ -213,7 +213,7 @@ func (s *sim) ruled(p *replication.Proposal) {
 	}
 	var outside model.Nodes
 	for _, n := range s.nodes {
-		if n.old && !n.registered {
+		if !n.registered && (n.old || s.raft) { // its other disk is meant, or a run that is no more and was registered late
 			outside |= model.Bit(n.id)
 		}
 	}
