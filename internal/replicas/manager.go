@@ -135,15 +135,7 @@ func (m *Manager) join() bool {
 // reconcile opens and closes replicas, and delivers the records.
 func (m *Manager) reconcile() {
 	var volumes []*metapb.Volume
-	gone := map[uint64]bool{} // deleted, as the state knows for certain
-	m.cfg.Cluster.Local(func(s *metadata.State) {
-		volumes = s.Volumes()
-		for _, r := range m.list() {
-			if h := s.History(r.name); h == nil || h.Volume != r.id || h.Deleted {
-				gone[r.id] = true
-			}
-		}
-	})
+	m.cfg.Cluster.Local(func(s *metadata.State) { volumes = s.Volumes() })
 	mine := map[uint64]bool{}
 	for _, v := range volumes {
 		if !slices.ContainsFunc(v.Members, func(x *metapb.Member) bool { return x.Node == m.cfg.Node }) {
@@ -167,7 +159,7 @@ func (m *Manager) reconcile() {
 		if v := m.volumeOf(r.name, r.id); v != nil && r.isLeft(v) {
 			m.setAside(r)
 		} else {
-			m.remove(r, gone[r.id])
+			m.remove(r, v.GetLineage())
 		}
 	}
 }
@@ -217,29 +209,58 @@ func (m *Manager) tryOpen(v *metapb.Volume) {
 	m.cfg.Log.Error("a replica cannot be opened", "volume", v.Name, "err", err, "again_in", b.wait)
 }
 
-// remove closes a replica that this node shall not have, in the background. Its
-// data goes with it. Its promise stays unless the volume is gone: a primary that
-// does not know yet that this node is no member must not get another one from a
-// replica that this same run of the node has later.
-func (m *Manager) remove(r *replica, deleted bool) {
+// remove closes a replica that this node shall not have, in the background, and deletes
+// its data once the quorum has said so: what this node knows of the record may be of long
+// ago, and what it holds may count again. Then it is opened again. Nothing can come to
+// count meanwhile: nobody reaches a replica that is closed.
+//
+// Its promise stays unless the volume is gone: a primary that does not know yet that this
+// node is no member must not get another one from a replica that this same run of the node
+// has later. Lineage is that of the record by which the replica is not set aside.
+func (m *Manager) remove(r *replica, lineage uint64) {
 	m.mu.Lock()
 	delete(m.replicas, r.id)
 	m.busy[r.id] = true
 	m.mu.Unlock()
 	m.work.Go(func() {
 		err := r.close()
-		dir := m.dirOf(r.name, r.id)
-		err = errors.Join(err, m.removeStores(dir))
-		if deleted {
-			err = errors.Join(err, m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+		if gone, deleted := m.isDismissed(r, lineage); gone {
+			dir := m.dirOf(r.name, r.id)
+			err = errors.Join(err, m.removeStores(dir))
+			if deleted {
+				err = errors.Join(err, m.cfg.FS.Remove(path.Join(dir, fencing.GateFile)), m.cfg.FS.Remove(dir))
+			}
+			r.log.Info("the replica on this node was removed", "volume_deleted", deleted, "err", err)
 		}
-		r.log.Info("the replica on this node was removed", "volume_deleted", deleted, "err", err)
 		m.mu.Lock()
 		delete(m.busy, r.id)
 		m.mu.Unlock()
 		m.wakeUp()
 		m.fire()
 	})
+}
+
+// isDismissed asks the quorum, until it answers, whether this node shall not have a
+// replica any more, and whether its volume is deleted. When the manager stops first, the
+// replica stays: the next run asks again.
+func (m *Manager) isDismissed(r *replica, lineage uint64) (gone, deleted bool) {
+	for m.ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(m.ctx, sweepTime)
+		err := m.cfg.Cluster.Read(ctx, func(s *metadata.State) {
+			h, v := s.History(r.name), s.Volume(r.name)
+			deleted = h == nil || h.Volume != r.id || h.Deleted
+			gone = deleted || v != nil && v.Lineage == lineage && !slices.Contains(memberNames(v), m.cfg.Node)
+		})
+		cancel()
+		if err == nil {
+			return gone, deleted
+		}
+		select {
+		case <-m.ctx.Done():
+		case <-time.After(lookEvery):
+		}
+	}
+	return false, false
 }
 
 // removeStores deletes what a replica has, but for its promise.
