@@ -91,8 +91,8 @@ nbdinfo_map() {
 	echo "$out"
 	covered=$(awk '{ if ($1 != at) bad = 1; at = $1 + $2 } END { print bad ? "gap" : at }' <<<"$out")
 	[ "$covered" = "$demo_bytes" ] || fail "the map covers $covered, not $demo_bytes"
-	awk '$3 == 3' <<<"$out" | grep -q hole || fail "no hole in the map of a sparse volume"
-	awk '$3 == 0' <<<"$out" | grep -q data || fail "no data in the map"
+	awk '$3 == 3' <<<"$out" | has hole || fail "no hole in the map of a sparse volume"
+	awk '$3 == 0' <<<"$out" | has data || fail "no data in the map"
 	out=$(limited nbdinfo --map --totals "$(uri_unix demo)")
 	echo "$out"
 	# 48 MiB and 333 KiB of data were written.
@@ -119,7 +119,7 @@ qemu_img_map() {
 	echo "$out"
 	grep -q '"zero": true' <<<"$out"
 	grep -q '"zero": false, "data": true' <<<"$out"
-	limited qemu-img info -f raw "$(uri_unix demo)" | grep -q "virtual size: 256 MiB"
+	limited qemu-img info -f raw "$(uri_unix demo)" | has "virtual size: 256 MiB"
 }
 
 # qio COMMANDS…: run qemu-io commands; it reports a wrong pattern on its output.
@@ -267,7 +267,7 @@ kill_loop() { "$here/killloop.sh" "${KILLS:-5}"; }
 nothing_left() {
 	local p
 	for p in /proc/[0-9]*; do
-		if [ "${p#/proc/}" != $$ ] && [ "${p#/proc/}" != "$BASHPID" ] && tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -qF "$work/"; then
+		if [ "${p#/proc/}" != $$ ] && [ "${p#/proc/}" != "$BASHPID" ] && tr '\0' ' ' <"$p/cmdline" 2>/dev/null | has -F "$work/"; then
 			fail "still running: $(tr '\0' ' ' <"$p/cmdline")"
 		fi
 	done

@@ -31,6 +31,10 @@ fail() {
 	exit 1
 }
 
+# has OPTIONS… PATTERN: tell whether a line of the input matches, as grep -q does. But that
+# stops reading, and who still writes to the pipe fails.
+has() { grep "$@" >/dev/null; }
+
 # need PROGRAM PACKAGE: skip the step if a program is missing.
 need() { command -v "$1" >/dev/null || skip "$1 is not installed (apt-get install $2)"; }
 

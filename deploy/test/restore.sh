@@ -39,7 +39,7 @@ replaced() {
 	cluster node start 3
 	eventually says_why
 }
-says_why() { blkctl why only | grep -q 'none of its logs is whole'; }
+says_why() { blkctl why only | has 'none of its logs is whole'; }
 
 waits() {
 	cluster up
@@ -48,7 +48,7 @@ waits() {
 	there
 	blkctl cluster snapshot save "$work/snapshot"
 	replaced
-	blkctl why only | grep -q 'docs/manual/restore.md' || fail "$(blkctl why only)"
+	blkctl why only | has 'docs/manual/restore.md' || fail "$(blkctl why only)"
 	local rc=0
 	timeout 5 qemu-io -r -f raw -c 'read 0 4k' "nbd://127.0.0.1:$((CLUSTER_PORT + 4))/only" || rc=$?
 	[ $rc = 124 ] || fail "a read of a volume that has lost its data ends with $rc"

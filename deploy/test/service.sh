@@ -113,13 +113,13 @@ phase() { sed -n 's/^ *"phase": "\(.*\)",*$/\1/p' "$work/$1/state/pg.json" 2>/de
 # runs NODE: the service runs there, with all that belongs to it.
 runs() {
 	[ "$(phase "$1")" = running ] && [ -e "$work/$1/dummy" ] && kill -0 "$(cat "$work/$1/pid")" 2>/dev/null &&
-		{ [ -z "$ip_step" ] || ip -brief address show "blk$1" | grep -q "$address/"; }
+		{ [ -z "$ip_step" ] || ip -brief address show "blk$1" | has "$address/"; }
 }
 
 # rests NODE: nothing of it runs there.
 rests() {
 	[ ! -e "$work/$1/dummy" ] && [ ! -e "$work/$1/pid" ] && [ ! -e "$work/$1/state/pg.env" ] &&
-		{ [ -z "$ip_step" ] || ! ip -brief address show "blk$1" | grep -q "$address/"; }
+		{ [ -z "$ip_step" ] || ! ip -brief address show "blk$1" | has "$address/"; }
 }
 
 # only NODE: it runs there, and nowhere else.
@@ -174,7 +174,7 @@ moved() {
 	"$blkctl" service move pg --to n2 --timeout 1m --reason "test"
 	eventually only n2
 	progress
-	"$blkctl" service list | grep -q '^pg .* n2  *service@n2 ' || fail "$("$blkctl" service list)"
+	"$blkctl" service list | has '^pg .* n2  *service@n2 ' || fail "$("$blkctl" service list)"
 }
 
 # manager_killed: what it has started goes on, and the next one takes it over; the
@@ -217,7 +217,7 @@ step_fails() {
 	eventually only n1
 	rm "$work/n3/broken"
 	progress
-	"$blkctl" history pg | grep -q 'service n3 -> n1 .*it has failed on n3' || fail "$("$blkctl" history pg)"
+	"$blkctl" history pg | has 'service n3 -> n1 .*it has failed on n3' || fail "$("$blkctl" history pg)"
 }
 
 # lost: an operator frees the volume while the service runs. It stops, and begins anew
@@ -242,7 +242,7 @@ node_dies() {
 	kill -CONT "$(cat "$work/dev/n1/pid")"
 	eventually only n2
 	progress
-	"$blkctl" history pg | grep -q 'service n1 -> n2 .*has been down' || fail "$("$blkctl" history pg)"
+	"$blkctl" history pg | has 'service n1 -> n2 .*has been down' || fail "$("$blkctl" history pg)"
 }
 
 drained() {
@@ -274,7 +274,7 @@ told_to_stop() {
 	kill "$(cat "$work/manager-n1.pid")"
 	eventually ended
 	nowhere || fail "something goes on"
-	"$blkctl" attachments | grep -q '^pg *- ' || fail "the volume was not given up: $("$blkctl" attachments)"
+	"$blkctl" attachments | has '^pg *- ' || fail "the volume was not given up: $("$blkctl" attachments)"
 }
 
 ended() { ! kill -0 "$(cat "$work/manager-n1.pid")" 2>/dev/null; }
