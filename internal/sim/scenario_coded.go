@@ -110,8 +110,8 @@ func mendTooMany(s *sim, n []*node) {
 	}
 }
 
-// unsyncedPart: a process ends between append and sync of its part of a batch, and is
-// back before the batch is decided.
+// unsyncedPart: a process ends between append and sync of its part of a batch, which is
+// decided without it, and is back.
 func unsyncedPart(s *sim, n []*node) {
 	s.fillShards()
 	x := n[1]
@@ -125,6 +125,8 @@ func unsyncedPart(s *sim, n []*node) {
 	}
 	x.tasks = nil // tear leaves it as it is
 	s.crash(x, false)
+	s.until("n2 has left", s.hasLeft("n2"))
+	s.until("the batch is decided", func() bool { return n[0].core.Status().Pouring == "" })
 	s.start(x)
 	s.connect(n[0], x)
 	s.connect(n[2], x)
@@ -152,7 +154,19 @@ func growWhilePoured(s *sim, n []*node) {
 	})
 	s.cut(n[1], n[0], true)
 	s.connect(n[0], n[2])
-	s.until("n3 is a member", s.isMember("n3"))
+	// Its part of the batch is long in coming to its shard.
+	var held []*replication.Task
+	long := s.now + instant(300*time.Millisecond)
+	s.until("n3 is a member", func() bool {
+		if held = append(held, n[2].tasks...); s.now < long {
+			n[2].tasks = nil
+			return s.isMember("n3")()
+		}
+		for n[2].tasks = nil; len(held) > 0; held = held[1:] {
+			s.runTask(n[2], n[2].core, held[0])
+		}
+		return s.isMember("n3")()
+	})
 	s.crash(n[0], false)
 	s.connect(n[1], n[2])
 	s.promote(n[1])
