@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -28,7 +29,10 @@ const foundBy = "testdata/mutants.md"
 // simulated are the parts whose bugs the simulation has to find.
 var simulated = []string{"replica", "cluster", "core", "log"}
 
-const keptSeeds = "testdata/seeds"
+const (
+	keptSeeds     = "testdata/seeds"
+	goldenScripts = "testdata/core"
+)
 
 const foundHead = `# Which rule finds which bug
 Written by ` + "`go test -tags mutants -run ReplicaMutants ./internal/sim -mutant.write`" + `, and read by it: what is named here is tried first.
@@ -38,7 +42,8 @@ Written by ` + "`go test -tags mutants -run ReplicaMutants ./internal/sim -mutan
 `
 
 // TestReplicaMutants plants each bug of the cores in turn: what has found it before, a
-// scenario, or the simulation within 2,000 seeds, has to find it.
+// scenario, a kept schedule, a golden script of a core, or the simulation within 2,000
+// seeds, has to find it.
 func TestReplicaMutants(t *testing.T) {
 	table := []byte(foundHead)
 	known, err := readFound()
@@ -92,8 +97,8 @@ func stepOf(v, other *Violation) string {
 	return step
 }
 
-// finder is a run that finds a bug: what is a scenario's name, a kept schedule's file,
-// or one of these.
+// finder is a run that finds a bug: what is a scenario's name, a kept schedule's or a
+// golden script's file, or one of these.
 type finder struct {
 	what string
 	seed uint64
@@ -120,7 +125,24 @@ func (f finder) run() *Violation {
 	if plan, err := Load(filepath.Join(keptSeeds, f.what)); err == nil {
 		return Run(plan, nil).Violation
 	}
+	if script, err := os.ReadFile(filepath.Join(goldenScripts, f.what)); err == nil {
+		return playedAnew(script)
+	}
 	return nil
+}
+
+// playedAnew tells whether a core asks for something else than its script has.
+func playedAnew(script []byte) *Violation {
+	got, err := playGolden(string(script))
+	if err == nil && bytes.Equal(got, script) {
+		return nil
+	}
+	was, is := strings.Split(string(script), "\n"), strings.Split(string(got), "\n")
+	n := 0
+	for n < min(len(was), len(is)) && was[n] == is[n] {
+		n++
+	}
+	return &Violation{Rule: "golden", Text: fmt.Sprintf("the core asks for something else in line %d (%v)", n+1, err)}
 }
 
 // readFound reads the table of what has found each bug.
@@ -153,6 +175,13 @@ func hunt(seeds uint64, coded bool) (by finder, v *Violation) {
 		}
 	}
 	files, _ := filepath.Glob(filepath.Join(keptSeeds, "*.json"))
+	for _, file := range files {
+		by = finder{filepath.Base(file), 1}
+		if v = by.run(); v != nil {
+			return by, v
+		}
+	}
+	files, _ = filepath.Glob(filepath.Join(goldenScripts, "*.txt"))
 	for _, file := range files {
 		by = finder{filepath.Base(file), 1}
 		if v = by.run(); v != nil {
