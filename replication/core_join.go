@@ -116,7 +116,7 @@ func (c *Core) tickJoin() {
 		case c.now.after(p.heard.add(2*c.times.Drop)) && c.p.pend == nil:
 			c.endJoin("it does not answer")
 			p.silent = true
-		case j.full && j.behind != keepShard && !c.rebuildable() && c.candidate() != p:
+		case c.p.pend == nil && j.full && j.behind != keepShard && !c.rebuildable() && c.candidate() != p:
 			c.endJoin("too few shards can be read to rebuild its own")
 		case c.p.pend == nil && c.holdsPlace(c.outgoing(*c.p.base.member(j.node))):
 			c.endJoin("who leaves for it is needed now")
