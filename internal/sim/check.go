@@ -428,10 +428,12 @@ func (s *sim) checkReach() {
 	}
 }
 
-// excuse notes who comes to count while the primary has given others up: where too few
+// excuse notes who comes to count though the primary had given others up: where too few
 // were left to let one of those go, it had to come first, and its log may begin behind
 // what they have. They need not be brought level by it, for they are let go next; but
 // by all others, and by it as well once they have come so far, or have counted anew.
+// When the change was asked for matters, not when it is decided: one that answers again
+// in between is waited for again, and what has been asked for cannot be taken back.
 func (s *sim) excuse(old, rec *replication.Record) {
 	counted := func(r *replication.Record, n *node) bool {
 		m := r.Member(n.name)
@@ -447,7 +449,7 @@ func (s *sim) excuse(old, rec *replication.Record) {
 			switch {
 			case !counted(rec, x):
 				y.excused &^= 1 << x.id
-			case !counted(old, x) && p != nil && p.core != nil && p.core.View().Lost(*rec.Member(y.name)) != "":
+			case !counted(old, x) && p != nil && p.gaveUp&(1<<y.id) != 0:
 				y.excused |= 1 << x.id
 			}
 		}

@@ -308,6 +308,9 @@ func (s *sim) propose(n *node, p replication.Proposal) {
 	if s.raft && n.voter == nil {
 		return // it has left the quorum, and asks in vain
 	}
+	if p.Members != nil {
+		s.givenUp(n)
+	}
 	c := replicas.CommandOf(volumeName, &p)
 	known := s.state.Volume(volumeName)
 	if s.raft {
@@ -347,6 +350,17 @@ func (s *sim) propose(n *node, p replication.Proposal) {
 	}
 	twice := s.rnd.IntN(8) == 0
 	s.at(max(s.now, n.deaf)+instant(s.delay(10)), nil, func() { ask(twice) })
+}
+
+// givenUp notes for excuse whom a primary does not wait for as it asks for other members.
+func (s *sim) givenUp(n *node) {
+	n.gaveUp = 0
+	view := n.core.View()
+	for _, m := range view.Record().Members {
+		if view.Lost(m) != "" {
+			n.gaveUp |= 1 << s.node(m.Node).id
+		}
+	}
 }
 
 // operator asks for a change of the record as it is now. With Raft the answer comes

@@ -82,6 +82,7 @@ type node struct {
 	slow       instant // until: it does little
 	lazy       instant // until: its disk is slow
 	excused    uint64  // it may lack what the logs of these nodes do not have, a bit for each
+	gaveUp     uint64  // whom it had given up when it asked for its last change of the members
 	skew       instant
 	rate       int64 // of its clock: so many ns too many in a ms
 	reqs       map[*replication.Request]*op
