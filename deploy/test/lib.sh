@@ -35,6 +35,19 @@ fail() {
 # stops reading, and who still writes to the pipe fails.
 has() { grep "$@" >/dev/null; }
 
+# eventually COMMAND…: for as long as two minutes. A script may define what shows, when
+# that fails, what is the matter: diagnose.
+diagnose() { :; }
+eventually() {
+	local end=$((SECONDS + 120))
+	while [ $SECONDS -lt $end ]; do
+		if "$@"; then return; fi
+		sleep 0.1
+	done
+	diagnose || true
+	fail "after two minutes still not: $*"
+}
+
 # need PROGRAM PACKAGE: skip the step if a program is missing.
 need() { command -v "$1" >/dev/null || skip "$1 is not installed (apt-get install $2)"; }
 

@@ -41,15 +41,6 @@ wants() {
 	[ $# -lt 4 ] || [ "$(cat "$work/$2/score")" = "-p $4" ] || fail "$3 on $2 sets the score $(cat "$work/$2/score") instead of $4"
 }
 
-# eventually COMMAND…: for as long as a minute.
-eventually() {
-	for _ in $(seq 600); do
-		if "$@"; then return; fi
-		sleep 0.1
-	done
-	fail "after a minute still not: $*"
-}
-
 conforms() {
 	for agent in volume attach; do
 		deploy/ocf/$agent meta-data | (cd /usr/share/resource-agents && xmllint --noout --valid -)

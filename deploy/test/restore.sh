@@ -21,15 +21,6 @@ written() {
 }
 there() { io 'read -P 7 1M 64k'; }
 
-# eventually COMMAND…: for as long as a minute.
-eventually() {
-	for _ in $(seq 600); do
-		if "$@"; then return; fi
-		sleep 0.1
-	done
-	fail "after a minute still not: $*"
-}
-
 # replaced: the only node of a volume is replaced, and begins with an empty disk.
 replaced() {
 	cluster node kill 3

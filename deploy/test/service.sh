@@ -140,15 +140,7 @@ usable() {
 
 nowhere() { rests n1 && rests n2 && rests n3; }
 
-# eventually COMMAND…: for as long as two minutes.
-eventually() {
-	for _ in $(seq 1200); do
-		if "$@"; then return; fi
-		sleep 0.1
-	done
-	tail -n 15 "$work"/n?.log "$work"/n?/database.log
-	fail "after two minutes still not: $*"
-}
+diagnose() { tail -n 15 "$work"/n?.log "$work"/n?/database.log; }
 
 # progress: the database goes on, and has lost nothing.
 progress() {
