@@ -240,27 +240,16 @@ func (m *Manager) remove(r *replica, lineage uint64) {
 	})
 }
 
-// isDismissed asks the quorum, until it answers, whether this node shall not have a
-// replica any more, and whether its volume is deleted. When the manager stops first, the
+// isDismissed asks the quorum whether this node shall not have a replica any more, and
+// whether its volume is deleted. When the manager stops before it has answered, the
 // replica stays: the next run asks again.
 func (m *Manager) isDismissed(r *replica, lineage uint64) (gone, deleted bool) {
-	for m.ctx.Err() == nil {
-		ctx, cancel := context.WithTimeout(m.ctx, sweepTime)
-		err := m.cfg.Cluster.Read(ctx, func(s *metadata.State) {
-			h, v := s.History(r.name), s.Volume(r.name)
-			deleted = h == nil || h.Volume != r.id || h.Deleted
-			gone = deleted || v != nil && v.Lineage == lineage && !slices.Contains(memberNames(v), m.cfg.Node)
-		})
-		cancel()
-		if err == nil {
-			return gone, deleted
-		}
-		select {
-		case <-m.ctx.Done():
-		case <-time.After(lookEvery):
-		}
-	}
-	return false, false
+	answered := m.ask(func(s *metadata.State) {
+		h, v := s.History(r.name), s.Volume(r.name)
+		deleted = h == nil || h.Volume != r.id || h.Deleted
+		gone = deleted || v != nil && v.Lineage == lineage && !slices.Contains(memberNames(v), m.cfg.Node)
+	})
+	return answered && gone, answered && deleted
 }
 
 // removeStores deletes what a replica has, but for its promise.

@@ -15,27 +15,36 @@ import (
 	"blkd/replication"
 )
 
-// sweepTime bounds one attempt to have the quorum confirm what this node knows.
-const sweepTime = 5 * time.Second
+// askTime bounds one attempt to hear from the quorum.
+const askTime = 5 * time.Second
 
-// sweep destroys, once after a start, what is left of replicas that were taken away
-// while this node was down, and keeps as branches what forced promotions have left.
-// What the quorum knows nothing of is left alone.
-func (m *Manager) sweep() {
+// ask calls f with what the quorum has decided by now, as soon as it answers. It is false
+// if the manager stops first. F may be called more than once.
+func (m *Manager) ask(f func(*metadata.State)) bool {
 	for m.ctx.Err() == nil {
-		ctx, cancel := context.WithTimeout(m.ctx, sweepTime)
-		err := m.cfg.Cluster.Read(ctx, func(*metadata.State) {})
+		ctx, cancel := context.WithTimeout(m.ctx, askTime)
+		err := m.cfg.Cluster.Read(ctx, f)
 		cancel()
 		if err == nil {
-			break
+			return true
 		}
 		select {
 		case <-m.ctx.Done():
 		case <-time.After(lookEvery):
 		}
 	}
+	return false
+}
+
+// sweep destroys, once after a start, what is left of replicas that were taken away
+// while this node was down, and keeps as branches what forced promotions have left.
+// What the quorum knows nothing of is left alone.
+func (m *Manager) sweep() {
+	if !m.ask(func(*metadata.State) {}) {
+		return
+	}
 	names, err := m.cfg.FS.ReadDir(m.cfg.Dir)
-	if err != nil || m.ctx.Err() != nil {
+	if err != nil {
 		return // there is no directory, so no replica
 	}
 	for _, dir := range names {
