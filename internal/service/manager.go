@@ -283,7 +283,7 @@ func (m *Manager) serve(ctx context.Context, takeover bool) error {
 		return errLost
 	})
 
-	why, begun := m.work(run, env)
+	begun, why := m.work(run, env)
 	if ended := context.Cause(run); ended != nil {
 		why = ended // an action that was broken off for that has failed, too
 	}
@@ -325,16 +325,16 @@ func (m *Manager) watch(run context.Context, end context.CancelCauseFunc, lost <
 
 // work starts the steps in order and looks after them, until something fails or the run
 // ends. It tells how many were begun with.
-func (m *Manager) work(run context.Context, env []string) (err error, begun int) {
+func (m *Manager) work(run context.Context, env []string) (begun int, err error) {
 	if err := statefile.SaveEnv(EnvFile(m.Dir, m.Config.Volume), env); err != nil {
-		return err, 0
+		return 0, err
 	}
 	for i := range m.Config.Steps {
 		s := &m.Config.Steps[i]
 		m.tell(Starting, nil)
 		begun++
 		if err := m.do(run, s, Start, time.Duration(s.StartTimeout), env); err != nil {
-			return err, begun
+			return begun, err
 		}
 		m.state.Started = append(m.state.Started, s.Name)
 	}
@@ -344,14 +344,14 @@ func (m *Manager) work(run context.Context, env []string) (err error, begun int)
 	for {
 		select {
 		case <-run.Done():
-			return context.Cause(run), begun
+			return begun, context.Cause(run)
 		case <-calm:
 			m.state.Failures = 0
 			m.tell(Running, nil)
 		case <-time.After(statusEvery):
 			for i := range m.Config.Steps {
 				if err := m.do(run, &m.Config.Steps[i], Status, statusTime, env); err != nil {
-					return err, begun
+					return begun, err
 				}
 			}
 		}
